@@ -1,0 +1,1 @@
+"""Label scores from token sequences; needs torch and transformers and nothing else."""

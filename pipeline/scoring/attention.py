@@ -1,0 +1,200 @@
+"""Attention for a flat row that holds many items: each token sees the shared prefix, its article and its ancestors.
+
+The linear layers run over one row with all tokens of a batch and no padding; only attention is done item by item, in
+groups of items of about one length. transformers calls `attend` through its interface for attention functions, the one
+that inference servers use, so no model's code is touched and each model brings its own scaling, window and soft cap.
+
+Invariant: a token's output is what it would be in a sequence of its own: prefix, article up to it, its own branch.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from pipeline.scoring.trie import LabelTrie
+
+NAME = "labelscore_tree"
+# Keyword arguments with tensors in them that do not change what attention computes here.
+_HARMLESS = {"position_ids", "cache_position", "position_embeddings", "cu_seq_lens_q", "cu_seq_lens_k"}
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Items side by side in the flat row which share a trie and see the same first `depth` tokens of the prefix.
+
+    The row holds, item after item, the article's own tokens and then the trie's nodes. In `index` and `inverse` it is
+    folded into a matrix of `width` = longest article + nodes; they are None where nothing has to be padded for that.
+    """
+
+    begin: int
+    depth: int
+    lengths: Tensor  # (items,) own article tokens, on the CPU
+    trie: LabelTrie
+    device: torch.device
+    index: Tensor | None = None  # (items * width,) place in the flat row of each cell
+    inverse: Tensor | None = None  # (tokens,) cell of each of the group's tokens
+    longest: int = 0
+    num_tokens: int = 0
+    masks: dict[tuple[int | None, int], Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        num_nodes = len(self.trie.tokens)
+        self.longest = int(self.lengths.max())
+        self.num_tokens = int(self.lengths.sum()) + len(self.lengths) * num_nodes
+        if self.num_tokens == len(self.lengths) * self.width:
+            return
+        filled = self.filled()
+        index = torch.full(filled.shape, self.begin)
+        index[filled] = torch.arange(self.begin, self.begin + self.num_tokens)
+        self.index = index.flatten().to(self.device)
+        self.inverse = filled.flatten().nonzero()[:, 0].to(self.device)
+
+    @property
+    def width(self) -> int:
+        return self.longest + len(self.trie.tokens)
+
+    def filled(self) -> Tensor:
+        """(items, width) bool: the cells that hold a token; articles are padded before the nodes."""
+        article = torch.arange(self.longest) < self.lengths[:, None]
+        return torch.cat([article, torch.ones(len(self.lengths), len(self.trie.tokens), dtype=torch.bool)], dim=1)
+
+    def positions(self) -> Tensor:
+        """(items, width) each cell's position in a sequence of its own."""
+        article = torch.arange(self.longest).expand(len(self.lengths), -1)
+        nodes = self.lengths[:, None] - 1 + torch.tensor(self.trie.depths, dtype=torch.int64)
+        return self.depth + torch.cat([article, nodes], dim=1)
+
+    def mask(self, window: int | None, num_folded: int, dtype: torch.dtype) -> Tensor:
+        """(1 or items, 1, num_folded * width, depth + width) what is added to attention scores: 0 or -inf.
+
+        `num_folded` query heads share a key head and are laid one after the other along the queries.
+        """
+        if window is not None and window >= self.depth + self.longest + max(self.trie.depths, default=0):
+            window = None
+        if (window, num_folded) not in self.masks:
+            visible = self._visible(window)
+            mask = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, float("-inf"))
+            self.masks[window, num_folded] = mask.repeat(1, num_folded, 1)[:, None].to(self.device)
+        return self.masks[window, num_folded]
+
+    def _visible(self, window: int | None) -> Tensor:
+        """(1 or items, width, depth + width) bool: which keys each cell sees; `window` counts logical positions."""
+        num_nodes, longest = len(self.trie.tokens), self.longest
+        is_alike = self.index is None  # all articles have one length: one mask serves them all
+        lengths, positions = (self.lengths[:1], self.positions()[:1]) if is_alike else (self.lengths, self.positions())
+        own = torch.zeros(len(lengths), self.width, self.width, dtype=torch.bool)
+        own[:, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
+        own[:, longest:, :longest] = (torch.arange(longest) < lengths[:, None])[:, None].expand(-1, num_nodes, -1)
+        own[:, longest:, longest:] = self.trie.ancestors
+        visible = torch.cat([own.new_ones(len(lengths), self.width, self.depth), own], dim=2)
+        if window is not None:
+            prefix = torch.arange(self.depth).expand(len(lengths), -1)
+            keys = torch.cat([prefix, positions], dim=1)
+            visible &= positions[:, :, None] - keys[:, None, :] < window
+        return visible
+
+
+@dataclass(slots=True, eq=False)
+class Prefix:
+    """Keys and values of the tokens that items share, each (key heads, tokens, head size), by layer."""
+
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """What attention needs to know of the flat row that is being forwarded."""
+
+    groups: list[Group]
+    prefix: Prefix
+    is_prefix: bool = False  # the row is the prefix itself, to be kept
+    windows: dict[int, int | None] = field(default_factory=dict)  # sliding window of each layer that asked
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    labelscore_row: Row | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """Attention over a flat row: query (1, heads, tokens, size), key and value (1, key heads, tokens, size).
+
+    Returns (1, tokens, heads, value size). Raises NotImplementedError for what it cannot honour.
+    """
+    strange = {name for name, given in kwargs.items() if isinstance(given, Tensor)} - _HARMLESS
+    if labelscore_row is None or attention_mask is not None or strange:
+        raise NotImplementedError(f"attention with {', '.join(sorted(strange)) or 'a mask of its own'}")
+    row, layer = labelscore_row, int(module.layer_idx)  # type: ignore[arg-type]
+    row.windows[layer] = sliding_window
+    if row.is_prefix:
+        row.prefix.keys[layer], row.prefix.values[layer] = key[0], value[0]
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = query.new_zeros(query.shape[2], query.shape[1], value.shape[-1])  # (tokens, heads, size)
+    for group in row.groups:
+        queries, keys, values = (_fold(group, tensor) for tensor in (query, key, value))  # (items, heads, width, size)
+        if group.depth:
+            keys = _prepend(row.prefix.keys[layer][:, : group.depth], keys)
+            values = _prepend(row.prefix.values[layer][:, : group.depth], values)
+        _unfold(group, _attend_cells(group, queries, keys, values, scaling, sliding_window, softcap), out)
+    return out[None], None
+
+
+def _fold(group: Group, tensor: Tensor) -> Tensor:
+    """(1, heads, tokens, size) -> (items, heads, width, size)."""
+    flat = tensor[0].transpose(0, 1)  # (tokens, heads, size)
+    if group.index is None:
+        flat = flat[group.begin : group.begin + group.num_tokens]
+    else:
+        flat = flat.index_select(0, group.index)
+    return flat.view(len(group.lengths), group.width, *flat.shape[1:]).transpose(1, 2)
+
+
+def _prepend(prefix: Tensor, own: Tensor) -> Tensor:
+    """(heads, depth, size) before each item's (items, heads, width, size)."""
+    return torch.cat([prefix.expand(len(own), -1, -1, -1), own], dim=2)
+
+
+def _unfold(group: Group, cells: Tensor, out: Tensor) -> None:
+    """Write (items, heads, width, size) to the group's place in `out` (tokens, heads, size)."""
+    flat = cells.transpose(1, 2).flatten(0, 1)
+    if group.inverse is not None:
+        flat = flat.index_select(0, group.inverse)
+    out[group.begin : group.begin + group.num_tokens] = flat
+
+
+def _attend_cells(
+    group: Group,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """Scaled dot-product attention of (items, heads, width, size) over (items, key heads, depth + width, size).
+
+    Query heads that share a key head become further rows of one query, so that keys are never repeated.
+    """
+    items, heads, width, size = query.shape
+    num_folded = heads // key.shape[1]
+    mask = group.mask(window, num_folded, query.dtype)
+    query = query.reshape(items, key.shape[1], num_folded * width, size)
+    if softcap is None:
+        cells = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    else:
+        scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scaling / softcap) + mask
+        cells = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype) @ value
+    return cells.reshape(items, heads, width, value.shape[-1])
+
+
+AttentionInterface.register(NAME, attend)

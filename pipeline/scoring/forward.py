@@ -1,0 +1,102 @@
+"""The two ways through a model: a flat row with a tree's attention, or padded rows with the model's own.
+
+Invariant: a forward here leaves the model as it was; both ways return the logits at the places asked for in float32,
+made by the model's own head, whatever it does after its last matrix product.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pipeline.scoring import attention
+from pipeline.scoring.attention import Group, Prefix, Row
+from pipeline.scoring.label_rows import LabelRow, pad
+from pipeline.scoring.plan import Flat
+from pipeline.scoring.strings import Ids
+from pipeline.scoring.trie import make_trie
+
+_NO_LABELS = make_trie(((0,),), (1,), False)
+
+
+class TreeForward:
+    """Forwards flat rows; keeps the keys and values of the last shared prefix."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._prefix_ids: Ids = ()
+        self._prefix = Prefix()
+        self.windows: dict[int, int | None] = {}  # the sliding window that each layer asked for
+
+    @torch.inference_mode()
+    def keep_prefix(self, ids: Ids) -> bool:
+        """Compute the prefix's keys and values unless they are there; returns whether tokens were forwarded."""
+        if ids == self._prefix_ids:
+            return False
+        self._prefix_ids, self._prefix = (), Prefix()
+        if not ids:
+            return False
+        device = self._model.device
+        group = Group(0, 0, torch.tensor([len(ids)]), _NO_LABELS, device)
+        row = Row([group], self._prefix, is_prefix=True)
+        last = torch.tensor([len(ids) - 1], device=device)
+        self._forward(torch.tensor([ids], device=device), torch.arange(len(ids), device=device)[None], last, row)
+        self._prefix_ids = ids
+        return True
+
+    @torch.inference_mode()
+    def logits(self, flat: Flat) -> Tensor:
+        """(reads, vocabulary) float32."""
+        return self._forward(flat.ids, flat.positions, flat.reads, Row(flat.groups, self._prefix)).float()
+
+    def _forward(self, ids: Tensor, positions: Tensor, reads: Tensor, row: Row) -> Tensor:
+        row.windows = self.windows
+        with _tree_attention(self._model):
+            output = self._model(
+                input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=reads, labelscore_row=row
+            )
+        logits: Tensor = output.logits[0]
+        if len(logits) != len(reads):
+            raise NotImplementedError("logits at chosen places")
+        return logits
+
+
+@contextmanager
+def _tree_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Switch the model's attention for a forward and back, so that others may use the model in between."""
+    if not getattr(model, "_supports_attention_backend", False):
+        raise NotImplementedError("its attention cannot be replaced")
+    usual = model.config._attn_implementation
+    model.set_attn_implementation(attention.NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(usual)
+
+
+class RowsForward:
+    """Forwards padded rows, one for each sequence."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        # Padding is masked and comes last, so any token will do.
+        self._padding = 0
+
+    @torch.inference_mode()
+    def logits(self, rows: Sequence[LabelRow], reads: Sequence[tuple[int, int]]) -> Tensor:
+        """(reads, vocabulary) float32; each read is (row, place in it)."""
+        ids, mask = pad(rows, self._padding)
+        device = self._model.device
+        # Rows end with their labels, so the places that are read lie close together.
+        places = sorted({place for _, place in reads})
+        kept = {"logits_to_keep": torch.tensor(places, device=device)} if self._keeps_logits else {}
+        output = self._model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **kept)
+        column = {place: i for i, place in enumerate(places)} if self._keeps_logits else {p: p for p in places}
+        at_row = torch.tensor([row for row, _ in reads], device=device)
+        at_place = torch.tensor([column[place] for _, place in reads], device=device)
+        logits: Tensor = output.logits
+        return logits[at_row, at_place].float()

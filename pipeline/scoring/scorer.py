@@ -1,0 +1,278 @@
+"""Label scores from a causal language model: each item forwarded once for all its labels.
+
+Invariant: whatever the batch, a score is the one that a forward of prompt and label alone would give, to the precision
+of the model's dtype. This is checked on two probe items whenever a model is taken; a model that cannot do it over a
+tree is scored one row for each label.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pipeline.errors import RunError
+from pipeline.scoring import label_rows, plan
+from pipeline.scoring.forward import RowsForward, TreeForward
+from pipeline.scoring.probe import Probe, make_probe
+from pipeline.scoring.tokens import TokenSequences
+from pipeline.scoring.trie import Terms
+
+# One batch reads at most so many logits (items x places x vocabulary), 1 GiB in float32.
+_MAX_LOGITS = 2**28
+# Measured: a CPU likes what stays in its cache, a GPU what fills it.
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+
+
+_Triple = tuple[int, int, int]  # slot, read, token of a term
+
+
+class NonFiniteScore(ValueError):
+    """The model gave NaN or infinity for a label of an item; `index` counts the items given to `Scorer.score`."""
+
+    def __init__(self, index: int, label_index: int) -> None:
+        super().__init__(f"item {index}, label {label_index}: the model's score is not a finite number")
+        self.index, self.label_index = index, label_index
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredBatch:
+    """Scores of the items at `indices` of what was given to `Scorer.score`, each (items, labels) float32 on the CPU.
+
+    logprob: sum over label tokens of log p(token | all before it), natural logarithm. logit: sum of the raw logits at
+    the same places. notebook_logit: sum of the logits at the label tokens' own places in reverse order, or None.
+    """
+
+    indices: list[int]
+    logprob: Tensor
+    logit: Tensor
+    notebook_logit: Tensor | None
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a scorer has done so far. Padding is not among the forwarded tokens.
+
+    trie_tokens: the items' distinct trie nodes plus shared prefixes, the least that had to be forwarded.
+    """
+
+    items: int = 0
+    batches: int = 0
+    forwarded_tokens: int = 0
+    trie_tokens: int = 0
+    padding_tokens: int = 0
+    read_positions: int = 0
+    out_of_memory: int = 0
+    seconds: float = 0.0
+
+
+class Scorer:
+    """Scores label branches with a loaded model; `path` tells which way ("tree" or "rows"), `path_reason` why not tree.
+
+    `batch_tokens` bounds the tokens of a batch (padding included), by default what suits the device. With `notebook`
+    label tokens are forwarded to the last, for `notebook_logit`. Raises RunError where even rows give other scores than
+    single forwards do.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, batch_tokens: int | None = None, notebook: bool = False) -> None:
+        self.batch_tokens = batch_tokens or _BATCH_TOKENS.get(model.device.type, 8192)
+        self.notebook = notebook
+        self.path = "tree"
+        self.path_reason: str | None = None
+        self.counts = Counts()
+        self._model = model
+        model.eval()  # type: ignore[no-untyped-call]
+        self._tree, self._rows = TreeForward(model), RowsForward(model)
+        self._check_path(make_probe(model))
+        self.counts = Counts()
+
+    def score(self, items: Sequence[TokenSequences]) -> Iterator[ScoredBatch]:
+        """Score items of one prompt, longest first, a batch at a time; stop by not going on.
+
+        Out of memory halves `batch_tokens` and goes on. Raises NonFiniteScore for NaN or infinity, RunError where a
+        single item does not fit into memory.
+        """
+        if not items:
+            return
+        batches = self._score_tree(items) if self.path == "tree" else self._score_rows(items)
+        while True:
+            started = time.perf_counter()
+            try:
+                batch = next(batches, None)
+            except NonFiniteScore as error:
+                raise NonFiniteScore(error.index, self._find_culprit(items[error.index], error.label_index)) from None
+            self.counts.seconds += time.perf_counter() - started
+            if batch is None:
+                return
+            self.counts.items += len(batch.indices)
+            yield batch
+
+    # --- tree -------------------------------------------------------------------------------------------------------
+
+    def _score_tree(self, items: Sequence[TokenSequences]) -> Iterator[ScoredBatch]:
+        prefix = plan.find_prefix([item.prompt_ids for item in items])
+        units = plan.order_items(items, prefix, notebook=self.notebook)
+        self.counts.trie_tokens += len(prefix) + sum(unit.num_tokens for unit in units)
+        begin = 0
+        while begin < len(units):
+            end = plan.end_of_batch(units, begin, self.batch_tokens, self._max_reads())
+            try:
+                scored = self._score_units(units[begin:end], prefix)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                scored = None
+            if scored is None:  # out of the handler, which holds the failed forward's tensors
+                self._shrink(sum(unit.num_tokens for unit in units[begin:end]), end - begin)
+                continue
+            begin = end
+            yield scored
+
+    def _score_units(self, units: Sequence[plan.Unit], prefix: tuple[int, ...]) -> ScoredBatch:
+        if self._tree.keep_prefix(prefix):
+            self.counts.forwarded_tokens += len(prefix)
+        flat = plan.lay_out(units, self._model.device)
+        logits = self._tree.logits(flat)  # (reads, vocabulary)
+        num_labels = units[0].trie.num_labels
+        sums = _sum_terms(logits, flat.terms, flat.notebook_terms, len(units) * num_labels)
+        self._count(flat.num_tokens, 0, len(flat.reads))
+        return _to_batch([unit.index for unit in units], sums.view(3, len(units), num_labels), notebook=self.notebook)
+
+    # --- rows -------------------------------------------------------------------------------------------------------
+
+    def _score_rows(self, items: Sequence[TokenSequences]) -> Iterator[ScoredBatch]:
+        """Rows are sorted by length, an item's rows apart; an item comes out with its last row."""
+        num_labels = len(items[0].branches)
+        prefix = plan.find_prefix([item.prompt_ids for item in items])
+        units = plan.order_items(items, prefix, notebook=self.notebook)
+        self.counts.trie_tokens += len(prefix) + sum(unit.num_tokens for unit in units)
+        todo = label_rows.make_rows(items, notebook=self.notebook)
+        missing = torch.bincount(torch.tensor([row.index for row in todo]), minlength=len(items)).tolist()
+        sums = torch.zeros(3, len(items), num_labels, dtype=torch.float64)
+        begin = 0
+        while begin < len(todo):
+            end = label_rows.end_of_batch(todo, begin, self.batch_tokens, self._max_reads())
+            batch = todo[begin:end]
+            try:
+                sums += self._sum_rows(batch, sums.shape)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                end = begin
+            if end == begin:
+                self._shrink(len(batch) * len(batch[0].ids), len(batch))
+                continue
+            begin = end
+            for row in batch:
+                missing[row.index] -= 1
+            done = [index for index in dict.fromkeys(row.index for row in batch) if missing[index] == 0]
+            if done:
+                yield _to_batch(done, sums[:, done], notebook=self.notebook)
+
+    def _sum_rows(self, batch: Sequence[label_rows.LabelRow], shape: torch.Size) -> Tensor:
+        """What the batch's rows add to the sums (3, items, labels)."""
+        reads: dict[tuple[int, int], int] = {}
+        terms: tuple[list[_Triple], list[_Triple]] = ([], [])
+        for i, row in enumerate(batch):
+            for triples, row_terms in zip(terms, (row.terms, row.notebook_terms), strict=True):
+                for term in row_terms:
+                    read = reads.setdefault((i, term.place), len(reads))
+                    triples.append((row.index * shape[2] + term.label, read, term.token))
+        logits = self._rows.logits(batch, list(reads))  # (reads, vocabulary)
+        num_tokens = sum(len(row.ids) for row in batch)
+        self._count(num_tokens, len(batch) * len(batch[0].ids) - num_tokens, len(reads))
+        notebook_terms = _as_terms(terms[1], logits.device) if self.notebook else None
+        return _sum_terms(logits, _as_terms(terms[0], logits.device), notebook_terms, shape[1] * shape[2]).view(shape)
+
+    # --- self-check -------------------------------------------------------------------------------------------------
+
+    def _check_path(self, probe: Probe) -> None:
+        """Stay on the tree only if it gives the scores of single forwards; windows too wide to probe must be known."""
+        self.path_reason = self._find_fault(probe)
+        if self.path_reason is None:
+            return
+        self.path = "rows"
+        difference = self._difference(probe)
+        if difference > probe.tolerance:
+            raise RunError(
+                f"the model's scores depend on how texts are batched (by {difference:.3g} nats, at most "
+                f"{probe.tolerance:.3g} is rounding): it does not work as a causal language model here; use another one"
+            )
+
+    def _find_fault(self, probe: Probe) -> str | None:
+        try:
+            difference = self._difference(probe)
+        except Exception as error:  # whatever a model's code raises, it only tells that it takes no tree
+            return f"the model does not take a tree of labels: {type(error).__name__}: {str(error)[:200]}"
+        if not difference <= probe.tolerance:
+            return f"over a tree of labels the model's scores differ by {difference:.3g} nats from single forwards"
+        return probe.check_windows(self._tree.windows)
+
+    def _difference(self, probe: Probe) -> float:
+        found = torch.empty_like(probe.logprob)
+        for batch in self.score(probe.items):
+            found[batch.indices] = batch.logprob
+        return float((found - probe.logprob).abs().max())
+
+    def _find_culprit(self, item: TokenSequences, suspect: int) -> int:
+        """The label whose own forward gives no number: within a batch NaN spreads, even past a mask (0 * NaN)."""
+        for label, (branch, num_tokens) in enumerate(zip(item.branches, item.num_label_tokens, strict=True)):
+            try:
+                list(self._score_rows([TokenSequences(item.prompt_ids, (branch,), (num_tokens,), item.truncated)]))
+            except NonFiniteScore:
+                return label
+        return suspect
+
+    # --- both -------------------------------------------------------------------------------------------------------
+
+    def _max_reads(self) -> int:
+        return max(1, _MAX_LOGITS // int(self._model.config.get_text_config().vocab_size))
+
+    def _count(self, num_tokens: int, num_padding: int, num_reads: int) -> None:
+        self.counts.batches += 1
+        self.counts.forwarded_tokens += num_tokens
+        self.counts.padding_tokens += num_padding
+        self.counts.read_positions += num_reads
+
+    def _shrink(self, num_tokens: int, num_units: int) -> None:
+        """Make room after a batch that did not fit."""
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if num_units == 1:
+            raise RunError(
+                f"out of memory on {self._model.device} with a single item of {num_tokens} tokens; use a smaller "
+                "model, --dtype bfloat16, or --max-text-tokens to cut long texts"
+            )
+        self.counts.out_of_memory += 1
+        self.batch_tokens = max(1, min(self.batch_tokens, num_tokens) // 2)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _sum_terms(logits: Tensor, terms: Terms, notebook_terms: Terms | None, num_slots: int) -> Tensor:
+    """(3, slots) float64 on the CPU: logprob, logit and notebook_logit, summed in one order on any device."""
+    logprobs = logits.log_softmax(dim=-1)  # (reads, vocabulary); in one pass, twice as fast as logsumexp
+    sums = torch.zeros(3, num_slots, dtype=torch.float64)
+    for row, scores, used in ((0, logprobs, terms), (1, logits, terms), (2, logits, notebook_terms)):
+        if used is not None:
+            sums[row].index_add_(0, used.slots, scores[used.reads, used.tokens].double().cpu())
+    return sums
+
+
+def _as_terms(terms: list[_Triple], device: torch.device) -> Terms:
+    slots, reads, tokens = (torch.tensor(column) for column in zip(*terms, strict=True))
+    return Terms(slots, reads.to(device), tokens.to(device))
+
+
+def _to_batch(indices: list[int], sums: Tensor, *, notebook: bool) -> ScoredBatch:
+    """`sums` (3, items, labels). Raises NonFiniteScore for the first score that is no number."""
+    strange = (~sums.isfinite()).any(dim=0).nonzero()
+    if len(strange):
+        item, label = strange[0].tolist()
+        raise NonFiniteScore(indices[item], label)
+    logprob, logit, notebook_logit = sums.float().unbind()
+    return ScoredBatch(indices, logprob, logit, notebook_logit if notebook else None)

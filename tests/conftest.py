@@ -1,0 +1,53 @@
+"""Fixtures shared by all tests: the real data, when it is there, and one real run of the embedded default."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# A busy machine is slow: no property fails for the time it took.
+settings.register_profile("labelscore", deadline=None)
+settings.load_profile("labelscore")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with the real test split and a model with signal; tests that need it skip where it is missing."""
+    folder = Path(os.environ.get("LABELSCORE_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data" / "ag_news_test.parquet").is_file():
+        pytest.skip(f"no shared data at {folder} (set LABELSCORE_SHARED)")
+    return folder
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run of the real command in a process of its own."""
+
+    out: Path
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Prefect home of the tests' own, so that nothing is written to the user's."""
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> FinishedRun:
+    """`labelscore run` as a newcomer runs it: no server, no network, no token, no configuration."""
+    folder = tmp_path_factory.mktemp("demo")
+    env = {**os.environ, "PREFECT_HOME": str(prefect_home), "HF_HUB_OFFLINE": "1"}
+    for name in ("PREFECT_API_URL", "HF_TOKEN"):
+        env.pop(name, None)
+    command = [sys.executable, "-m", "flows.cli", "run"]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    return FinishedRun(folder / "data" / "runs" / "sample-demo", done.stdout, done.stderr)

@@ -1,0 +1,69 @@
+"""Plans forward what items share once, everything else once, and nothing else."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.scoring.plan import end_of_batch, find_prefix, order_items
+from pipeline.scoring.tokens import Ids, TokenSequences
+from pipeline.scoring.trie import make_trie
+from tests.pipeline.scoring.items import item_sets, label_sets
+
+PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6).map(tuple), min_size=1, max_size=12)
+
+
+@given(prompts=PROMPTS)
+def test_the_prefix_is_the_longest_that_nine_in_ten_share(prompts: list[Ids]) -> None:
+    """Nine in ten of the prompts begin with it and have a token of their own after it; no longer one is like that
+    (unless one prompt is the beginning of others). One prompt shares nothing."""
+    prefix = find_prefix(prompts)
+
+    def num_following(candidate: Ids) -> int:
+        return sum(ids[: len(candidate)] == candidate and len(ids) > len(candidate) for ids in prompts)
+
+    if len(prompts) == 1:
+        assert prefix == ()
+        return
+    assert not prefix or num_following(prefix) >= 0.9 * len(prompts)
+    longer = Counter(ids[: len(prefix) + 1] for ids in prompts if ids[: len(prefix)] == prefix)
+    shortest = min(map(len, prompts))
+    if len(prefix) < shortest - 1:
+        assert all(num_following(candidate) < 0.9 * len(prompts) for candidate in longer)
+
+
+@given(items=item_sets(), max_tokens=st.integers(1, 200), max_reads=st.integers(1, 100))
+def test_every_item_is_in_one_batch_within_the_budgets(
+    items: list[TokenSequences], max_tokens: int, max_reads: int
+) -> None:
+    """Units put together again are the items; a batch over a budget holds one item."""
+    prefix = find_prefix([item.prompt_ids for item in items])
+    units = order_items(items, prefix, notebook=False)
+    for unit in units:
+        assert prefix[: unit.depth] + unit.own == items[unit.index].prompt_ids
+        assert unit.own
+    assert sorted(unit.index for unit in units) == list(range(len(items)))
+    begin = 0
+    while begin < len(units):
+        end = end_of_batch(units, begin, max_tokens, max_reads)
+        batch = units[begin:end]
+        assert batch
+        within = sum(u.num_tokens for u in batch) <= max_tokens and sum(len(u.trie.reads) for u in batch) <= max_reads
+        assert len(batch) == 1 or within
+        begin = end
+
+
+@given(labels=label_sets(), notebook=st.booleans())
+def test_a_trie_holds_each_distinct_beginning_once(labels: tuple[Ids, ...], notebook: bool) -> None:
+    """All beginnings of labels without (for the notebook with) their last token; ancestors are beginnings."""
+    trie = make_trie(labels, tuple(map(len, labels)), notebook)
+    paths = {label[:end] for label in labels for end in range(1, len(label) + notebook)}
+    assert len(trie.tokens) == len(paths)
+    found = set()
+    for node in range(len(trie.tokens)):
+        above = trie.ancestors[node].nonzero()[:, 0].tolist()
+        assert above[-1] == node
+        path = tuple(trie.tokens[i] for i in above)
+        assert len(path) == trie.depths[node]
+        found.add(path)
+    assert found == paths

@@ -1,0 +1,228 @@
+"""Token sequences are those of the whole strings; only the article is cut."""
+
+import threading
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import InputError
+from pipeline.prompts import BUILT_IN, Boundary, Prompt, make_prompt
+from pipeline.scoring.tokens import Encoder, Ids, TokenSequences
+from tests.pipeline.scoring.tiny_models import TOKENIZERS, tiny_tokenizer
+
+NAMES = ("a", "b", "c", "d")
+TEMPLATES = ("Article: {text}\nTopic:", "{text}", "What is the topic?{text}", "{text} is about ", "Text: {text}.\n\n")
+WORDS = (" World", "World", "ing", "s of science", "\nScience", "'s", "/", "2", " Sci/Tech", "▁x")
+TEXTS = st.text(
+    st.sampled_from([*"abeinorst", " ", " ", "\n", ".", "'", "2", "é", "数", "\u0301", "\u00a0", "\t", "<", "▁"]),
+    max_size=30,
+) | st.text(max_size=12)
+SPECIAL = ("<bos>", "<eos>", "<turn>", "<pad>")
+
+
+def encode_naively(name: str, strings: list[str]) -> list[Ids]:
+    """Each string alone, special tokens in it taken as text, BOS as the tokenizer adds it."""
+    tokenizer = tiny_tokenizer(name)
+    return [tuple(tokenizer(string, split_special_tokens=True)["input_ids"]) for string in strings]
+
+
+def num_shared(left: Ids, right: Ids) -> int:
+    count = 0
+    while count < min(len(left), len(right)) and left[count] == right[count]:
+        count += 1
+    return count
+
+
+def check(sequences: TokenSequences, alone: Ids, joined: list[Ids]) -> None:
+    """The parts put together are the whole, and what is scored begins where label and prompt part."""
+    for branch, num_tokens, whole in zip(sequences.branches, sequences.num_label_tokens, joined, strict=True):
+        assert sequences.prompt_ids + branch == whole
+        assert num_tokens == len(whole) - num_shared(alone, whole)
+    assert min(len(b) - n for b, n in zip(sequences.branches, sequences.num_label_tokens, strict=True)) == 0
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=150, deadline=None)
+@given(
+    texts=st.lists(TEXTS, min_size=1, max_size=3),
+    template=st.sampled_from(TEMPLATES),
+    words=st.lists(st.sampled_from(WORDS), min_size=2, max_size=4, unique=True),
+)
+@example(texts=["a plant."], template="Article: {text}\nTopic:", words=[" World", "s"])
+@example(texts=["half a w"], template="{text}", words=["ord", "World"])
+def test_joint_sequences_are_the_whole_strings_encodings(
+    name: str, texts: list[str], template: str, words: list[str]
+) -> None:
+    """For any text, template and label words: prompt + branch is the whole string's encoding, cut where the label's
+    tokens part from the prompt's, however the seam was found."""
+    prompt = make_prompt("p", template, tuple(words), NAMES[: len(words)])
+    filled = [template.replace("{text}", text) for text in texts]
+    alone = encode_naively(name, filled)
+    joined = [encode_naively(name, [string + word for word in words]) for string in filled]
+    try:
+        found = Encoder(tiny_tokenizer(name), prompt, context_tokens=10_000).encode(texts)
+    except InputError:  # words that have no tokens of their own, or nothing at all before them: see below
+        return
+    for sequences, ids, wholes in zip(found, alone, joined, strict=True):
+        if ids and all(num_shared(ids, whole) for whole in wholes):
+            check(sequences, ids, wholes)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(text=TEXTS, template=st.sampled_from(TEMPLATES))
+def test_separate_label_words_are_encoded_alone(name: str, text: str, template: str) -> None:
+    """As the notebook did: the prompt's encoding, then the words' own without BOS."""
+    words = (" World", "Sci/Tech", "s of science")
+    prompt = make_prompt("p", template, words, NAMES[:3], "separate")
+    (found,) = Encoder(tiny_tokenizer(name), prompt, context_tokens=10_000).encode([text])
+    (alone,) = encode_naively(name, [template.replace("{text}", text)])
+    branches = tuple(tuple(tiny_tokenizer(name)(word, add_special_tokens=False)["input_ids"]) for word in words)
+    assert found.branches == branches
+    assert found.num_label_tokens == tuple(map(len, branches))
+    assert found.prompt_ids == (alone or found.prompt_ids[:1])
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("boundary", ["joint", "separate"])
+def test_bos_stands_first_once_where_the_tokenizer_adds_one(name: str, boundary: Boundary) -> None:
+    """Never twice, and never for a tokenizer that adds none."""
+    tokenizer = tiny_tokenizer(name)
+    prompt = make_prompt("p", "Article: {text}\nTopic:", (" World", " Science"), NAMES[:2], boundary)
+    (found,) = Encoder(tokenizer, prompt, context_tokens=100).encode(["the <bos> river"])
+    wanted = 0 if name == "bytes" else 1
+    assert found.prompt_ids.count(tokenizer.bos_token_id) == wanted
+    assert (found.prompt_ids[0] == tokenizer.bos_token_id) == bool(wanted)
+    assert all(tokenizer.bos_token_id not in branch for branch in found.branches)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("special", SPECIAL)
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("<bos><turn>user\n", "<turn>\nmodel\n"), ("One. ", " So")])
+def test_an_article_never_makes_special_tokens(name: str, special: str, before: str, after: str) -> None:
+    """A special token's name in an article is text, also amid chat markup, whose own special tokens count."""
+    tokenizer = tiny_tokenizer(name)
+    prompt = make_prompt("p", "Article: {text}\nTopic:", (" World", " Science"), NAMES[:2])
+    encoder = Encoder(tokenizer, prompt, context_tokens=300, before=before, after=after)
+    plain, forged, split = encoder.encode(["a river", f"a {special} river", f"{special[1:]} river <"])
+    ids = {tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
+    specials = [[token for token in found.prompt_ids if token in ids] for found in (plain, forged, split)]
+    assert specials[0] == specials[1] == specials[2]
+    marks = [token for token in ("<bos>", "<turn>", "<turn>") if before.startswith("<bos>")]
+    if marks:
+        assert specials[0] == tokenizer.convert_tokens_to_ids(marks)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=60, deadline=None)
+@given(text=TEXTS)
+def test_markup_around_a_prompt_is_encoded_as_one_string(name: str, text: str) -> None:
+    """With chat markup the sequences are those of the whole string with its special tokens, BOS once."""
+    tokenizer = tiny_tokenizer(name)
+    before, after, words = "<bos><turn>user\n", "<turn>\nmodel\n", (" World", "Science")
+    prompt = make_prompt("p", "Article: {text}\nTopic:", words, NAMES[:2])
+    (found,) = Encoder(tokenizer, prompt, context_tokens=300, before=before, after=after).encode([text])
+    if any(token in f": {text}\n" for token in SPECIAL):
+        return
+    string = f"{before}Article: {text}\nTopic:{after}"
+    alone, *joined = (tuple(tokenizer(string + w, add_special_tokens=False)["input_ids"]) for w in ("", *words))
+    check(found, alone, joined)
+
+
+# --- too long -------------------------------------------------------------------------------------------------------
+
+LONG = "The council of the city voted on Monday to rebuild the old bridge over the river. " * 4
+PROMPT = make_prompt("p", "Article: {text}\nTopic:", (" World", " Science and so on"), NAMES[:2])
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("template", ["Article: {text}\nTopic:", "{text}", "Read {text} and name its topic:"])
+@pytest.mark.parametrize("boundary", ["joint", "separate"])
+def test_only_the_articles_end_is_cut_to_fit_the_context(name: str, template: str, boundary: Boundary) -> None:
+    """Prompt and longest label fit; what is left is the prompt around a beginning of the article; it is flagged."""
+    prompt = make_prompt("p", template, (" World", " Science and so on"), NAMES[:2], boundary)
+    for context_tokens in (40, 64, 65, 66):
+        encoder = Encoder(tiny_tokenizer(name), prompt, context_tokens=context_tokens)
+        whole, cut = encoder.encode(["The city.", LONG])
+        assert (whole.truncated, cut.truncated) == (False, True)
+        assert len(cut.prompt_ids) + max(map(len, cut.branches)) <= context_tokens
+        candidates = encoder_without_limit(name, prompt).encode([LONG[:end] for end in range(len(LONG))])
+        assert any(c.prompt_ids == cut.prompt_ids and c.branches == cut.branches for c in candidates)
+
+
+def encoder_without_limit(name: str, prompt: Prompt) -> Encoder:
+    return Encoder(tiny_tokenizer(name), prompt, context_tokens=10_000)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=60, deadline=None)
+@given(text=TEXTS, limit=st.integers(1, 12))
+def test_articles_are_cut_to_so_many_tokens(name: str, text: str, limit: int) -> None:
+    """The kept article has at most the limit's tokens by itself; one that has no more is left alone."""
+    tokenizer = tiny_tokenizer(name)
+    encoder = Encoder(tokenizer, PROMPT, context_tokens=10_000, max_text_tokens=limit)
+    (found,) = encoder.encode([text])
+
+    def count(string: str) -> int:
+        return len(tokenizer(string, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    assert found.truncated == (count(text) > limit)
+    kept = [text[:end] for end in range(len(text) + 1) if count(text[:end]) <= limit]
+    candidates = encoder_without_limit(name, PROMPT).encode(kept)
+    assert any(c.prompt_ids == found.prompt_ids and c.branches == found.branches for c in candidates)
+
+
+def test_a_prompt_longer_than_the_context_is_refused() -> None:
+    """Instruction and labels are never cut; the message has the numbers."""
+    with pytest.raises(InputError, match=r"no article at all .* context is 10"):
+        Encoder(tiny_tokenizer("bytes"), PROMPT, context_tokens=10)
+
+
+@pytest.mark.parametrize("boundary", ["joint", "separate"])
+def test_label_words_without_tokens_are_refused(boundary: Boundary) -> None:
+    """A tokenizer that drops some characters leaves nothing to score."""
+    from tokenizers import normalizers
+
+    tokenizer = TOKENIZERS["bytes"]()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("#", "")
+    prompt = make_prompt("p", "Article: {text}\nTopic:", (" World", "##"), NAMES[:2], boundary)
+    with pytest.raises(InputError, match="'##' have no tokens"):
+        Encoder(tokenizer, prompt, context_tokens=100).encode(["the river"])
+
+
+def test_a_prompt_of_no_tokens_starts_with_bos_or_eos() -> None:
+    """An empty article in a bare template under a tokenizer without BOS still leaves something to go on."""
+    prompt = make_prompt("p", "{text}", (" World", " Science"), NAMES[:2])
+    tokenizer = tiny_tokenizer("bytes")
+    (found,) = Encoder(tokenizer, prompt, context_tokens=100).encode([""])
+    assert found.prompt_ids == (tokenizer.bos_token_id,)
+
+
+# --- together -------------------------------------------------------------------------------------------------------
+
+
+def test_threads_share_a_tokenizer() -> None:
+    """Encoders of several prompts on several threads give what they give alone."""
+    tokenizer = tiny_tokenizer("spaces")
+    texts = [f"<bos> the city number {i} of the river" for i in range(40)]
+    chat = Encoder(tokenizer, PROMPT, context_tokens=200, before="<bos><turn>", after="<turn>")
+    plain = Encoder(tokenizer, PROMPT, context_tokens=200, max_text_tokens=20)
+    expected = [encoder.encode(texts) for encoder in (chat, plain)]
+    results: list[list[TokenSequences]] = [[], []]
+
+    def encode(place: int) -> None:
+        for _ in range(5):
+            results[place] = (chat, plain)[place].encode(texts)
+
+    threads = [threading.Thread(target=encode, args=(place,)) for place in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == expected
+
+
+def test_items_of_one_prompt_share_their_branches() -> None:
+    """With the seam in the template, labels are encoded once for all articles, not once an article."""
+    found = Encoder(tiny_tokenizer("spaces"), BUILT_IN["answer"], context_tokens=500).encode(["the city", "a river."])
+    assert found[0].branches is found[1].branches

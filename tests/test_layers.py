@@ -1,0 +1,85 @@
+"""The layering of the code: who may import whom."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PIPELINE = sorted((ROOT / "pipeline").rglob("*.py"))
+# What each layer may know of the others; the modules at the top of pipeline/ put them together.
+MAY_IMPORT = {
+    "reading": {"errors"},
+    "scoring": {"errors", "prompts"},
+    "storing": {"errors", "prompts"},
+    "reporting": {"errors", "prompts", "bundled", "analysis", "storing"},
+}
+LAYERED = [path for path in PIPELINE if path.parent.name in MAY_IMPORT]
+
+
+def imports_of(path: Path, *, anywhere: bool = True) -> set[str]:
+    """The modules that a file imports: anywhere in it, or at its top level, where the type checker's do not count."""
+    tree = ast.parse(path.read_text())
+    found = set()
+    for node in ast.walk(tree) if anywhere else tree.body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def roots(modules: set[str]) -> set[str]:
+    return {module.partition(".")[0] for module in modules}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("path", PIPELINE, ids=name_of)
+def test_pipeline_never_imports_the_flows_or_their_engines(path: Path) -> None:
+    """Only flows/ knows Prefect and Ray; the pipeline knows nothing of flows/."""
+    assert not roots(imports_of(path)) & {"flows", "prefect", "ray", "tests"}
+
+
+@pytest.mark.parametrize("path", LAYERED, ids=name_of)
+def test_a_layer_knows_only_what_lies_below_it(path: Path) -> None:
+    """Scoring knows nothing of Parquet, storing nothing of reports, reading nothing of either."""
+    layer = path.parent.name
+    known = {module.split(".")[1] for module in imports_of(path, anywhere=False) if module.startswith("pipeline.")}
+    assert known <= MAY_IMPORT[layer] | {layer}
+
+
+@pytest.mark.parametrize("path", LAYERED, ids=name_of)
+def test_torch_stays_with_the_models(path: Path) -> None:
+    """Storing and reporting never import torch or transformers; scoring imports nothing else."""
+    third_party = roots(imports_of(path)) - set(sys.stdlib_module_names) - {"pipeline"}
+    if path.parent.name == "scoring":
+        assert third_party <= {"torch", "transformers"}
+    elif path.parent.name in ("storing", "reporting"):
+        assert not third_party & {"torch", "transformers"}
+
+
+def test_pipeline_has_no_import_circle() -> None:
+    """Modules can be put in an order in which each imports only those before it."""
+    names = {name_of(path) for path in PIPELINE}
+    graph = {name_of(path): imports_of(path, anywhere=False) & names - {name_of(path)} for path in PIPELINE}
+    while ready := [name for name, needs in graph.items() if not needs & graph.keys()]:
+        for name in ready:
+            del graph[name]
+    assert not graph, f"import circle among {sorted(graph)}"
+
+
+def test_light_commands_do_not_wait_for_heavy_imports() -> None:
+    """`labelscore --help` and `labelscore prompts` import neither torch nor Prefect nor Polars."""
+    code = (
+        "import sys; from flows.cli import main; main(['prompts']); main(['run', '--help']);"
+        "heavy = {'torch', 'transformers', 'prefect', 'polars', 'ray', 'datasets'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
