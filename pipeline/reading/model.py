@@ -1,0 +1,286 @@
+"""Models: find one by directory or hub id, say exactly what it is, and load it.
+
+Invariant: nothing but safetensors is ever read as weights, and no code of a model's own runs unless asked for.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError, RunError
+from pipeline.reading.hub import existing_path, fetch, find_repo, looks_like_hub_id
+from pipeline.reading.model_files import (
+    CONFIG_FILES,
+    check_files,
+    hash_files,
+    list_files,
+    tokenizer_files,
+    weight_files,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# torch and transformers are imported where they are used: a rerun that has nothing to score should not wait for them.
+
+DTYPES = ("auto", "float32", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda")
+UNLIMITED_CONTEXT = 1 << 30  # state-space and ALiBi models name no limit
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A model that is on this machine, and its identity. Making one loads no weights."""
+
+    name: str  # hub id, or the directory's name
+    path: Path  # directory with config, weights and tokenizer
+    revision: str  # hub commit, or "sha256:" and 16 digits of the weights hash
+    weights: str  # identity for fingerprints: the weights hash, or id@commit
+    tokenizer: str  # sha256 over the tokenizer's files
+    device: str
+    dtype: str
+    context_tokens: int
+    trust_remote_code: bool
+
+
+def resolve_model(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+) -> ModelRef:
+    """Find a model by directory or hub id (downloading it if need be) and pin down what it is; loads no weights.
+
+    Device "auto" is CUDA where there is one; dtype "auto" is bfloat16 there and float32 on a CPU.
+    Raises InputError for what is no causal language model, an unknown device or dtype, or a model the hub will not
+    give; RunError where the hub or the network fails.
+    """
+    device, dtype = _resolve_device(device), _resolve_dtype(dtype, device)
+    found = existing_path(name)
+    if found is not None and found.is_dir():
+        label, path, revision, weights = _open_directory(found, revision, trust_remote_code)
+    elif found is None and looks_like_hub_id(str(name)):
+        label, path, revision, weights = _download(str(name), revision, trust_remote_code)
+    else:
+        what = "no such directory" if found is None else "is a file, not a directory"
+        raise InputError(f"{name}: {what}; give a directory with a config.json, or a hub id such as google/gemma-2b")
+    config = _load_config(path, label, trust_remote_code)
+    _check_causal(config, label, trust_remote_code)
+    tokenizer = hash_files(path, tokenizer_files(list_files(path)))
+    context_tokens = _context_tokens(config)
+    return ModelRef(label, path, revision, weights, tokenizer, device, dtype, context_tokens, trust_remote_code)
+
+
+# Device and dtype
+
+
+def _resolve_device(device: str) -> str:
+    if device not in DEVICES:
+        raise InputError(f"unknown device '{device}'; use one of {', '.join(DEVICES)}")
+    if device == "cpu":
+        return device
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise InputError("device cuda: no usable GPU, or a torch built without CUDA; use --device cpu or auto")
+    return "cpu"
+
+
+def _resolve_dtype(dtype: str, device: str) -> str:
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype '{dtype}'; use one of {', '.join(DTYPES)}")
+    if dtype == "auto":
+        return "bfloat16" if device == "cuda" else "float32"  # bfloat16 is slower than float32 on most CPUs
+    return dtype
+
+
+# Where it comes from
+
+
+def _open_directory(path: Path, revision: str | None, trust_remote_code: bool) -> tuple[str, Path, str, str]:
+    """Name, path, revision and weights identity of a model in a directory."""
+    if revision is not None:
+        raise InputError(f"{path}: a directory has no revisions; leave out --revision or name a hub id")
+    names = list_files(path)
+    check_files(str(path), names)
+    code = [file.relative_to(path).as_posix() for file in path.rglob("*.py")] if trust_remote_code else []
+    weights = hash_files(path, [*weight_files(names), "config.json", *code])
+    return path.resolve().name, path, f"sha256:{weights[:16]}", weights
+
+
+def _download(repo_id: str, revision: str | None, trust_remote_code: bool) -> tuple[str, Path, str, str]:
+    """The same of a model on the hub, of which only the files that are needed are fetched; never pickles."""
+    repo = find_repo(repo_id, "model", revision, probe="config.json")
+    check_files(repo_id, repo.files)
+    code = [n for n in repo.files if n.endswith(".py")] if trust_remote_code else []
+    small = [n for n in repo.files if n in CONFIG_FILES] + tokenizer_files(repo.files) + code
+    path = fetch(repo, small)
+    # Before gigabytes come: is it a model that can be used at all?
+    _check_causal(_load_config(path, repo_id, trust_remote_code), repo_id, trust_remote_code)
+    return repo_id, fetch(repo, weight_files(repo.files)), repo.commit, f"{repo_id}@{repo.commit}"
+
+
+# What kind of model it is
+
+
+def _load_config(path: Path, name: str, trust_remote_code: bool) -> "PreTrainedConfig":
+    from transformers import AutoConfig
+
+    try:
+        known = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(known, dict):
+            raise ValueError("it is not a JSON object")
+        if "auto_map" in known and not trust_remote_code and "model_type" not in known:
+            raise ValueError("it needs code of its own")
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            path, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+        return config
+    except Exception as error:
+        if "trust_remote_code" in str(error) or "code of its own" in str(error):
+            raise InputError(
+                f"{name}: this model runs code of its own; if you trust it, set trust_remote_code = true"
+            ) from None
+        raise InputError(f"{name}: config.json cannot be used ({_first_line(error)})") from None
+
+
+def _check_causal(config: "PreTrainedConfig", name: str, trust_remote_code: bool) -> None:
+    """Refuse what transformers would load as a causal LM with a random head or bidirectional attention."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    if known is None and trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        return
+    architectures = getattr(config, "architectures", None) or []
+    causal = {
+        n
+        for value in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        for n in ([value] if isinstance(value, str) else value)
+    }
+    is_encoder = getattr(config, "is_decoder", True) is False or getattr(config, "is_encoder_decoder", False)
+    if known is None or is_encoder or (architectures and not causal.intersection(architectures)):
+        what = ", ".join(architectures) or config.model_type
+        raise InputError(
+            f"{name}: {what} is not a causal language model (it does not predict the next token); "
+            "choose a decoder-only model such as google/gemma-2b"
+        )
+
+
+def _context_tokens(config: "PreTrainedConfig") -> int:
+    text = config.get_text_config()
+    for key in CONTEXT_KEYS:
+        value = getattr(text, key, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return UNLIMITED_CONTEXT
+
+
+def count_parameters(ref: ModelRef) -> int:
+    """The number of stored weights, from the headers of the safetensors files. Raises InputError for broken ones."""
+    from safetensors import SafetensorError, safe_open
+
+    total = 0
+    for name in weight_files(list_files(ref.path)):
+        if name.endswith(".json"):
+            continue
+        try:
+            with safe_open(ref.path / name, "np") as file:
+                total += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118  # no dict
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{ref.name}: {name} cannot be read ({_first_line(error)}); get the file again") from None
+    return total
+
+
+# Loading
+
+
+def load_model(ref: ModelRef) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """The model (eval mode, on its device, in its dtype) and its tokenizer.
+
+    Raises InputError for weights that are broken or incomplete and for a tokenizer that is missing or slow,
+    RunError where memory runs out.
+    """
+    tokenizer = load_tokenizer(ref)
+    with _quiet():
+        return _load_weights(ref), tokenizer
+
+
+def _load_weights(ref: ModelRef) -> "PreTrainedModel":
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    loader: Any = AutoModelForCausalLM
+    try:
+        model, info = loader.from_pretrained(
+            ref.path,
+            dtype=getattr(torch, ref.dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=ref.trust_remote_code,
+            ignore_mismatched_sizes=True,  # so that they are named below, in one line
+            output_loading_info=True,
+        )
+        model = model.to(ref.device).eval()
+    except (torch.OutOfMemoryError, MemoryError):
+        raise RunError(f"{ref.name}: not enough memory on {ref.device} to load it in {ref.dtype}") from None
+    except Exception as error:
+        raise InputError(f"{ref.name}: the model in {ref.path} cannot be loaded ({_first_line(error)})") from None
+    wrong = sorted(info["missing_keys"]) + sorted(key for key, *_ in info["mismatched_keys"])
+    if wrong:
+        raise InputError(
+            f"{ref.name}: {len(wrong)} weights are missing or of another shape ({', '.join(wrong[:3])}), "
+            "so its scores would be random; get a complete model"
+        )
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' own bars and load reports off the screen; what matters of them becomes one line."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+
+
+def load_tokenizer(ref: ModelRef) -> "PreTrainedTokenizerBase":
+    """The model's tokenizer. Raises InputError where it is missing, broken or slow."""
+    with _quiet():
+        return _load_tokenizer(ref)
+
+
+def _load_tokenizer(ref: ModelRef) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            ref.path, local_files_only=True, trust_remote_code=ref.trust_remote_code
+        )
+    except Exception as error:
+        raise InputError(f"{ref.name}: the tokenizer in {ref.path} cannot be loaded ({_first_line(error)})") from None
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(f"{ref.name}: the tokenizer has no fast form; convert it to a tokenizer.json")
+    return tokenizer
+
+
+def _first_line(error: BaseException, limit: int = 200) -> str:
+    text = " ".join(f"{error}".split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,476 @@
+"""Reading data sets: every format gives the same items, every bad row is named, nothing is half-written."""
+
+import csv
+import hashlib
+import io
+import json
+import re
+import resource
+import secrets
+import signal
+import tracemalloc
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import InputError, LabelscoreError, RunError
+from pipeline.reading.dataset import ITEMS_SCHEMA, Dataset, PullSummary, RowBatch, open_dataset, pull_items
+
+NAMES = ("World", "Sports", "Business", "Sci/Tech")
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all examples of a property: hypothesis allows no fixture for each."""
+    return tmp_path_factory.mktemp("data")
+
+
+def write(path: Path, rows: Rows) -> Path:
+    """The same rows in the format that the name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(rows[0])
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({c: [row[c] for row in rows] for c in columns}), path, row_group_size=3)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, quoting=csv.QUOTE_ALL)
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+def pull(
+    source: Path | Dataset,
+    out: Path,
+    *,
+    limit: int | None = None,
+    on_bad_row: Literal["fail", "skip"] = "fail",
+    names: tuple[str, ...] = NAMES,
+    **how: str,
+) -> tuple[PullSummary, Rows]:
+    """Open and pull; the summary and the items."""
+    dataset = source if isinstance(source, Dataset) else open_dataset(source, **how)  # type: ignore[arg-type]
+    out.mkdir(parents=True, exist_ok=True)
+    summary = pull_items(
+        dataset,
+        label_names=names,
+        limit=limit,
+        on_bad_row=on_bad_row,
+        items_path=out / "items.parquet",
+        rejected_path=out / "rejected.parquet",
+    )
+    assert pq.read_schema(out / "items.parquet").equals(ITEMS_SCHEMA)
+    return summary, pq.read_table(out / "items.parquet").to_pylist()
+
+
+def oracle(rows: Rows) -> Rows:
+    """Items by the plainest code."""
+    return [
+        {
+            "item_id": i,
+            "text": row["text"],
+            "gold_id": row["label"],
+            "gold": NAMES[row["label"]],
+            "text_hash": hashlib.sha256(row["text"].encode()).hexdigest(),
+        }
+        for i, row in enumerate(rows)
+    ]
+
+
+def rows_of(num_rows: int) -> Rows:
+    return [{"text": f"news {i}", "label": i % 4} for i in range(num_rows)]
+
+
+# Formats
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+tables = st.lists(st.fixed_dictionaries({"text": texts, "label": st.integers(0, 3)}), min_size=1, max_size=12)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
+@given(rows=tables, cut=st.tuples(st.none() | st.integers(-14, 14), st.none() | st.integers(-14, 14)))
+@settings(max_examples=60, deadline=None)
+def test_what_is_written_is_read_and_sliced_like_a_list(
+    folder: Path, suffix: str, rows: Rows, cut: tuple[int | None, int | None]
+) -> None:
+    """Texts with quotes, newlines, NUL bytes, emoji and right-to-left come through unchanged, with their positions."""
+    path = write(folder / f"rows{suffix}", rows)
+    expected = oracle(rows)[slice(*cut)]
+    split = f"test[{'' if cut[0] is None else cut[0]}:{'' if cut[1] is None else cut[1]}]"
+    if not expected:
+        with pytest.raises(InputError, match="no rows"):
+            pull(path, folder, split=split)
+        return
+    summary, items = pull(path, folder, split=split)
+    assert items == expected
+    assert summary == PullSummary(len(expected), 0, len(expected))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
+@given(data=st.binary(max_size=300))
+@settings(max_examples=120, deadline=None)
+def test_random_bytes_are_never_a_traceback(folder: Path, suffix: str, data: bytes) -> None:
+    """Whatever lies behind a name ends in items or in a one-line error."""
+    path = folder / f"random{suffix}"
+    path.write_bytes(data)
+    with suppress(LabelscoreError):
+        pull(path, folder, on_bad_row="skip")
+
+
+@given(place=st.integers(0, 10**6), flip=st.integers(1, 255))
+@settings(max_examples=150, deadline=None)
+def test_a_changed_byte_in_a_parquet_file_is_never_a_traceback(folder: Path, place: int, flip: int) -> None:
+    """Nor do damaged files that still look like Parquet."""
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a", "b"] * 20, "label": [0, 1] * 20}), sink, write_page_checksum=True)
+    data = bytearray(sink.getvalue())
+    data[place % len(data)] ^= flip
+    path = folder / "flipped.parquet"
+    path.write_bytes(bytes(data))
+    with suppress(LabelscoreError):
+        pull(path, folder, on_bad_row="skip")
+
+
+@given(st.lists(st.text('ab,"\n\r {}[]:0\x00\ud800é', max_size=8), max_size=6), st.sampled_from([".csv", ".jsonl"]))
+@settings(max_examples=200, deadline=None)
+def test_text_files_that_are_nearly_right_are_never_a_traceback(folder: Path, lines: list[str], suffix: str) -> None:
+    """Loose quotes, ragged rows, half-open JSON."""
+    path = folder / f"nearly{suffix}"
+    head = "text,label\n" if suffix == ".csv" else '{"text": "x"}\n'
+    path.write_bytes((head + "\n".join(lines)).encode("utf-8", "surrogatepass"))
+    with suppress(LabelscoreError):
+        pull(path, folder, on_bad_row="skip")
+
+
+def test_a_directory_is_its_files_in_the_order_of_their_names(tmp_path: Path) -> None:
+    """One kind; item ids run on; other files and hidden ones do not count."""
+    rows = rows_of(7)
+    write(tmp_path / "data" / "part-2.jsonl", rows[4:])
+    write(tmp_path / "data" / "part-1.jsonl", rows[:4])
+    (tmp_path / "data" / "README.md").write_text("no data")
+    (tmp_path / "data" / ".part-0.jsonl").write_text("no data")
+    assert pull(tmp_path / "data", tmp_path)[1] == oracle(rows)
+    assert [item["item_id"] for item in pull(tmp_path / "data", tmp_path, split="all[3:5]")[1]] == [3, 4]
+    write(tmp_path / "data" / "more.csv", rows)
+    with pytest.raises(InputError, match=r"several kinds \(\.csv, \.jsonl\)"):
+        open_dataset(tmp_path / "data")
+
+
+def test_in_a_directory_of_several_splits_only_the_one_asked_for_is_read(tmp_path: Path) -> None:
+    """Test and train lie side by side in most downloads; mixing them would be a silent mistake."""
+    write(tmp_path / "d" / "test-00000-of-00001.parquet", rows_of(3))
+    write(tmp_path / "d" / "train-00000-of-00001.parquet", rows_of(9))
+    assert open_dataset(tmp_path / "d", split="test").num_rows == 3
+    assert open_dataset(tmp_path / "d", split="train[:50%]").num_rows == 4
+    assert open_dataset(tmp_path / "d", split="everything").num_rows == 12
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
+def test_percentages_and_bounds_from_the_end_work_for_every_format(tmp_path: Path, suffix: str) -> None:
+    """They need the number of rows, which a text file does not say."""
+    path = write(tmp_path / f"rows{suffix}", rows_of(11))
+    for split, expected in (("test[:50%]", range(6)), ("test[90%:]", range(10, 11)), ("t[-3:-1]", range(8, 10))):
+        assert [item["item_id"] for item in pull(path, tmp_path, split=split)[1]] == list(expected)
+
+
+def test_limit_counts_rows_from_the_start_of_the_slice(tmp_path: Path) -> None:
+    """A limit beyond the end takes what there is."""
+    path = write(tmp_path / "rows.csv", rows_of(10))
+    for limit, expected in ((1, [2]), (3, [2, 3, 4]), (99, list(range(2, 10)))):
+        assert [item["item_id"] for item in pull(path, tmp_path, split="test[2:]", limit=limit)[1]] == expected
+
+
+def test_memory_does_not_grow_with_the_number_of_rows(tmp_path: Path) -> None:
+    """Four times the rows, the same peak of Python's own memory, within a row group."""
+    peaks = []
+    for num_rows in (12_000, 48_000):
+        path = tmp_path / f"{num_rows}.jsonl"
+        with path.open("w") as file:
+            file.writelines(f'{{"text": "news {i} {"x" * 100}", "label": 1}}\n' for i in range(num_rows))
+        tracemalloc.start()
+        pull_items(
+            open_dataset(path),
+            label_names=NAMES,
+            limit=None,
+            on_bad_row="fail",
+            items_path=tmp_path / "items.parquet",
+            rejected_path=tmp_path / "rejected.parquet",
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0]
+    assert pq.ParquetFile(tmp_path / "items.parquet").metadata.row_group(0).num_rows == 10_000
+
+
+def test_a_text_of_a_megabyte_is_a_text(tmp_path: Path) -> None:
+    """Also behind the csv module, whose own limit is 131,072 characters."""
+    rows = [{"text": "long " * 200_000, "label": 0}]
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        assert pull(write(tmp_path / f"long{suffix}", rows), tmp_path)[1] == oracle(rows)
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pa.array([0, 3, None]), [0, 3, None]),
+        (pa.array([0.0, 3.0, float("nan")]), [0, 3, None]),
+        (pa.array(["World", "Sci/Tech", None]), [0, 3, None]),
+        (pa.array(["0", "3", ""]), [0, 3, None]),
+        (pa.array(["World", "3", None]).dictionary_encode(), [0, 3, None]),
+        (pa.array([0, 3, 1], pa.uint64()), [0, 3, 1]),
+        (pa.array([False, True, None]), [0, 1, None]),
+    ],
+)
+def test_labels_are_ids_or_names(tmp_path: Path, column: "pa.Array[Any]", expected: list[int | None]) -> None:
+    """Integers, whole floats, digits and names; null where there is none."""
+    pq.write_table(pa.table({"text": ["a", "b", "c"], "label": column}), tmp_path / "x.parquet")
+    items = pull(tmp_path / "x.parquet", tmp_path)[1]
+    assert [item["gold_id"] for item in items] == expected
+    assert [item["gold"] for item in items] == [None if i is None else NAMES[i] for i in expected]
+
+
+def test_a_name_that_is_a_number_is_the_name(tmp_path: Path) -> None:
+    """Star ratings: class "5" has the id 4."""
+    path = write(tmp_path / "x.csv", [{"text": "a", "label": "5"}, {"text": "b", "label": "1"}])
+    assert [item["gold_id"] for item in pull(path, tmp_path, names=("1", "2", "3", "4", "5"))[1]] == [4, 0]
+
+
+def test_a_missing_label_column_means_unlabelled_only_when_it_is_the_default(tmp_path: Path) -> None:
+    """A column that somebody named must be there."""
+    path = write(tmp_path / "x.parquet", [{"text": "a"}])
+    assert pull(path, tmp_path)[1][0]["gold_id"] is None
+    assert next(open_dataset(path).rows()) == RowBatch(0, ["a"], None)
+    with pytest.raises(InputError, match=r"no column 'topic'; it has text; choose one with --label-column"):
+        open_dataset(path, label_column="topic")
+
+
+def test_a_record_may_lack_its_label(tmp_path: Path) -> None:
+    """In JSON lines a key that is not there is null; the first record does not decide for the rest."""
+    (tmp_path / "x.jsonl").write_text('{"text": "a"}\n{"label": 1, "text": "b"}\n')
+    assert [item["gold_id"] for item in pull(tmp_path / "x.jsonl", tmp_path)[1]] == [None, 1]
+
+
+def test_files_of_which_only_some_are_labelled_are_refused(tmp_path: Path) -> None:
+    """Half of the gold lost without a word would be worse."""
+    write(tmp_path / "d" / "a.csv", rows_of(2))
+    write(tmp_path / "d" / "b.csv", [{"text": "a"}])
+    with pytest.raises(InputError, match="some of its files have a column 'label' and some have not"):
+        open_dataset(tmp_path / "d")
+
+
+def test_class_names_of_a_parquet_file_are_found_and_minus_one_is_no_label(tmp_path: Path) -> None:
+    """`datasets` writes its ClassLabel feature into the footer, and -1 for rows without a label."""
+    features = {"label": {"names": ["bad", "good"], "_type": "ClassLabel"}, "text": {"_type": "Value"}}
+    table = pa.table({"text": ["a", "b"], "label": [1, -1]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert open_dataset(tmp_path / "x.parquet").label_names == ("bad", "good")
+    items = pull(tmp_path / "x.parquet", tmp_path, names=("bad", "good"))[1]
+    assert [item["gold"] for item in items] == ["good", None]
+
+
+# Bad rows
+
+SURROGATE = json.loads('"\\ud800"')
+BAD_TEXTS: list[tuple[object, str]] = [
+    (None, "null"),
+    ("", "empty"),
+    (" \t\u00a0\u2003\n", "only white space"),
+    (5, "not a string but a number"),
+    (True, "not a string but true or false"),
+    (["a"], "not a string but a list"),
+    ({"a": 1}, "not a string but a record"),
+    (f"x{SURROGATE}", "not valid Unicode"),
+]
+
+
+@pytest.mark.parametrize(("text", "reason"), BAD_TEXTS)
+def test_a_bad_text_stops_the_run_and_is_named(tmp_path: Path, text: object, reason: str) -> None:
+    """The row number and the reason, and nothing is written."""
+    path = write(tmp_path / "x.jsonl", [{"text": "fine", "label": 0}, {"text": text, "label": 1}])
+    with pytest.raises(InputError) as caught:
+        pull(path, tmp_path / "out")
+    assert f"1 of 2 rows cannot be used: row 1: the text is {reason}" in str(caught.value)
+    assert "--on-bad-row skip" in str(caught.value)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_bad_rows_can_be_left_out_and_are_kept_with_their_reason(tmp_path: Path) -> None:
+    """The rest keeps its positions; a later clean pull removes the list."""
+    rows = [{"text": text, "label": 0} for text, _ in BAD_TEXTS] + [
+        {"text": "fine", "label": 2},
+        {"text": "label?", "label": 4},
+        {"text": "label?", "label": "Weather"},
+        {"text": "label?", "label": 1.5},
+    ]
+    path = write(tmp_path / "x.jsonl", rows)
+    with path.open("ab") as file:
+        file.write(b'{"text": "torn\n[1, 2]\n{"text": "bytes \xff", "label": 0}\n')
+    summary, items = pull(path, tmp_path, on_bad_row="skip")
+    assert summary == PullSummary(1, 14, 15)
+    assert [(item["item_id"], item["text"]) for item in items] == [(8, "fine")]
+    rejected = pq.read_table(tmp_path / "rejected.parquet").to_pylist()
+    for row, (_, reason) in zip(rejected, BAD_TEXTS, strict=False):
+        assert reason in row["reason"]
+    reasons = [row["reason"] for row in rejected[8:]]
+    assert [r.split(" is ")[0] for r in reasons[:3]] == ["the label '4'", "the label 'Weather'", "the label '1.5'"]
+    assert "0 World, 1 Sports, 2 Business, 3 Sci/Tech" in reasons[0]
+    assert [reasons[3], reasons[4]] == ["not valid JSON", "not a JSON object"]
+    assert "not valid Unicode" in reasons[5]
+    pull(write(tmp_path / "x.jsonl", rows_of(2)), tmp_path)
+    assert not (tmp_path / "rejected.parquet").exists()
+
+
+def test_bytes_that_are_no_utf8_are_found_in_every_format(tmp_path: Path) -> None:
+    """Arrow does not check the strings it reads; here the row is named."""
+    raw = pa.array([b"fine", b"\xff\xfe"])
+    pq.write_table(pa.table({"text": raw.cast(pa.string(), safe=False)}), tmp_path / "x.parquet")
+    pq.write_table(pa.table({"text": raw}), tmp_path / "y.parquet")
+    (tmp_path / "x.csv").write_bytes(b"text\nfine\n\xff\xfe\n")
+    (tmp_path / "x.jsonl").write_bytes(b'{"text": "fine"}\n{"text": "\xff\xfe"}\n')
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(InputError, match=r"row 1: the text is not valid (UTF-8|Unicode)"):
+            pull(path, tmp_path)
+
+
+def test_many_bad_rows_are_counted_and_a_few_shown(tmp_path: Path) -> None:
+    """One line stays one line."""
+    path = write(tmp_path / "x.csv", [{"text": " ", "label": 0}] * 50)
+    with pytest.raises(InputError, match=r"50 of 50 rows cannot be used: row 0.*row 4: [^;]*; and 45 more"):
+        pull(path, tmp_path)
+    with pytest.raises(InputError, match="all 50 rows were rejected"):
+        pull(path, tmp_path, on_bad_row="skip")
+    assert not (tmp_path / "items.parquet").exists()
+
+
+def test_ragged_csv_rows_are_bad_rows(tmp_path: Path) -> None:
+    """A comma that nobody quoted must not shift a label."""
+    (tmp_path / "x.csv").write_text("text,label\nfine,1\nDallas, Texas,2\nshort\n")
+    with pytest.raises(InputError, match=r"row 1: 3 fields where the header has 2; row 2: 1 fields"):
+        pull(tmp_path / "x.csv", tmp_path)
+
+
+# Files that cannot be read
+
+
+def make_bad_file(folder: Path, name: str, content: bytes | None) -> Path:
+    if content is not None:
+        (folder / name).write_bytes(content)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.parquet", None, "no such file or directory"),
+        ("missing", None, "no such file or directory"),
+        ("x.txt", b"text", r"must end in one of .parquet, .jsonl, .csv"),
+        ("x.parquet", b"", "cannot be read as parquet"),
+        ("x.parquet", b"text,label\na,0\n", "cannot be read as parquet"),
+        ("x.parquet", b"PAR1 and then nothing PAR1", "cannot be read as parquet"),
+        ("x.csv", b"", "holds no row"),
+        ("x.csv", b"text,label\n", "no rows"),
+        ("x.csv", b"title,topic\na,b\n", "no column 'text'; it has title, topic; choose one with --text-column"),
+        ("x.csv", b"text,text\na,b\n", "2 columns named 'text'"),
+        ("x.csv", b'text\n"never closed\n', r"cannot be read as csv \(unexpected end of data"),
+        ("x.jsonl", b"", "holds no row"),
+        ("x.jsonl", b"not json\n", "holds no row, not even a line that is a JSON object"),
+        ("x.jsonl", b'{"body": "a"}\n', "no column 'text'; it has body"),
+        ("x.jsonl", b'{"text": ' + b"[" * 100_000 + b"}\n", "holds no row"),
+    ],
+)
+def test_a_file_that_is_none_is_told_in_one_line(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    """What, where, and what to do; nothing is written."""
+    path = make_bad_file(tmp_path, name, content)
+    with pytest.raises(InputError, match=message) as caught:
+        pull(path, tmp_path / "out")
+    assert str(path.name) in str(caught.value)
+    assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "~nobody-of-this-name/x.csv", "a\0b", "a b", "a/b/c", "https://example.org/x"]
+)
+def test_names_that_are_neither_paths_nor_ids_are_told(name: str) -> None:
+    """Whatever somebody types."""
+    with pytest.raises(InputError):
+        open_dataset(name)
+
+
+def test_an_empty_directory_and_one_without_data_are_told(tmp_path: Path) -> None:
+    """A directory must hold files of a known kind."""
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(InputError, match=r"holds no \.parquet"):
+        open_dataset(tmp_path)
+
+
+def test_an_empty_parquet_file_has_no_rows(tmp_path: Path) -> None:
+    """A split without rows is a mistake somewhere."""
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"x.parquet \(test\): no rows; choose another split"):
+        pull(tmp_path / "x.parquet", tmp_path)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one_is_refused(tmp_path: Path, limit: int) -> None:
+    """It would mean a run of nothing."""
+    with pytest.raises(InputError, match=f"limit {limit}"):
+        pull(write(tmp_path / "x.csv", rows_of(2)), tmp_path, limit=limit)
+
+
+@pytest.mark.parametrize(
+    "split", ["", "test[", "test[:5", "test[a:b]", "test[5]", "test[:5]]", "test[::2]", "a b", "../x[:5]"]
+)
+def test_a_split_that_cannot_be_understood_is_refused(tmp_path: Path, split: str) -> None:
+    """With an example of what can."""
+    with pytest.raises(InputError, match=re.escape("test[:50]")):
+        open_dataset(write(tmp_path / "x.csv", rows_of(2)), split=split)
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path: Path) -> None:
+    """A limit on file sizes stands for the disk: one line, and the earlier items stay."""
+    pull(write(tmp_path / "few.csv", rows_of(5)), tmp_path)
+    before = (tmp_path / "items.parquet").read_bytes()
+    path = write(tmp_path / "many.csv", [{"text": secrets.token_hex(500), "label": 0} for _ in range(500)])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(RunError, match=r"items\.parquet: cannot be written \(.*; make room"):
+            pull(path, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert (tmp_path / "items.parquet").read_bytes() == before
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_second_pull_replaces_the_first_as_a_whole(tmp_path: Path) -> None:
+    """A pull that fails leaves the earlier items as they were."""
+    pull(write(tmp_path / "x.csv", rows_of(5)), tmp_path)
+    before = (tmp_path / "items.parquet").read_bytes()
+    with pytest.raises(InputError):
+        pull(write(tmp_path / "x.csv", [*rows_of(5), {"text": "", "label": 0}]), tmp_path)
+    assert (tmp_path / "items.parquet").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["items.parquet", "x.csv"]
+
+
+def test_the_real_test_split_is_read_whole(shared: Path, tmp_path: Path) -> None:
+    """7,600 rows, 1,900 of each class."""
+    summary, items = pull(shared / "data" / "ag_news_test.parquet", tmp_path)
+    assert summary == PullSummary(7600, 0, 7600)
+    assert [sum(item["gold"] == name for item in items) for name in NAMES] == [1900] * 4

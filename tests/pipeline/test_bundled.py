@@ -1,0 +1,103 @@
+"""The bundled items: what they promise, and that they are found."""
+
+import json
+import re
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline import bundled
+from pipeline.errors import InputError
+from pipeline.prompts import AG_NEWS
+
+
+def read_rows(split: str) -> list[dict[str, object]]:
+    lines = bundled.sample_path(split).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def read_texts(split: str) -> list[str]:
+    return [str(row["text"]) for row in read_rows(split)]
+
+
+def plain_words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+@pytest.mark.parametrize("split", bundled.SPLITS)
+def test_items_have_ag_news_form(split: str) -> None:
+    """Each line holds a text of 20 to 50 words and a class id, and nothing else."""
+    for row in read_rows(split):
+        assert row.keys() == {"text", "label"}
+        assert isinstance(row["text"], str)
+        assert row["text"] == row["text"].strip()
+        assert 20 <= len(row["text"].split()) <= 50
+        assert row["label"] in range(len(AG_NEWS))
+
+
+@pytest.mark.parametrize(("split", "at_least"), [("test", 240), ("train", 80)])
+def test_classes_are_even_from_the_first_row_on(split: str, at_least: int) -> None:
+    """A limit of any size sees each class about as often as the others."""
+    labels = [row["label"] for row in read_rows(split)]
+    assert len(labels) >= at_least
+    assert set(Counter(labels).values()) == {len(labels) // len(AG_NEWS)}
+    assert set(Counter(labels[:40]).values()) == {10}
+
+
+def test_no_item_occurs_twice() -> None:
+    """Over both splits every text is a text of its own, whatever its case and punctuation."""
+    texts = [" ".join(plain_words(text)) for split in bundled.SPLITS for text in read_texts(split)]
+    assert len(set(texts)) == len(texts)
+
+
+def test_no_run_of_eight_words_of_a_held_out_item_was_trained_on() -> None:
+    """Held-out items share words with the training text, but no passage."""
+
+    def passages(texts: list[str]) -> set[tuple[str, ...]]:
+        words = [plain_words(text) for text in texts]
+        return {tuple(ws[i : i + 8]) for ws in words for i in range(len(ws) - 7)}
+
+    phrases = bundled.bundled_path("phrases.toml").read_text(encoding="utf-8")
+    assert not passages(read_texts("test")) & passages([*read_texts("train"), *phrases.split(",")])
+
+
+def test_the_note_gives_the_true_figures() -> None:
+    """Reports quote the note, so its counts must be those of the files."""
+    tables = tomllib.loads(bundled.bundled_path("phrases.toml").read_text(encoding="utf-8"))
+    num_phrases = sum(len(re.findall(r"[^,]+,?", tables[name]["phrases"].strip())) for name in AG_NEWS)
+    assert f"{len(read_rows('train'))} news items" in bundled.DEMO_NOTE
+    assert f"{round(num_phrases, -2):,} phrases" in bundled.DEMO_NOTE
+
+
+def test_an_unknown_split_is_an_input_error() -> None:
+    """The message names the splits there are."""
+    with pytest.raises(InputError, match="'dev'; use one of test, train"):
+        bundled.sample_path("dev")
+
+
+def test_a_wheel_s_folder_is_looked_into_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside a wheel the files lie in the package; a folder `data` beside it belongs to somebody else."""
+    inside, beside = tmp_path / "_bundled" / "sample", tmp_path / "data" / "sample"
+    for folder in (inside, beside):
+        folder.mkdir(parents=True)
+        (folder / "test.jsonl").touch()
+    monkeypatch.setattr(bundled, "_FOLDERS", (inside, beside))
+    assert bundled.sample_path("test") == inside / "test.jsonl"
+
+
+def test_an_installation_without_the_files_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, with the places looked into and the way out."""
+    monkeypatch.setattr(bundled, "_FOLDERS", (tmp_path,))
+    with pytest.raises(InputError, match="reinstall labelscore"):
+        bundled.demo_model_path()
+
+
+def test_the_wheel_carries_what_the_lookup_expects() -> None:
+    """The build puts data/sample at the place where an installed package looks for it."""
+    root = Path(bundled.__file__).resolve().parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included["data/sample"] == "pipeline/_bundled/sample"
+    assert bundled._FOLDERS[0] == root / "pipeline" / "_bundled" / "sample"

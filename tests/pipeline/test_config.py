@@ -1,0 +1,107 @@
+"""Configuration: layers, unknown keys, label names and prompts."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import RunConfig, choose_label_names, choose_prompts, load_config
+from pipeline.errors import InputError
+from pipeline.prompts import AG_NEWS
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "config.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_defaults_are_the_embedded_run() -> None:
+    """Without anything given, the bundled sample is scored by the bundled model with the prompt `answer`."""
+    config = load_config(None, None, {})
+    assert (config.dataset, config.model, config.prompt) == ("sample", "demo", ("answer",))
+    assert config.output == "data/runs/sample-demo"
+
+
+def test_later_layers_win(tmp_path: Path) -> None:
+    """The command line wins over the file, the file over the preset."""
+    file = write(tmp_path, 'model = "from-file"\nlimit = 7\n')
+    config = load_config(file, "notebook", {"limit": "9"})
+    assert (config.split, config.model, config.limit) == ("test[:50]", "from-file", 9)
+
+
+def test_notebook_preset_is_the_notebook() -> None:
+    """Four prompts, Gemma-2B, the first 50 test rows, float32, no truncation, its rule and its published figures."""
+    config = load_config(None, "notebook", {})
+    assert config.prompt == ("detailed", "described", "topic-science", "topic")
+    assert (config.model, config.dataset, config.split) == ("google/gemma-2b", "fancyzhx/ag_news", "test[:50]")
+    assert (config.dtype, config.max_text_tokens, config.notebook_rule) == ("float32", None, True)
+    assert config.published == {"detailed": 0.32, "described": 0.22, "topic-science": 0.46, "topic": 0.68}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("batch_token = 5", ["unknown key 'batch_token'", "did you mean 'batch_tokens'", "config.toml"]),
+        ("limit = 0", ["'limit'", "greater than or equal to 1", "config.toml"]),
+        ('device = "tpu"', ["'device'", "'auto', 'cpu' or 'cuda'"]),
+        ("[prompts.mine]\ntemplate = 'x'\nlabels = ['a', 'b']", ["'mine'", "{text} exactly once"]),
+        ("[prompts.mine]\ntemplate = '{text}{text}'\nlabels = ['a', 'b']", ["'mine'", "2 times"]),
+        ("[prompts.mine]\ntemplate = '{text}'\nlabels = ['a', ' ']", ["'mine'", "empty"]),
+        ("[prompts.mine]\ntemplate = '{text}'\nlabels = ['a', 'a']", ["'mine'", "same words 'a'"]),
+        ("[prompts.mine]\ntemplate = '{text}'\nlabels = ['a']", ["'mine'", "at least two"]),
+        ("[prompts.mine]\ntemplate = '{text}'\nlabels = ['a', 'b']\ncolour = 1", ["prompts.mine.colour", "boundary"]),
+        ("[prompts.mine]\nlabels = ['a', 'b']", ["prompts.mine.template", "required"]),
+        ('prompt = ["anwser"]', ["unknown prompt 'anwser'", "did you mean 'answer'"]),
+        ("rule = 'notebook'", ["--notebook-rule"]),
+        ("a = ", ["not valid TOML"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_key_and_place(tmp_path: Path, text: str, words: list[str]) -> None:
+    """Unknown keys and bad values are refused with the key, the file and what is allowed."""
+    with pytest.raises(InputError) as caught:
+        load_config(write(tmp_path, text), None, {})
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@given(st.text(max_size=200))
+def test_any_text_as_toml_is_a_configuration_or_one_line(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    """Whatever stands in the file, nothing but InputError comes out."""
+    path = tmp_path_factory.mktemp("fuzz") / "config.toml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with suppress(InputError):
+        load_config(str(path), None, {})
+
+
+def test_label_names_come_from_the_configuration_first() -> None:
+    """Configuration, then a prompt's table of names, then the data set, then AG News for its own prompts."""
+    tables = {"mine": {"template": "{text}", "labels": {"Yes": " yes", "No": " no"}}}
+    assert choose_label_names(RunConfig(label_names=("a", "b")), ("c", "d")) == ("a", "b")
+    assert choose_label_names(RunConfig(label_names="ag_news"), None) == AG_NEWS
+    assert choose_label_names(RunConfig(prompt=("mine",), prompts=tables), ("c", "d")) == ("Yes", "No")
+    assert choose_label_names(RunConfig(), ("c", "d")) == ("c", "d")
+    assert choose_label_names(RunConfig(), None) == AG_NEWS
+
+
+def test_classes_without_names_are_an_error() -> None:
+    """A prompt of one's own on data without class names says how to name them."""
+    config = RunConfig(prompt=("mine",), prompts={"mine": {"template": "{text}", "labels": ("a", "b")}})
+    with pytest.raises(InputError, match="label_names"):
+        choose_label_names(config, None)
+
+
+def test_prompts_must_fit_the_classes() -> None:
+    """A prompt with another number of labels than the data set has classes is refused by name."""
+    with pytest.raises(InputError, match="'answer': 4 label words for 2 label names"):
+        choose_prompts(RunConfig(), ("a", "b"))
+
+
+def test_boundary_option_holds_for_all_prompts() -> None:
+    """--boundary overrides what each prompt says."""
+    prompts = choose_prompts(RunConfig(prompt=("answer", "topic"), boundary="separate"), AG_NEWS)
+    assert [prompt.boundary for prompt in prompts] == ["separate", "separate"]
