@@ -1,0 +1,295 @@
+"""The files of an output: a local directory, or an object store behind a local working copy.
+
+Invariant: a file that exists under its name is complete. Local files are written aside, synced and renamed; remote ones
+are one PUT (one completed upload), which is atomic on an object store. Names are relative and cannot leave the output.
+"""
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, cast
+
+from pipeline.errors import InputError, LabelscoreError, RunError
+from pipeline.storing.lock import hold
+
+TEMPORARY = ".tmp-"  # prefix of files being written; the next holder of the lock removes what a killed process left
+WORK = "store/work"  # scratch files of the running process, never part of the output
+LOCK = ".lock"
+PLAN = "plan.json"  # in a folder of the store: what a run set out to score
+OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs")  # where a PUT is all or nothing
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
+
+def hash_bytes(data: bytes) -> str:
+    """Hex SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Output:
+    """One output location. `root` is the local directory that holds it, or mirrors it where `remote` is set.
+
+    Small and picklable: workers on other machines get it, with a mirror of their own there.
+    Raises InputError where the location cannot be used, RunError where it fails later.
+    """
+
+    def __init__(self, location: str | Path, *, create: bool = True) -> None:
+        scheme, separator, rest = str(location).partition("://")
+        self.location = str(location).rstrip("/") if separator else str(location)
+        self.remote: Any = None
+        self._made: list[Path] = []  # folders that are there because of us
+        if not separator or scheme == "file":
+            self.root = Path(rest if separator else location)
+        else:
+            self.remote, self._base = _open_remote(scheme, self.location)
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            self.root = cache / "labelscore" / hash_bytes(self.location.encode())[:16]
+        if create or self.remote:
+            self._create()
+        elif not self.root.is_dir():
+            raise InputError(f"{self.location}: no such output directory; give the --out of an earlier run")
+
+    def _create(self) -> None:
+        try:
+            with self.told("create"):
+                self._made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+                self.root.mkdir(parents=True, exist_ok=True)
+        except (RunError, ValueError) as error:  # nothing has run yet: whatever it is, the place is wrong
+            raise InputError(
+                f"cannot create {self.location}: {error.__cause__ or error}; choose another --out"
+            ) from error
+
+    def __str__(self) -> str:
+        return self.location
+
+    def path(self, name: str) -> Path:
+        """Where the file called `name` lies locally (remote outputs: its mirror, which may be absent or old)."""
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or "\0" in name:
+            raise InputError(f"{self.location}: '{name}' is no name inside the output")
+        return self.root.joinpath(*parts)
+
+    @property
+    def work(self) -> Path:
+        """A local folder for scratch files; gone once the lock is let go, or taken again after a kill."""
+        folder = self.path(WORK)
+        with self.told("create a work folder in"):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    # Reading
+
+    def list(self, folder: str = "") -> dict[str, int]:
+        """Names (relative to the output) and sizes in bytes of all complete files in `folder`, sorted by name."""
+        with self.told("list"):
+            found = self._list_remote(folder) if self.remote else _list_local(self.root, folder)
+        hidden = (f"{WORK}/", LOCK)
+        return {
+            name: size
+            for name, size in sorted(found.items())
+            if not name.startswith(hidden) and not PurePosixPath(name).name.startswith(TEMPORARY)
+        }
+
+    def exists(self, name: str) -> bool:
+        with self.told(f"look for {name} in"):
+            if self.remote:
+                return bool(self.remote.isfile(self._url(name)))
+            return self.path(name).is_file()
+
+    def read_bytes(self, name: str) -> bytes:
+        """The file's content, from the object store itself where the output is remote."""
+        with self.told(f"read {name} from"):
+            return bytes(self.remote.cat_file(self._url(name))) if self.remote else self.path(name).read_bytes()
+
+    def open(self, name: str) -> IO[bytes]:
+        """The file for reading some of it, without a whole copy of a remote one."""
+        with self.told(f"read {name} from"):
+            return cast(IO[bytes], self.remote.open(self._url(name))) if self.remote else self.path(name).open("rb")
+
+    def fetch(self, name: str, sha256: str | None = None) -> Path:
+        """A local copy of the file. With `sha256`, a mirrored copy of that content is good without a download."""
+        path = self.path(name)
+        if self.remote and not (sha256 and path.is_file() and hash_file(path) == sha256):
+            with self.told(f"fetch {name} from"), _aside(path) as temporary:
+                self.remote.get_file(self._url(name), str(temporary))
+        return path
+
+    # Writing
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """Yield a temporary path to write to; on leaving without an error it becomes `name`, complete and synced."""
+        path = self.path(name)
+        with self.told(f"write {name} to"), _aside(path) as temporary:
+            yield temporary
+            _sync(temporary)
+            if self.remote:
+                self.remote.put_file(str(temporary), self._url(name))
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        with self.writing(name) as temporary:
+            temporary.write_bytes(data)
+
+    def copy(self, name: str, source: Path) -> None:
+        """Copy a local file. Not a link: whoever wrote the source into again would change what was published."""
+        with self.writing(name) as temporary:
+            shutil.copyfile(source, temporary)
+
+    def delete(self, name: str) -> None:
+        """Remove a file, and its folder when that was the last one; nothing happens where it is gone already."""
+        path = self.path(name)
+        with self.told(f"delete {name} from"):
+            if self.remote:
+                with suppress(FileNotFoundError):
+                    self.remote.rm_file(self._url(name))
+            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.parent.rmdir()
+
+    def move(self, name: str, target: str) -> str:
+        """Rename a file inside the output, never over another one: a free variant of `target` is taken and returned."""
+        free, number = target, 1
+        while self.exists(free):
+            number += 1
+            free = f"{target}-{number}"
+        with self.told(f"move {name} inside"):
+            if self.remote:
+                self.remote.mv(self._url(name), self._url(free))
+                self.path(name).unlink(missing_ok=True)
+            else:
+                self.path(free).parent.mkdir(parents=True, exist_ok=True)
+                self.path(name).rename(self.path(free))
+        return free
+
+    # One run at a time
+
+    @contextmanager
+    def lock(self, on_wait: Callable[[str], None]) -> Iterator[None]:
+        """Hold the output's lock; where another process has it, call `on_wait` once with a line for people and wait.
+
+        It is an flock, so the kernel frees it when its holder dies, however that happens. Remote outputs are locked on
+        this machine only. On entry what killed processes left unfinished is removed, on leaving the scratch files; a
+        holder that stores nothing, because its input was wrong, leaves no trace.
+        """
+        with ExitStack() as held:
+            while not self._take_lock(held, on_wait):
+                held.close()
+            self._clean()
+            try:
+                yield
+            finally:
+                shutil.rmtree(self.path(WORK), ignore_errors=True)
+                self._withdraw()
+
+    def _take_lock(self, held: ExitStack, on_wait: Callable[[str], None]) -> bool:
+        """Wait for the lock; False where the holder until now left nothing, and took the lock's file with it."""
+        with self.told("lock"):
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context(self.path(LOCK).open("a+"))
+        held.enter_context(hold(file, self.location, on_wait))
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(file.fileno()), self.path(LOCK).stat())
+        return False
+
+    def _withdraw(self) -> None:
+        """Take away the lock and the folders made for it, where nothing was ever stored."""
+        with suppress(OSError):
+            if all(name.endswith(f"/{PLAN}") for name in _list_local(self.root, "store")):
+                shutil.rmtree(self.path("store"), ignore_errors=True)
+                self.path(LOCK).unlink()
+                for folder in self._made:
+                    folder.rmdir()
+
+    def _clean(self) -> None:
+        shutil.rmtree(self.path(WORK), ignore_errors=True)
+        # Only names that `_aside` makes, where it makes them: a user's files may lie beside an output's.
+        for folder in ("", "scores/", "report/", "store/", "store/*/"):
+            for leftover in self.root.glob(f"{folder}{TEMPORARY}[0-9]*-{'[0-9a-f]' * 16}"):
+                leftover.unlink(missing_ok=True)
+
+    # Remote names and what went wrong
+
+    def _url(self, name: str) -> str:
+        self.path(name)  # refuses names that leave the output
+        return f"{self._base}/{name}"
+
+    def _list_remote(self, folder: str) -> dict[str, int]:
+        found = self.remote.find(f"{self._base}/{folder}".rstrip("/"), detail=True)
+        return {name.removeprefix(f"{self._base}/"): int(info["size"]) for name, info in found.items()}
+
+    @contextmanager
+    def told(self, doing: str) -> Iterator[None]:
+        """Turn what the file system or the object store raises into one line for the user."""
+        try:
+            yield
+        except LabelscoreError:
+            raise
+        except OSError as error:
+            raise _explain(error, f"cannot {doing} {self.location}") from error
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp", "gcsfs"):
+                raise
+            raise RunError(f"cannot {doing} {self.location}: {error}; check the address and the credentials") from error
+
+
+def _open_remote(scheme: str, url: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    if scheme not in OBJECT_STORES:
+        raise InputError(f"{url}: cannot write to '{scheme}://'; use a directory or one of {', '.join(OBJECT_STORES)}")
+    try:
+        filesystem, base = url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
+    except ImportError as error:
+        raise InputError(f"{url}: {error}; for s3:// pip install 'labelscore[s3]'") from error
+    return filesystem, base.rstrip("/")
+
+
+def _explain(error: OSError, what: str) -> LabelscoreError:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in _FULL:
+        return RunError(f"{what}: {reason}; free some space and run again, what is finished is kept")
+    if error.errno in _DENIED or isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
+        return InputError(f"{what}: {reason}; choose another --out or change its permissions")
+    return RunError(f"{what}: {reason}; run again, what is finished is kept")
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` that is renamed to it on success and removed on any failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}")
+    try:
+        yield temporary
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _list_local(root: Path, folder: str) -> dict[str, int]:
+    found = {}
+    for path in (root / folder).rglob("*"):
+        with suppress(FileNotFoundError):  # another process may rename or remove it while we look
+            if not path.is_dir():
+                found[path.relative_to(root).as_posix()] = path.lstat().st_size
+    return found

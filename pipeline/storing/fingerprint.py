@@ -1,0 +1,79 @@
+"""The identity of a label score: a digest of everything that may change its value, and of nothing else.
+
+Invariant: equal digests mean the same model, tokens and formula. Names, devices, batch and shard sizes are left out, so
+changing them rescores nothing; a value without a stable textual form is refused rather than hashed.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pipeline.prompts import Prompt
+
+SCORING_VERSION = 1  # raise it when a change in the code moves scores by more than rounding: stored ones are then stale
+
+Value = str | int | None | list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """`digest` is the hex SHA-256 of `parts` as canonical JSON."""
+
+    digest: str
+    parts: Mapping[str, Value] = field(compare=False, hash=False, repr=False)
+
+    @property
+    def label_words(self) -> list[str]:
+        """The distinct label words, sorted: the order of a text's rows in the store."""
+        words = self.parts["label_words"]
+        if not isinstance(words, list):
+            raise TypeError("label_words must be a list")
+        return words
+
+
+def make_fingerprint(
+    prompt: Prompt,
+    *,
+    weights: str,
+    tokenizer: str,
+    dtype: str,
+    max_text_tokens: int | None,
+    chat_template: str | None,
+    shots: str | None,
+) -> Fingerprint:
+    """The fingerprint of scores of `prompt` under a model.
+
+    `weights` and `tokenizer` are content hashes, `dtype` the resolved one; `chat_template` and `shots` are the texts
+    put around the prompt (or None). Label words count as a set: their ids, names and order do not change a score.
+    """
+    return fingerprint_of(
+        {
+            "scoring_version": SCORING_VERSION,
+            "weights": weights,
+            "tokenizer": tokenizer,
+            "dtype": dtype,
+            "template": prompt.template,
+            "label_words": sorted({label.words for label in prompt.labels}),
+            "boundary": prompt.boundary,
+            "max_text_tokens": max_text_tokens,
+            "chat_template": chat_template,
+            "shots": shots,
+        }
+    )
+
+
+def fingerprint_of(parts: Mapping[str, Value]) -> Fingerprint:
+    """The fingerprint of named values; raises TypeError for a value that has no stable form."""
+    return Fingerprint(hashlib.sha256(canonical_json(parts).encode()).hexdigest(), dict(parts))
+
+
+def canonical_json(parts: Mapping[str, Value]) -> str:
+    """One spelling for one value: sorted keys, no spaces, ASCII only (so lone surrogates have a form too)."""
+    for name, value in parts.items():
+        listed = value if type(value) is list else [value]
+        if not all(type(v) is str or (type(v) in (int, type(None)) and listed is not value) for v in listed):
+            raise TypeError(
+                f"fingerprint: '{name}' is {value!r}, which has no stable form; use str, int, None or list of str"
+            )
+    return json.dumps(dict(parts), sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -1,0 +1,219 @@
+"""Parts: the files of the store, each holding scores of some texts under one fingerprint.
+
+Invariant: a part's name is the hash of its bytes and its footer says whose scores they are, so that no damaged, foreign
+or outdated file passes for one. In a part every text has one row for each of the fingerprint's label words, in order.
+"""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import RunError
+from pipeline.storing.files import Output, hash_bytes
+from pipeline.storing.fingerprint import Fingerprint, fingerprint_of
+from pipeline.storing.spill import Array, keys_of
+
+SCHEMA_VERSION = 1
+STORE = "store"
+SCHEMA = pa.schema(
+    [
+        pa.field("text_hash", pa.string(), nullable=False),
+        pa.field("label_words", pa.string(), nullable=False),
+        pa.field("num_tokens", pa.int16(), nullable=False),
+        pa.field("num_bytes", pa.int16(), nullable=False),
+        pa.field("logprob", pa.float32(), nullable=False),
+        pa.field("logit", pa.float32(), nullable=False),
+        pa.field("notebook_logit", pa.float32()),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("truncated", pa.bool_(), nullable=False),
+    ]
+)
+NUMBERS = [(f.name, f.type.to_pandas_dtype()) for f in SCHEMA if f.name not in ("text_hash", "label_words")]
+_FOOTER = b"labelscore.part"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Scores a run asks for, and the names people know them by (which are no part of the fingerprint)."""
+
+    fingerprint: Fingerprint
+    model: str
+    revision: str
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A verified part. Of several with the same text the highest `generation` is read, among equals the first name."""
+
+    name: str
+    fingerprint: Fingerprint
+    model: str
+    revision: str
+    prompt: str
+    generation: int
+    notebook: bool
+    num_rows: int
+    num_bytes: int
+
+    @property
+    def num_texts(self) -> int:
+        return self.num_rows // len(self.fingerprint.label_words)
+
+
+class BadPart(Exception):
+    """A file in the store that is no readable part; `reason` is one word, `str(error)` the sentence."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def folder_of(digest: str) -> str:
+    """The folder of a fingerprint's parts."""
+    return f"{STORE}/{digest[:16]}"
+
+
+@dataclass(frozen=True, slots=True)
+class PartWriter:
+    """Appends parts for one fingerprint. Needs no lock and can be pickled to workers on other machines."""
+
+    out: Output
+    wanted: Wanted
+    generation: int
+
+    def append(self, table: pa.Table) -> str:
+        """Store a table with the columns of SCHEMA, in any row order; returns the part's name.
+
+        Every text must have one finite row for each label word; `notebook_logit` is there for all rows or for none.
+        Raises ValueError for a table that breaks this, RunError or InputError where it cannot be written.
+        """
+        data = _encode(_arranged(table, self.wanted.fingerprint.label_words), self.wanted, self.generation)
+        name = f"{folder_of(self.wanted.fingerprint.digest)}/{hash_bytes(data)}.parquet"
+        self.out.write_bytes(name, data)
+        return name
+
+
+def _arranged(table: pa.Table, label_words: list[str]) -> pa.Table:
+    """The rows by text (in order of first appearance) and label word, checked."""
+    table = table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
+    if not table.num_rows or table.num_rows % len(label_words):
+        raise ValueError(f"{table.num_rows} rows cannot be whole texts with {len(label_words)} labels each")
+    texts = table["text_hash"].combine_chunks().dictionary_encode()
+    ranks = np.asarray(pc.fill_null(pc.index_in(table["label_words"], pa.array(label_words)), -1))
+    cells = texts.indices.to_numpy() * len(label_words) + ranks
+    if (ranks < 0).any() or len(np.unique(cells)) != table.num_rows:
+        raise ValueError("a label word is unknown or a text has it twice")
+    if table.num_rows != len(texts.dictionary) * len(label_words):
+        raise ValueError("a text lacks one of the label words")
+    if table["notebook_logit"].null_count not in (0, table.num_rows):
+        raise ValueError("notebook_logit is there for some rows only")
+    for name in ("logprob", "logit", "notebook_logit"):
+        if not pc.all(pc.is_finite(table[name].drop_null()), min_count=0).as_py():
+            raise ValueError(f"{name} holds NaN or infinity")
+    keys_of(texts.dictionary)
+    return table.take(np.argsort(cells))
+
+
+def _encode(table: pa.Table, wanted: Wanted, generation: int) -> bytes:
+    footer = {
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": dict(wanted.fingerprint.parts),
+        "generation": generation,
+        "notebook": table["notebook_logit"].null_count == 0,
+        "model": wanted.model,
+        "revision": wanted.revision,
+        "prompt": wanted.prompt,
+    }
+    stream = io.BytesIO()
+    pq.write_table(
+        table.replace_schema_metadata({_FOOTER: json.dumps(footer, sort_keys=True).encode()}),
+        stream,
+        compression="zstd",
+        use_dictionary=["text_hash", "label_words"],
+        write_page_checksum=True,
+    )
+    return stream.getvalue()
+
+
+def read_part(out: Output, name: str, num_bytes: int) -> Part:
+    """Verify the file `name` of the store by its bytes and its footer.
+
+    Raises BadPart for one that is damaged, foreign or of an older schema, RunError for one of a newer schema.
+    """
+    data = _verified_bytes(out, name)
+    try:
+        return _read_footer(name, num_bytes, pq.ParquetFile(io.BytesIO(data)))
+    except (pa.ArrowException, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BadPart("foreign", "it is no Parquet file of labelscore") from error
+
+
+def peek_part(out: Output, name: str, num_bytes: int) -> Part:
+    """What the footer of the file `name` of the store says, its bytes not verified. Raises as `read_part` does."""
+    try:
+        with out.open(name) as file:
+            return _read_footer(name, num_bytes, pq.ParquetFile(file))
+    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BadPart("damaged", "its footer cannot be read") from error
+
+
+def _verified_bytes(out: Output, name: str) -> bytes:
+    sha256 = PurePosixPath(name).stem
+    data = out.fetch(name, sha256).read_bytes()
+    if hash_bytes(data) != sha256:
+        raise BadPart("damaged", "its bytes do not have the hash in its name (cut short, flipped bits or foreign)")
+    return data
+
+
+def _read_footer(name: str, num_bytes: int, file: pq.ParquetFile) -> Part:
+    footer = json.loads((file.schema_arrow.metadata or {}).get(_FOOTER, b"{}"))
+    version = footer.get("schema_version", 0)
+    if version > SCHEMA_VERSION:
+        raise RunError(
+            f"{name} has schema version {version}, this labelscore reads up to {SCHEMA_VERSION}; "
+            "upgrade labelscore or use another --out"
+        )
+    if not version:
+        raise BadPart("foreign", "it was not written by labelscore")
+    if version < SCHEMA_VERSION:
+        raise BadPart("old-schema", f"it has schema version {version}, which is no longer read")
+    fingerprint = fingerprint_of(footer.pop("fingerprint"))
+    if folder_of(fingerprint.digest) != str(PurePosixPath(name).parent):
+        raise BadPart("foreign", "its fingerprint is not that of its folder")
+    del footer["schema_version"]
+    return Part(name, fingerprint, num_rows=file.metadata.num_rows, num_bytes=num_bytes, **footer)
+
+
+def load_keys(out: Output, part: Part) -> Array:
+    """The part's texts as keys  # (texts, 4)."""
+    return _load(out, part, ["text_hash"])[0]
+
+
+def load_scores(out: Output, part: Part) -> tuple[Array, Array]:
+    """The part's texts as keys  # (texts, 4), and their rows as records of NUMBERS  # (texts, labels).
+
+    A missing `notebook_logit` is NaN. The bytes are verified again, so that what is published is what was stored.
+    """
+    keys, table = _load(out, part, SCHEMA.names)
+    rows = np.zeros(table.num_rows, NUMBERS)
+    for name, _ in NUMBERS:
+        rows[name] = table[name].to_numpy()
+    return keys, rows.reshape(len(keys), -1)
+
+
+def _load(out: Output, part: Part, columns: list[str]) -> tuple[Array, pa.Table]:
+    words = part.fingerprint.label_words
+    try:
+        table = pq.read_table(io.BytesIO(_verified_bytes(out, part.name)), columns=columns)
+        keys = keys_of(table["text_hash"].combine_chunks()).reshape(-1, len(words), 4)
+        if (keys != keys[:, :1]).any():
+            raise ValueError("a text's rows are not together")
+    except (BadPart, ValueError, pa.ArrowException) as error:
+        raise RunError(f"{out}: {part.name} changed or is no part: {error}; run `labelscore verify {out}`") from error
+    return np.ascontiguousarray(keys[:, 0]), table

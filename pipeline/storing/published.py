@@ -1,0 +1,189 @@
+"""The files that a finished run publishes: their names and schemas, the manifest that vouches for them, the history.
+
+Invariant: manifest.json is written last and names the hash of every other published file, and its own, so that a reader
+can tell a finished publication from one that was cut short or changed since.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import InputError, RunError
+from pipeline.storing.files import Output, hash_bytes, hash_file
+from pipeline.storing.parts import STORE
+from pipeline.storing.sealed import seal, unseal
+from pipeline.storing.store import Finding
+
+SCHEMA_VERSION = 1
+SCORES, ITEMS, REJECTED = "scores/scores.parquet", "items.parquet", "rejected.parquet"
+PRIORS, HISTORY, MANIFEST = "priors.parquet", "history.parquet", "manifest.json"
+SCORES_SCHEMA = pa.schema(
+    {
+        "item_id": pa.int64(),
+        "text_hash": pa.string(),
+        "prompt": pa.string(),
+        "model": pa.string(),
+        "revision": pa.string(),
+        "label_id": pa.int16(),
+        "label": pa.string(),
+        "label_words": pa.string(),
+        "gold_id": pa.int16(),
+        "num_tokens": pa.int16(),
+        "num_bytes": pa.int16(),
+        "logprob": pa.float32(),
+        "logit": pa.float32(),
+        "notebook_logit": pa.float32(),
+        "prompt_tokens": pa.int32(),
+        "truncated": pa.bool_(),
+    },
+    metadata={"labelscore.schema_version": str(SCHEMA_VERSION)},
+)
+PRIORS_SCHEMA = pa.schema(
+    {
+        "prompt": pa.string(),
+        "text": pa.string(),
+        **{
+            name: SCORES_SCHEMA.field(name).type
+            for name in ("label_id", "label", "label_words", "num_tokens", "num_bytes", "logprob", "logit")
+        },
+    },
+    metadata=SCORES_SCHEMA.metadata,
+)
+HISTORY_SCHEMA = pa.schema(
+    {
+        "run_id": pa.string(),
+        "finished": pa.timestamp("us", "UTC"),
+        "num_items": pa.int64(),
+        "prompt": pa.string(),
+        "rule": pa.string(),
+        "headline": pa.bool_(),
+        "accuracy": pa.float64(),
+        "num_correct": pa.int64(),
+        "num_gold": pa.int64(),
+        "num_changed": pa.int64(),
+        "num_scored": pa.int64(),
+        "seconds": pa.float64(),
+    },
+    metadata=SCORES_SCHEMA.metadata,
+)
+
+
+class NewerSchema(RunError):
+    """A file of a newer labelscore: neither read nor overwritten."""
+
+
+# The manifest
+
+
+def write_manifest(out: Output, manifest: Mapping[str, Any]) -> None:
+    """Write manifest.json, the last file of a publication. It carries a hash of itself under "sha256"."""
+    out.write_bytes(MANIFEST, seal({**manifest, "schema_version": SCHEMA_VERSION}))
+
+
+def read_manifest(out: Output) -> dict[str, Any] | None:
+    """The manifest of the last finished run, or None when there is none.
+
+    Raises RunError for one that is damaged or was written by a newer labelscore.
+    """
+    if not out.exists(MANIFEST):
+        return None
+    where = f"{out}/{MANIFEST}"
+    data = out.read_bytes(MANIFEST)
+    try:
+        version = int(json.loads(data)["schema_version"])
+        if version > SCHEMA_VERSION:
+            raise NewerSchema(
+                f"{where} has schema version {version}, this labelscore reads up to {SCHEMA_VERSION}; "
+                "upgrade labelscore or use another --out"
+            )
+        return unseal(data)
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{where} is damaged or was edited ({error}); delete it and run again") from error
+
+
+def mend_manifest(out: Output) -> list[Finding]:
+    """Before a run: set a damaged manifest aside, so that the run can publish a new one; tells what was done.
+
+    Raises RunError for one of a newer labelscore, whose output an older one must not overwrite.
+    """
+    try:
+        read_manifest(out)
+    except NewerSchema:
+        raise
+    except RunError:
+        target = out.move(MANIFEST, f"store/set-aside/damaged-{MANIFEST}")
+        return [Finding(MANIFEST, "it is damaged or was edited", f"moved to {target}, the run writes a new one")]
+    return []
+
+
+def refuse_foreign(out: Output) -> None:
+    """Before a run: leave a directory alone whose files have our names and are not ours. Raises InputError for one."""
+    names = set(out.list())
+    ours = MANIFEST in names or any(name.startswith(f"{STORE}/") for name in names)
+    if not ours and (foreign := sorted(names & {SCORES, ITEMS, REJECTED, PRIORS, HISTORY})):
+        raise InputError(f"{out} holds {foreign[0]}, which no run of labelscore wrote there; choose another --out")
+
+
+def mend_tables(out: Output, names: Iterable[str]) -> list[Finding]:
+    """Before a run: set those tables aside that it would read back and cannot; tells what was done."""
+    findings = []
+    for name in filter(out.exists, names):
+        try:
+            with pq.ParquetFile(out.fetch(name), page_checksum_verification=True) as file:
+                for _ in file.iter_batches():
+                    pass
+        except (OSError, ValueError, pa.ArrowException):
+            target = out.move(name, f"store/set-aside/damaged-{PurePosixPath(name).name}")
+            findings.append(Finding(name, "it is damaged", f"moved to {target}, the run writes a new one"))
+    return findings
+
+
+def changed_files(out: Output, files: Mapping[str, str]) -> Iterator[Finding]:
+    """Those of `files` (hash by name, as in the manifest) that are missing or do not have their hash."""
+    there = out.list()
+    for name, digest in files.items():
+        if name not in there:
+            yield Finding(name, "it is missing", "run again to publish it")
+        elif (hash_bytes(out.read_bytes(name)) if out.remote else hash_file(out.path(name))) != digest:
+            yield Finding(name, "it is not what the manifest says (changed, or a run was cut short)", "run again")
+
+
+# Tables
+
+
+def write_table(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Write tables as one Parquet file with page checksums."""
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
+        for table in tables:
+            writer.write_table(table)
+
+
+def read_table(out: Output, name: str) -> pa.Table:
+    """A published file as one table, page checksums verified. Raises ValueError where it is damaged."""
+    try:
+        return pq.read_table(out.fetch(name), page_checksum_verification=True)
+    except OSError as error:  # what pyarrow raises for a wrong checksum
+        raise ValueError(f"{name}: {error}") from error
+
+
+def append_history(out: Output, rows: pa.Table) -> str:
+    """Add the lines of one run to history.parquet (once, however often it is called for a run); returns its hash.
+
+    A history that cannot be read is kept aside as history.parquet.damaged and a new one begun.
+    """
+    rows = rows.select(HISTORY_SCHEMA.names).cast(HISTORY_SCHEMA)
+    old = HISTORY_SCHEMA.empty_table()
+    if out.exists(HISTORY):
+        try:
+            old = read_table(out, HISTORY).select(HISTORY_SCHEMA.names).cast(HISTORY_SCHEMA)
+        except (ValueError, KeyError):
+            out.move(HISTORY, f"{HISTORY}.damaged")
+    old = old.filter(pc.invert(pc.is_in(old["run_id"], rows["run_id"].combine_chunks())))
+    with out.writing(HISTORY) as path:
+        write_table(path, HISTORY_SCHEMA, [pa.concat_tables([old, rows])])
+    return hash_file(out.path(HISTORY))

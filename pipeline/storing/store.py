@@ -1,0 +1,248 @@
+"""The incremental store: what has been scored under a fingerprint, and what of the wanted texts is still missing.
+
+Invariant: a text counts as stored only where a verified part holds all its label words; whatever else lies in the store
+is named, set aside (never deleted) and scored again. Memory: a few megabytes and one byte an item.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import RunError
+from pipeline.storing.files import PLAN, Output, hash_bytes
+from pipeline.storing.fingerprint import Fingerprint
+from pipeline.storing.parts import (
+    NUMBERS,
+    STORE,
+    BadPart,
+    Part,
+    PartWriter,
+    Wanted,
+    folder_of,
+    load_keys,
+    load_scores,
+    read_part,
+)
+from pipeline.storing.sealed import seal
+from pipeline.storing.spill import KEY, Array, Spill, bucket_of, first_equal, keys_of, num_buckets, rebatch
+
+SET_ASIDE = f"{STORE}/set-aside"
+ROWS_AT_ONCE = 8192
+PART_NAME = re.compile(r"[0-9a-f]{64}\.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong with a file, in words, and what was done or is to be done about it."""
+
+    name: str
+    problem: str
+    action: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.problem}; {self.action}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A Parquet file (text_hash, text) of the `num_missing` of `num_wanted` distinct texts still to be scored."""
+
+    path: Path
+    num_missing: int
+    num_wanted: int
+
+
+class Store:
+    """The parts of the wanted fingerprints in an output. The caller holds the output's lock."""
+
+    def __init__(self, out: Output, wanted: Sequence[Wanted]) -> None:
+        """Verify every part of the wanted fingerprints. Raises RunError where one was written by a newer labelscore."""
+        self.out = out
+        self.findings: list[Finding] = []
+        self._wanted = {w.fingerprint.digest: w for w in reversed(wanted)}
+        self._parts: dict[str, Part] = {}
+        self.refresh()
+        self._generation = 1 + max((part.generation for part in self._parts.values()), default=0)
+
+    def refresh(self) -> None:
+        """Look for parts that were appended since, and verify them."""
+        known, self._parts = self._parts, {}
+        for digest in self._wanted:
+            for name, size in self.out.list(folder_of(digest)).items():
+                part = known.get(name) or self._read(name, size)
+                if part:
+                    self._parts[name] = part
+
+    def _read(self, name: str, size: int) -> Part | None:
+        if PurePosixPath(name).name == PLAN:
+            return None
+        try:
+            if not PART_NAME.fullmatch(PurePosixPath(name).name):
+                raise BadPart("stray", "it is no file of the store")
+            return read_part(self.out, name, size)
+        except BadPart as bad:
+            target = self.out.move(name, f"{SET_ASIDE}/{bad.reason}-{PurePosixPath(name).name}")
+            again = "" if bad.reason == "stray" else ", its texts are scored again"
+            self.findings.append(Finding(name, str(bad), f"moved to {target}{again}"))
+            return None
+
+    def parts(self, fingerprint: Fingerprint) -> list[Part]:
+        """The fingerprint's parts, the ones to be believed first first."""
+        mine = [part for part in self._parts.values() if part.fingerprint == fingerprint]
+        return sorted(mine, key=lambda part: (-part.generation, part.name))
+
+    def writer(self, fingerprint: Fingerprint) -> PartWriter:
+        """What appends parts for a wanted fingerprint; their rows win over those stored when this store was opened."""
+        return PartWriter(self.out, self._wanted[fingerprint.digest], self._generation)
+
+    def pending(
+        self,
+        items: Path,
+        fingerprint: Fingerprint,
+        *,
+        notebook: bool = False,
+        force: bool = False,
+        extra_texts: Sequence[str] = (),
+    ) -> Pending:
+        """The distinct texts of an items file (and `extra_texts`, after them) that have to be scored, staged in a file.
+
+        A text is missing when no part has it, or the part that is read for it has no `notebook_logit` though `notebook`
+        asks for it; with `force` all are.
+        """
+        num_items = pq.read_metadata(items).num_rows
+        missing = np.zeros(num_items + len(extra_texts), bool)
+        num_wanted = 0
+        parts = [] if force else self.parts(fingerprint)
+        payloads = (_notebook_payload(load_keys(self.out, part), part) for part in parts)
+        wanted = _wanted_keys(items, extra_texts)
+        num_keys = len(missing) + sum(part.num_texts for part in parts)
+        for has_notebook, positions, first in _meet(self.out, wanted, payloads, np.dtype(bool), num_keys):
+            num_wanted += len(np.unique(first))
+            lacks = first >= len(has_notebook)
+            if notebook:
+                lacks |= ~np.append(has_notebook, np.ones(len(positions), bool))[first]
+            missing[positions[lacks][np.unique(first[lacks], return_index=True)[1]]] = True
+        path = self.out.work / f"pending-{fingerprint.digest[:16]}.parquet"
+        with self.out.told("write scratch files in"):
+            _stage(path, items, missing, extra_texts)
+        pending = Pending(path, int(missing.sum()), num_wanted)
+        self._note(fingerprint, pending)
+        return pending
+
+    def _note(self, fingerprint: Fingerprint, pending: Pending) -> None:
+        """Leave for `status` what this run set out to score."""
+        wanted = self._wanted[fingerprint.digest]
+        plan = {
+            "model": wanted.model,
+            "revision": wanted.revision,
+            "prompt": wanted.prompt,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "generation": self._generation,
+            "num_missing": pending.num_missing,
+            "num_wanted": pending.num_wanted,
+        }
+        if pending.num_missing:
+            self.out.write_bytes(f"{folder_of(fingerprint.digest)}/{PLAN}", seal(plan))
+
+    def scores(
+        self, items: Path, fingerprint: Fingerprint, extra_texts: Sequence[str] = ()
+    ) -> Iterator[tuple[Array, Array]]:
+        """The stored rows of every item and extra text, in no particular order, as (positions, records).
+
+        positions  # (n,) row in the items file; extra texts follow the last item
+        records    # (n, labels) of NUMBERS, labels in the order of `fingerprint.label_words`
+        Positions whose text is not stored are left out.
+        """
+        parts = self.parts(fingerprint)
+        dtype = np.dtype((NUMBERS, (len(fingerprint.label_words),)))
+        wanted = _wanted_keys(items, extra_texts)
+        num_keys = pq.read_metadata(items).num_rows + sum(part.num_texts for part in parts)
+        stored = (load_scores(self.out, part) for part in parts)
+        for rows, positions, first in _meet(self.out, wanted, stored, dtype, num_keys):
+            found = first < len(rows)
+            yield positions[found], rows[first[found]]
+
+
+def _notebook_payload(keys: Array, part: Part) -> tuple[Array, Array]:
+    return keys, np.full(len(keys), part.notebook)
+
+
+def _wanted_keys(items: Path, extra_texts: Sequence[str]) -> Iterator[Array]:
+    batches = read_batches(items, ["text_hash"])
+    yield from (keys_of(batch.column(0)) for batch in batches)
+    if extra_texts:
+        yield keys_of(pa.array([hash_text(text) for text in extra_texts], pa.string()))
+
+
+def _meet(
+    out: Output,
+    wanted: Iterator[Array],
+    stored: Iterator[tuple[Array, Array]],
+    dtype: np.dtype[np.void] | np.dtype[np.bool],
+    num_keys: int,
+) -> Iterator[tuple[Array, Array, Array]]:
+    """Bring equal keys together: for each bucket (payloads of the stored keys, positions of the wanted keys, first).
+
+    `first` tells for each wanted key where the first key equal to it is: below len(payloads) in the payloads, from
+    there on among the wanted ones themselves. Stored keys that come first win.
+    """
+    buckets = num_buckets(num_keys)
+    with (
+        Spill(out.work, [KEY, ("payload", dtype)], buckets) as left,
+        Spill(out.work, [KEY, ("position", "<i8")], buckets) as right,
+    ):
+        with out.told("write scratch files in"):
+            for keys, payload in stored:
+                left.add(bucket_of(keys, buckets), key=keys, payload=payload)
+            left.flush()
+            start = 0
+            for keys in wanted:
+                right.add(bucket_of(keys, buckets), key=keys, position=np.arange(start, start + len(keys)))
+                start += len(keys)
+            right.flush()
+        for bucket in range(buckets):
+            old, new = left.read(bucket), right.read(bucket)
+            first = first_equal(np.concatenate([old["key"], new["key"]]))[len(old) :]
+            yield old["payload"], new["position"], first
+
+
+def _stage(path: Path, items: Path, missing: npt.NDArray[np.bool_], extra_texts: Sequence[str]) -> None:
+    """Write the missing texts, in item order, in row groups of at most ROWS_AT_ONCE."""
+    schema = pa.schema([("text_hash", pa.string()), ("text", pa.string())])
+    num_items = len(missing) - len(extra_texts)
+
+    def chosen() -> Iterator[pa.RecordBatch]:
+        start = 0
+        for batch in read_batches(items, schema.names):
+            mask = missing[start : start + batch.num_rows]
+            start += batch.num_rows
+            if mask.any():
+                yield batch.filter(pa.array(mask)).cast(schema)
+        extra = [text for text, lacks in zip(extra_texts, missing[num_items:], strict=True) if lacks]
+        yield pa.record_batch([[hash_text(text) for text in extra], extra], schema=schema)
+
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
+        for table in rebatch(chosen(), ROWS_AT_ONCE):
+            writer.write_table(table)
+
+
+def read_batches(path: Path, columns: list[str], num_rows: int = ROWS_AT_ONCE) -> Iterator[pa.RecordBatch]:
+    """Stream columns of a Parquet file, page checksums verified. Raises RunError for a damaged file."""
+    try:
+        # One row group and one thread at a time: read ahead, or with a heap for each thread, memory grows threefold.
+        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+            yield from file.iter_batches(num_rows, columns=columns, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"{path}: cannot read it ({error}); run again, it is made anew") from error
+
+
+def hash_text(text: str) -> str:
+    """The text_hash of a text: hex SHA-256 of its UTF-8 bytes."""
+    return hash_bytes(text.encode())

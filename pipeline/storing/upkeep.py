@@ -1,0 +1,252 @@
+"""Looking after an output: what it holds, whether all of it is sound, what of it is stale, what its past was.
+
+Invariant: nothing here changes an output but `prune`, which takes away only what no finished or unfinished run uses.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import LabelscoreError, RunError
+from pipeline.storing.files import PLAN, Output, hash_bytes
+from pipeline.storing.parts import STORE, BadPart, Part, peek_part, read_part
+from pipeline.storing.published import (
+    HISTORY,
+    ITEMS,
+    MANIFEST,
+    SCORES,
+    SCORES_SCHEMA,
+    changed_files,
+    read_manifest,
+    read_table,
+)
+from pipeline.storing.sealed import unseal
+from pipeline.storing.store import PART_NAME, SET_ASIDE, Finding, read_batches
+
+State = Literal["published", "unfinished", "stale"]
+_FOLDER = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the store holds under one fingerprint. A text scored again by --force counts twice in `num_texts`."""
+
+    folder: str
+    state: State
+    model: str
+    revision: str
+    prompt: str
+    notebook: bool
+    num_texts: int
+    num_pending: int
+    num_parts: int
+    num_bytes: int
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """An output at a glance; `published` is the manifest of the last finished run."""
+
+    published: dict[str, Any] | None
+    stored: list[Stored]
+    set_aside: dict[str, int]
+    num_bytes: int
+    findings: list[Finding]
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """A file that is, or would be, removed."""
+
+    name: str
+    num_bytes: int
+    reason: str
+
+
+def status(out: Output) -> Status:
+    """What is stored, published, pending and stale. Reads footers only: `verify` is what proves the bytes."""
+    files = out.list()
+    manifest = read_manifest(out)
+    findings: list[Finding] = []
+    stored = []
+    for folder, names in groupby((n for n in files if _folder(n)), key=_folder):
+        plan, parts, found = _peek(out, {name: files[name] for name in names})
+        findings += found
+        if parts or plan:
+            stored.append(_stored(folder, manifest, plan, parts))
+    return Status(
+        manifest,
+        sorted(stored, key=lambda s: (s.state, s.model, s.prompt, s.folder)),
+        {name: size for name, size in files.items() if name.startswith(f"{SET_ASIDE}/")},
+        sum(files.values()),
+        findings,
+    )
+
+
+def _folder(name: str) -> str:
+    """The fingerprint folder a file of the store lies in, or nothing."""
+    parts = PurePosixPath(name).parts
+    return parts[1] if len(parts) == 3 and parts[0] == STORE and _FOLDER.fullmatch(parts[1]) else ""
+
+
+def _peek(out: Output, files: dict[str, int]) -> tuple[dict[str, Any] | None, list[Part], list[Finding]]:
+    plan, parts, findings = None, [], []
+    for name, size in files.items():
+        try:
+            if PurePosixPath(name).name == PLAN:
+                plan = unseal(out.read_bytes(name))
+            else:
+                _check_name(name)
+                parts.append(peek_part(out, name, size))
+        except (BadPart, ValueError, RunError) as error:
+            findings.append(Finding(name, str(error), "the next run that needs it sets it aside"))
+    return plan, parts, findings
+
+
+def _check_name(name: str) -> None:
+    if not PART_NAME.fullmatch(PurePosixPath(name).name):
+        raise BadPart("stray", "it is no file of the store")
+
+
+def _stored(folder: str, manifest: dict[str, Any] | None, plan: dict[str, Any] | None, parts: list[Part]) -> Stored:
+    newest = max(parts, key=lambda part: part.generation) if parts else None
+    pending = 0
+    if plan:
+        written = sum(part.num_texts for part in parts if part.generation >= plan["generation"])
+        pending = max(0, plan["num_missing"] - written)
+    used = {prompt["fingerprint"][:16] for prompt in manifest["prompts"]} if manifest else set()
+    state: State = "stale"
+    if folder in used:
+        state = "published"
+    elif manifest is None or (plan and pending and plan["started"] > manifest["finished"]):
+        state = "unfinished"
+    names = (newest.model, newest.revision, newest.prompt) if newest else ("", "", "")
+    if plan:
+        names = (plan["model"], plan["revision"], plan["prompt"])
+    return Stored(
+        folder,
+        state,
+        *names,
+        notebook=any(part.notebook for part in parts),
+        num_texts=sum(part.num_texts for part in parts),
+        num_pending=pending,
+        num_parts=len(parts),
+        num_bytes=sum(part.num_bytes for part in parts),
+        files=tuple(part.name for part in parts),
+    )
+
+
+def prune(out: Output, *, dry_run: bool) -> list[Pruned]:
+    """Remove what was set aside and the parts of fingerprints that the last finished run does not use.
+
+    What an unfinished newer run has stored is kept. With `dry_run` nothing is removed. The caller holds the lock.
+    Raises RunError when no run has finished (everything would be stale) or the manifest is damaged.
+    """
+    now = status(out)
+    if now.published is None:
+        raise RunError(
+            f"{out}: no finished run, so nothing is known to be stale; finish one with `labelscore run` first"
+        )
+    stale = {s.folder: s for s in now.stored if s.state == "stale"}
+    pruned = [Pruned(name, size, "set aside as unusable") for name, size in now.set_aside.items()]
+    for name, size in out.list(STORE).items():
+        if belongs := stale.get(_folder(name)):
+            pruned.append(Pruned(name, size, f"prompt '{belongs.prompt}' of {belongs.model} is in no finished run"))
+    if not dry_run:
+        for file in pruned:
+            out.delete(file.name)
+    return pruned
+
+
+def history(out: Output) -> list[dict[str, Any]]:
+    """The lines of history.parquet, oldest first. Raises RunError where it is damaged."""
+    if not out.exists(HISTORY):
+        return []
+    try:
+        return list(read_table(out, HISTORY).sort_by("finished").to_pylist())
+    except ValueError as error:
+        raise RunError(f"{out}: {error}; the next run begins a new history and keeps this file aside") from error
+
+
+def verify(out: Output) -> list[Finding]:
+    """Read every byte of an output and tell what is wrong with it; an empty list means that all is sound."""
+    return [*_verify_published(out), *_verify_store(out)]
+
+
+def _verify_store(out: Output) -> Iterator[Finding]:
+    again = "the next run that needs it sets it aside and scores its texts again"
+    for name, size in out.list(STORE).items():
+        if name.startswith(f"{SET_ASIDE}/"):
+            continue
+        try:
+            if not _folder(name):
+                raise BadPart("stray", "it is no file of the store")
+            if PurePosixPath(name).name == PLAN:
+                unseal(out.read_bytes(name))
+                continue
+            _check_name(name)
+            if out.remote and hash_bytes(out.read_bytes(name)) != PurePosixPath(name).stem:  # not its mirrored copy
+                raise BadPart("damaged", "its bytes do not have the hash in its name")
+            read_part(out, name, size)
+        except (BadPart, ValueError) as bad:
+            yield Finding(name, str(bad), again if _folder(name) else "move it elsewhere")
+        except LabelscoreError as error:
+            yield Finding(name, str(error), "see there")
+
+
+def _verify_published(out: Output) -> Iterator[Finding]:
+    files = {name for name in out.list() if not name.startswith(f"{STORE}/")}
+    try:
+        manifest = read_manifest(out)
+    except RunError as error:
+        yield Finding(MANIFEST, str(error), "nothing published can be checked without it")
+        return
+    if manifest is None:
+        if files:
+            yield Finding(MANIFEST, "it is missing: no run has finished", "run again to publish")
+        return
+    changed = list(changed_files(out, manifest["files"]))
+    yield from changed
+    for name in sorted(files - set(manifest["files"]) - {MANIFEST}):
+        yield Finding(name, "the last finished run did not write it", "run again, or move it elsewhere if it is yours")
+    if not changed:
+        yield from _verify_scores(out, manifest)
+
+
+def _verify_scores(out: Output, manifest: dict[str, Any]) -> Iterator[Finding]:
+    """The published table has exactly one row for each item, prompt and label, in order."""
+    rows = sum(len(prompt["labels"]) for prompt in manifest["prompts"])
+    num_items = pq.read_metadata(out.fetch(ITEMS)).num_rows
+    file = out.fetch(SCORES)
+    if pq.read_schema(file) != SCORES_SCHEMA:
+        yield Finding(SCORES, "its columns are not those of this version", "run again")
+        return
+    num_rows, in_order = 0, True
+    last: tuple[Any, ...] = (-1, "", -1)
+    for batch in read_batches(file, ["item_id", "prompt", "label_id"]):
+        num_rows += batch.num_rows
+        in_order &= _rises(batch, last)
+        last = tuple(column[-1].as_py() for column in batch.columns)
+    if not in_order:
+        yield Finding(SCORES, "an item, prompt and label is there twice or out of order", "run again")
+    if num_rows != num_items * rows or num_items != manifest["dataset"]["num_items"]:
+        yield Finding(SCORES, f"{num_rows} rows, not {rows} for each of {num_items} items", "run again")
+
+
+def _rises(batch: pa.RecordBatch, last: tuple[Any, ...]) -> bool:
+    """Whether (item_id, prompt, label_id) rises from row to row, beginning above `last`."""
+    item, label = (batch.column(i).to_numpy() for i in (0, 2))
+    names = batch.column(1).dictionary_encode()
+    ranks = np.argsort(np.argsort(np.array(names.dictionary.to_pylist(), object)))
+    prompt = ranks[names.indices.to_numpy()]
+    above = (np.diff(prompt) > 0) | ((np.diff(prompt) == 0) & (np.diff(label) > 0))
+    rises = (np.diff(item) > 0) | ((np.diff(item) == 0) & above)
+    return bool(rises.all()) and tuple(column[0].as_py() for column in batch.columns) > last

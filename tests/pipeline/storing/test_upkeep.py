@@ -1,0 +1,230 @@
+"""An output tells what it holds; every changed byte in it is found; pruning takes what is stale and no more."""
+
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import RunError
+from pipeline.storing.files import Output, hash_file
+from pipeline.storing.published import read_manifest, write_manifest
+from pipeline.storing.store import Store, hash_text
+from pipeline.storing.upkeep import history, prune, status, verify
+from tests.pipeline.storing.stored import (
+    ANSWER,
+    PRIORS,
+    TOPIC,
+    expected_scores,
+    fingerprint,
+    published_scores,
+    run,
+    scored,
+    texts_of,
+    wanted,
+    write_items,
+)
+
+TEXTS = texts_of(23)
+NUM_TEXTS = len(set(TEXTS) | set(PRIORS))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Output:
+    return Output(tmp_path / "out")
+
+
+def snapshot(out: Output) -> dict[str, str]:
+    return {name: hash_file(out.path(name)) for name in out.list()}
+
+
+def test_status_of_an_empty_output_is_empty(out: Output) -> None:
+    """Nothing stored, nothing published, nothing wrong."""
+    now = status(out)
+    assert (now.published, now.stored, now.set_aside, now.num_bytes, now.findings) == (None, [], {}, 0, [])
+    assert verify(out) == []
+    assert history(out) == []
+
+
+def test_status_tells_for_each_fingerprint_what_is_stored_and_whose(out: Output) -> None:
+    """Texts, bytes, model and prompt; published or stale; and it changes nothing."""
+    run(out, TEXTS, [ANSWER, TOPIC], weights="old")
+    run(out, TEXTS, [ANSWER])
+    before = snapshot(out)
+    now = status(out)
+    assert [(s.state, s.model, s.prompt, s.num_texts, s.num_pending) for s in now.stored] == [
+        ("published", "model-weights", "answer", NUM_TEXTS, 0),
+        ("stale", "model-old", "answer", NUM_TEXTS, 0),
+        ("stale", "model-old", "topic", NUM_TEXTS, 0),
+    ]
+    published = now.stored[0]
+    assert published.num_bytes == sum(out.path(name).stat().st_size for name in published.files)
+    assert now.num_bytes == sum(out.list().values())
+    assert now.published
+    assert now.published["prompts"][0]["name"] == "answer"
+    assert snapshot(out) == before
+
+
+@pytest.mark.parametrize("num_done", [0, 7])
+def test_status_tells_what_a_killed_run_still_has_to_score(out: Output, num_done: int) -> None:
+    """Pending is what the last run set out to score less what it stored since, also before its first part."""
+    with out.lock(print):
+        store = Store(out, [wanted()])
+        items = write_items(out.work / "items.parquet", TEXTS)
+        pending = store.pending(items, fingerprint(), extra_texts=PRIORS)
+        hashes = pq.read_table(pending.path)["text_hash"].to_pylist()[:num_done]
+        if hashes:
+            store.writer(fingerprint()).append(scored(hashes, fingerprint()))
+        (stored,) = status(out).stored  # as a killed run leaves it: one that ends with nothing stored withdraws
+    assert (stored.state, stored.num_texts, stored.num_pending) == ("unfinished", num_done, NUM_TEXTS - num_done)
+    assert stored.prompt == "answer"
+
+
+def test_verify_finds_nothing_in_a_sound_output(out: Output) -> None:
+    """After one run, two, a smaller one, and one that was forced."""
+    run(out, TEXTS, [ANSWER, TOPIC])
+    assert verify(out) == []
+    run(out, TEXTS[:5], [ANSWER])
+    run(out, TEXTS, [ANSWER], force=True)
+    before = snapshot(out)
+    assert verify(out) == []
+    assert snapshot(out) == before
+
+
+def test_verify_finds_a_flipped_bit_in_any_file(out: Output) -> None:
+    """In every file of an output, at a dozen places each; the file is named and left as it is."""
+    run(out, TEXTS, [ANSWER])
+    chance = random.Random(0)
+    for name in out.list():
+        data = out.read_bytes(name)
+        for place in {0, len(data) - 1, *(chance.randrange(len(data)) for _ in range(10))}:
+            spoilt = bytearray(data)
+            spoilt[place] ^= 1 << chance.randrange(8)
+            out.path(name).write_bytes(bytes(spoilt))
+            assert [finding.name for finding in verify(out)] == [name]
+            assert out.read_bytes(name) == bytes(spoilt)
+        out.path(name).write_bytes(data)
+    assert verify(out) == []
+
+
+def test_verify_names_what_is_missing_and_what_is_not_ours(out: Output) -> None:
+    """A published file that is gone, strays anywhere, and a manifest that is gone."""
+    run(out, TEXTS)
+    for name in ("notes.txt", "store/notes.txt", "store/0123456789abcdef/x.parquet", "scores/old.parquet"):
+        out.write_bytes(name, b"mine")
+    out.delete("priors.parquet")
+    found = {finding.name: str(finding) for finding in verify(out)}
+    assert set(found) == {
+        "notes.txt",
+        "store/notes.txt",
+        "store/0123456789abcdef/x.parquet",
+        "scores/old.parquet",
+        "priors.parquet",
+    }
+    assert "it is missing; run again" in found["priors.parquet"]
+    assert "or move it elsewhere if it is yours" in found["notes.txt"]
+    out.delete("manifest.json")
+    assert "no run has finished; run again" in str(verify(out)[0])
+
+
+def test_verify_tells_a_newer_manifest_and_part_from_damage(out: Output) -> None:
+    """What a newer labelscore wrote is not called damaged."""
+    run(out, TEXTS)
+    out.write_bytes("manifest.json", b'{"schema_version": 7}')
+    assert "upgrade labelscore" in str(verify(out)[0])
+
+
+def republish(out: Output, table: object, num_items: int | None = None) -> None:
+    """Replace the scores and make the manifest vouch for them."""
+    pq.write_table(table, out.path("scores/scores.parquet"))
+    manifest = read_manifest(out)
+    assert manifest
+    manifest["files"]["scores/scores.parquet"] = hash_file(out.path("scores/scores.parquet"))
+    manifest["dataset"]["num_items"] = num_items or manifest["dataset"]["num_items"]
+    write_manifest(out, manifest)
+
+
+def test_verify_counts_the_published_rows_even_when_their_hash_fits(out: Output) -> None:
+    """Doubled, swapped and missing rows, other columns, and a manifest that speaks of other items."""
+    run(out, TEXTS, [ANSWER, TOPIC])
+    table = pq.read_table(out.path("scores/scores.parquet"))
+    republish(out, pa.concat_tables([table, table.slice(table.num_rows - 1)]))
+    assert ["twice or out of order" in str(f) for f in verify(out)] == [True, False]
+    republish(out, table.take([1, 0, *range(2, table.num_rows)]))
+    assert ["twice or out of order" in str(f) for f in verify(out)] == [True]
+    republish(out, table.slice(0, table.num_rows - 1))
+    assert ["rows, not 8 for each of 23 items" in str(f) for f in verify(out)] == [True]
+    republish(out, table.drop_columns(["logit"]))
+    assert ["columns" in str(f) for f in verify(out)] == [True]
+    republish(out, table, num_items=22)
+    assert ["for each of 23 items" in str(f) for f in verify(out)] == [True]
+
+
+def test_a_run_mends_what_verify_found(out: Output) -> None:
+    """After damage to the store and the tables one run makes everything sound again."""
+    run(out, TEXTS)
+    for name in out.list():
+        if name != "manifest.json":
+            out.path(name).write_bytes(out.read_bytes(name)[:-3])
+    assert len(verify(out)) == len(out.list()) - 1
+    run(out, TEXTS)
+    assert [f.name for f in verify(out)] == ["history.parquet.damaged"]
+    assert published_scores(out) == expected_scores(TEXTS)
+
+
+def test_prune_says_first_and_then_removes_what_is_stale(out: Output) -> None:
+    """Parts that the last finished run does not use, and what was set aside; a dry run removes nothing."""
+    run(out, TEXTS, [TOPIC])
+    run(out, TEXTS, [ANSWER])
+    victim = status(out).stored[0].files[0]
+    out.path(victim).write_bytes(b"torn")
+    run(out, TEXTS, [ANSWER])
+    before = snapshot(out)
+    told = prune(out, dry_run=True)
+    assert snapshot(out) == before
+    assert {p.reason for p in told} == {
+        "set aside as unusable",
+        "prompt 'topic' of model-weights is in no finished run",
+    }
+    assert all(p.num_bytes == out.path(p.name).stat().st_size for p in told)
+    with out.lock(print):
+        assert prune(out, dry_run=False) == told
+    assert set(snapshot(out)) == set(before) - {p.name for p in told}
+    assert verify(out) == []
+    assert run(out, TEXTS, [ANSWER]) == []
+    assert prune(out, dry_run=True) == []
+
+
+def test_prune_keeps_what_an_unfinished_run_has_stored(out: Output) -> None:
+    """A killed run's work is not stale as long as no later run has finished without it."""
+    run(out, TEXTS, [ANSWER])
+    store = Store(out, [wanted(TOPIC)])
+    items = write_items(out.work / "items.parquet", TEXTS)
+    store.pending(items, fingerprint(TOPIC))
+    store.writer(fingerprint(TOPIC)).append(scored([hash_text(TEXTS[0])], fingerprint(TOPIC)))
+    assert prune(out, dry_run=True) == []
+    manifest = read_manifest(out)
+    assert manifest
+    write_manifest(out, manifest | {"finished": "2999-01-01T00:00:00+00:00"})
+    assert {p.reason for p in prune(out, dry_run=True)} == {"prompt 'topic' of model-weights is in no finished run"}
+
+
+def test_prune_without_a_finished_run_is_refused(out: Output) -> None:
+    """Where nothing is published everything would look stale."""
+    store = Store(out, [wanted()])
+    store.writer(fingerprint()).append(scored([hash_text("a")], fingerprint()))
+    with pytest.raises(RunError, match=r"no finished run.*finish one"):
+        prune(out, dry_run=False)
+
+
+def test_history_is_read_oldest_first(out: Output) -> None:
+    """One line a run; a damaged file is said to be."""
+    for _ in range(3):
+        run(out, TEXTS)
+    lines = history(out)
+    assert len(lines) == 3
+    assert lines == sorted(lines, key=lambda line: line["finished"])
+    out.write_bytes("history.parquet", b"torn")
+    with pytest.raises(RunError, match=r"history\.parquet.*keeps this file aside"):
+        history(out)
