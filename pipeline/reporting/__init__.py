@@ -1,0 +1,1 @@
+"""What the scores say: rules, statistics, tables, Markdown and the page. Never imports torch."""

@@ -1,0 +1,112 @@
+"""Whether confidence means anything: reliability, accuracy on the most confident items, margins by class.
+
+Invariant: over items with a gold label only; the order of the rows of predictions.parquet never matters.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from pipeline.reporting.metrics import KEY, with_wilson
+
+NUM_BINS = 15  # of equal width, as in Guo et al. 2017
+NUM_MARGIN_BINS = 40
+
+
+def reliability_table(predictions: pl.LazyFrame) -> pl.DataFrame:
+    """prompt, rule, bin, bin_low, bin_high, n, confidence (mean), accuracy, low, high; bins without items are left out.
+
+    Bins are (low, high] over the winner's confidence; the expected calibration error is their mean |accuracy -
+    confidence|, weighted by n (Guo et al. 2017).
+    """
+    number = (pl.col("confidence") * NUM_BINS).ceil().clip(1, NUM_BINS).cast(pl.Int64) - 1
+    table = (
+        predictions.drop_nulls("correct")
+        .group_by(*KEY, number.alias("bin"))
+        .agg(
+            n=pl.len().cast(pl.Int64),
+            confidence=pl.col("confidence").mean(),
+            num_correct=pl.col("correct").sum().cast(pl.Int64),
+        )
+        .sort(*KEY, "bin")
+        .collect(engine="streaming")
+        .with_columns(
+            bin_low=pl.col("bin") / NUM_BINS,
+            bin_high=(pl.col("bin") + 1) / NUM_BINS,
+            accuracy=pl.col("num_correct") / pl.col("n"),
+        )
+    )
+    return with_wilson(table, "num_correct", "n").drop("num_correct")
+
+
+def coverage_table(predictions: pl.LazyFrame, prompts: Sequence[str], rules: Sequence[str]) -> pl.DataFrame:
+    """prompt, rule, coverage (0.01 to 1), n, accuracy, threshold: accuracy if only the most confident are answered.
+
+    The risk-coverage curve (El-Yaniv and Wiener 2010), sorted exactly. `threshold` is the least confidence kept.
+    """
+    tables = []
+    for prompt in prompts:
+        chosen = predictions.filter(pl.col("prompt") == prompt).drop_nulls("correct")
+        rows = chosen.select("rule", "confidence", "correct").collect()
+        for rule in rules:
+            part = rows.filter(pl.col("rule") == rule)
+            curve = risk_coverage(part["confidence"].to_numpy(), part["correct"].to_numpy())
+            tables.append(curve.select(pl.lit(prompt).alias("prompt"), pl.lit(rule).alias("rule"), pl.all()))
+    return pl.concat(tables)
+
+
+def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> pl.DataFrame:
+    """coverage, n, accuracy, threshold at each percent of items kept; equal confidences count by their mean.
+
+    Where the cut falls among items of equal confidence, accuracy is what a random choice among them gives on average,
+    so the order of the rows never matters.
+    """
+    n = len(confidence)
+    if n == 0:
+        empty = {"coverage": pl.Float64, "n": pl.Int64, "accuracy": pl.Float64, "threshold": pl.Float64}
+        return pl.DataFrame(schema=empty)
+    order = np.argsort(-confidence, kind="stable")
+    ranked = -confidence[order]  # rising
+    hits = np.concatenate([[0], np.cumsum(correct[order])])
+    coverage = np.arange(1, 101) / 100
+    kept = np.ceil(np.round(coverage * n, 6)).astype(np.int64)
+    first = np.searchsorted(ranked, ranked[kept - 1], side="left")
+    last = np.searchsorted(ranked, ranked[kept - 1], side="right")
+    right = hits[first] + (hits[last] - hits[first]) * (kept - first) / (last - first)
+    return pl.DataFrame({"coverage": coverage, "n": kept, "accuracy": right / kept, "threshold": -ranked[kept - 1]})
+
+
+def margin_table(predictions: pl.LazyFrame, rule: str, prompts: Sequence[str]) -> pl.DataFrame:
+    """prompt, gold, bin_low, bin_high, n: how far the winner was ahead, negative where it was wrong.
+
+    The winner's margin in the rule's units, in bins of equal width over the middle 99 % (the ends take the rest).
+    """
+    tables = []
+    for prompt in prompts:
+        signed = pl.when("correct").then(pl.col("margin")).otherwise(-pl.col("margin"))
+        chosen = (
+            predictions.filter(pl.col("prompt") == prompt, pl.col("rule") == rule)
+            .drop_nulls("correct")
+            .select("gold", signed=signed)
+            .collect()
+        )
+        if chosen.is_empty():
+            continue
+        low, high = (float(chosen["signed"].quantile(q) or 0.0) for q in (0.005, 0.995))
+        width = (high - low) / NUM_MARGIN_BINS or 1.0
+        number = ((pl.col("signed") - low) / width).floor().clip(0, NUM_MARGIN_BINS - 1)
+        tables.append(
+            chosen.group_by("gold", number.alias("bin"))
+            .agg(n=pl.len().cast(pl.Int64))
+            .sort("gold", "bin")
+            .select(
+                pl.lit(prompt).alias("prompt"),
+                "gold",
+                (low + pl.col("bin") * width).alias("bin_low"),
+                (low + (pl.col("bin") + 1) * width).alias("bin_high"),
+                "n",
+            )
+        )
+    schema = {"prompt": pl.String, "gold": pl.String, "bin_low": pl.Float64, "bin_high": pl.Float64, "n": pl.Int64}
+    return pl.concat(tables) if tables else pl.DataFrame(schema=schema)

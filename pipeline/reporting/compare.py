@@ -1,0 +1,160 @@
+"""Two runs side by side: the same texts, by hash, and the items whose prediction flipped.
+
+Invariant: an item of one run is paired with at most one of the other; a text that occurs several times is paired by
+its order of occurrence.
+"""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from pipeline.analysis import Run
+from pipeline.errors import InputError
+from pipeline.reporting.comparisons import RUNS, Side, compare_sides
+from pipeline.reporting.stats import Pairs
+
+PAIR = ("text_hash", "occurrence")
+
+
+@dataclass(frozen=True, slots=True)
+class RunComparison:
+    """num_common items have the same text; `comparisons` are as in `compare_sides`, one row per shared prompt.
+
+    `flips`: prompt, text, gold, predicted_a, predicted_b, confidence_a, confidence_b, correct_a, correct_b, item_id_a,
+    item_id_b: the items predicted differently, those where a run was surest first.
+    """
+
+    name_a: str
+    name_b: str
+    rule: str
+    num_a: int
+    num_b: int
+    num_common: int
+    num_gold_differs: int
+    comparisons: pl.DataFrame
+    flips: pl.DataFrame
+
+
+def with_occurrence(predictions: pl.LazyFrame) -> pl.LazyFrame:
+    """Number the items with the same text under one prompt and rule: 0, 1, ... in the order of item ids."""
+    number = pl.int_range(pl.len()).over("prompt", "rule", "text_hash", order_by="item_id")
+    return predictions.with_columns(occurrence=number)
+
+
+def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
+    """Compare two runs on their common texts, prompt by prompt, under one rule.
+
+    Where no prompt's name is in both, each prompt of A meets each of B. Items whose gold labels differ between the
+    runs are counted and left out of the accuracies. Raises InputError where no text is common to both.
+    """
+    pairs = _pair_prompts(a, b, rule)
+    joined = [_join(a, b, x, y, rule) for x, y in pairs]
+    num_common = joined[0].height
+    if not num_common:
+        raise InputError(f"{a.folder} and {b.folder} have no text in common; compare runs over the same data set")
+    found = []
+    for (x, y), table in zip(pairs, joined, strict=True):
+        sides = (Side(x, rule, f"'{x}' in A"), Side(y, rule, f"'{y}' in B"))
+        found.append((*sides, _pair_table(table)))
+    flips = pl.concat(_flips(table, x, y) for (x, y), table in zip(pairs, joined, strict=True))
+    texts = a.items.select(item_id_a="item_id", text="text")
+    return RunComparison(
+        name_a=str(a.folder),
+        name_b=str(b.folder),
+        rule=rule,
+        num_a=a.items.select(pl.len()).collect().item(),
+        num_b=b.items.select(pl.len()).collect().item(),
+        num_common=num_common,
+        num_gold_differs=joined[0].filter(_gold_differs()).height,
+        comparisons=compare_sides(RUNS, found),
+        flips=flips.lazy().join(texts, on="item_id_a", how="left", maintain_order="left").collect(),
+    )
+
+
+def changed_predictions(old: pl.LazyFrame | None, new: pl.LazyFrame) -> pl.DataFrame:
+    """prompt, rule, num_common, num_changed: over the texts that both tables hold, those predicted differently.
+
+    A text counts once however many items have it: within a run they all get the same prediction. Without `old` the
+    table is empty.
+    """
+    schema = {"prompt": pl.String, "rule": pl.String, "num_common": pl.Int64, "num_changed": pl.Int64}
+    if old is None:
+        return pl.DataFrame(schema=schema)
+    shared = _keys(old).join(_keys(new), on=["prompt", "rule"]).sort("prompt", "rule")
+    tables = []
+    for (prompt,), group in shared.group_by("prompt", maintain_order=True):
+        rules = group["rule"].to_list()
+        before, after = (_by_text(frame.filter(pl.col("prompt") == prompt), rules) for frame in (old, new))
+        joined = after.join(before, on="key", suffix="_old")
+        changed = [(pl.col(rule) != pl.col(f"{rule}_old")).sum() for rule in rules]
+        num_common, *num_changed = joined.select(pl.len(), *changed).row(0)
+        tables += [(prompt, rule, num_common, n) for rule, n in zip(rules, num_changed, strict=True)]
+    return pl.DataFrame(tables, schema=schema, orient="row")
+
+
+def _keys(predictions: pl.LazyFrame) -> pl.DataFrame:
+    return predictions.select("prompt", "rule").unique().collect(engine="streaming")
+
+
+def _by_text(predictions: pl.LazyFrame, rules: list[str]) -> pl.DataFrame:
+    """One row per text of one prompt: `key` (64 bits of its hash) and a number for the prediction under each rule.
+
+    Numbers, because strings in the table of all items take several GB at millions of items.
+    """
+    cells = [pl.when(pl.col("rule") == rule).then(pl.col("predicted").hash()).max().alias(rule) for rule in rules]
+    key = pl.col("text_hash").str.head(16).str.to_integer(base=16, dtype=pl.UInt64)
+    keys = predictions.filter(pl.col("rule") == rules[0]).select("item_id", key=key).unique("key")
+    by_item = predictions.group_by("item_id").agg(cells)
+    return keys.join(by_item, on="item_id").drop("item_id").collect(engine="streaming")
+
+
+def _pair_prompts(a: Run, b: Run, rule: str) -> list[tuple[str, str]]:
+    names_a, names_b = (_prompts(run, rule) for run in (a, b))
+    common = [(name, name) for name in names_a if name in names_b]
+    return common or [(x, y) for x in names_a for y in names_b]
+
+
+def _prompts(run: Run, rule: str) -> list[str]:
+    chosen = run.predictions.filter(pl.col("rule") == rule).select("prompt").unique().collect()
+    names = [prompt["name"] for prompt in run.manifest["prompts"] if prompt["name"] in chosen["prompt"]]
+    if not names:
+        raise InputError(f"{run.folder} has no predictions under rule '{rule}'; choose a rule that both reports have")
+    return names
+
+
+def _join(a: Run, b: Run, prompt_a: str, prompt_b: str, rule: str) -> pl.DataFrame:
+    sides = [
+        with_occurrence(run.predictions.filter(pl.col("prompt") == prompt, pl.col("rule") == rule)).select(
+            *PAIR, "item_id", "gold", "predicted", "confidence", "correct"
+        )
+        for run, prompt in ((a, prompt_a), (b, prompt_b))
+    ]
+    names = ("item_id", "gold", "predicted", "confidence", "correct")
+    left, right = (
+        side.rename({name: f"{name}_{letter}" for name in names}) for side, letter in zip(sides, "ab", strict=True)
+    )
+    return left.join(right, on=PAIR).sort("item_id_a").collect()
+
+
+def _gold_differs() -> pl.Expr:
+    return pl.col("gold_a").ne_missing(pl.col("gold_b"))
+
+
+def _pair_table(joined: pl.DataFrame) -> Pairs:
+    judged = joined.filter(~_gold_differs()).drop_nulls(["correct_a", "correct_b"])
+    a, b = pl.col("correct_a"), pl.col("correct_b")
+    cells = judged.select((a & b).sum().alias("both"), (a & ~b).sum().alias("only_a"), (~a & b).sum().alias("only_b"))
+    both, only_a, only_b = cells.row(0)
+    return Pairs(both, only_a, only_b, judged.height - both - only_a - only_b)
+
+
+def _flips(joined: pl.DataFrame, prompt_a: str, prompt_b: str) -> pl.DataFrame:
+    name = prompt_a if prompt_a == prompt_b else f"{prompt_a} / {prompt_b}"
+    return (
+        joined.filter(pl.col("predicted_a") != pl.col("predicted_b"))
+        .sort(pl.max_horizontal("confidence_a", "confidence_b"), "item_id_a", descending=[True, False])
+        .select(
+            pl.lit(name).alias("prompt"), pl.col("gold_a").alias("gold"), "predicted_a", "predicted_b", "confidence_a",
+            "confidence_b", "correct_a", "correct_b", "item_id_a", "item_id_b",
+        )
+    )  # fmt: skip

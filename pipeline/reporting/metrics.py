@@ -1,0 +1,228 @@
+"""Figures of each prompt and rule, as small tables from predictions.parquet.
+
+Invariant: every figure is over the items with a gold label (n says how many), except the histogram, ties and
+truncated items, which are over all.
+
+scikit-learn has most of these, one prompt and rule at a time and over all rows in memory; here one pass counts
+them all. The tests hold each one against scikit-learn.
+"""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from pipeline.analysis import PromptFacts
+from pipeline.reporting.stats import wilson_interval
+
+COVERAGES = (0.5, 0.8, 0.9)
+NUM_LENGTH_BINS = 5
+COLLAPSE = 0.75  # one label for three quarters of the items, where fewer than half have it as gold
+KEY = ("prompt", "rule")
+
+
+def count_confusions(predictions: pl.LazyFrame) -> pl.DataFrame:
+    """prompt, rule, gold_id (null without a gold label), predicted_id, n: what most figures are made from."""
+    keys = (*KEY, "gold_id", "predicted_id")
+    return predictions.group_by(keys).agg(n=pl.len().cast(pl.Int64)).sort(keys).collect(engine="streaming")
+
+
+def with_wilson(frame: pl.DataFrame, num_correct: str, num_items: str, prefix: str = "") -> pl.DataFrame:
+    """`frame` with the columns `low` and `high`: Wilson's interval of num_correct / num_items, null at 0 items."""
+    ends = [wilson_interval(k, n) if n else None for k, n in frame.select(num_correct, num_items).iter_rows()]
+    return frame.with_columns(
+        pl.Series(f"{prefix}low", [e.low if e else None for e in ends], dtype=pl.Float64),
+        pl.Series(f"{prefix}high", [e.high if e else None for e in ends], dtype=pl.Float64),
+    )
+
+
+def _labels(prompts: Sequence[PromptFacts], rules: Sequence[str]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            (p.name, rule, label_id, p.label_names[label_id])
+            for p in prompts
+            for rule in rules
+            for label_id in p.label_ids
+        ],
+        schema={"prompt": pl.String, "rule": pl.String, "label_id": pl.Int16, "label": pl.String},
+        orient="row",
+    )
+
+
+def confusion_table(counts: pl.DataFrame, prompts: Sequence[PromptFacts], rules: Sequence[str]) -> pl.DataFrame:
+    """prompt, rule, gold_id, gold, predicted_id, predicted, n, share (of the gold label's items); empty cells are 0."""
+    labels = _labels(prompts, rules)
+    gold = labels.rename({"label_id": "gold_id", "label": "gold"})
+    predicted = labels.rename({"label_id": "predicted_id", "label": "predicted"})
+    return (
+        gold.join(predicted, on=KEY, maintain_order="left_right")
+        .join(counts, on=[*KEY, "gold_id", "predicted_id"], how="left", maintain_order="left")
+        .with_columns(pl.col("n").fill_null(0))
+        .with_columns(share=_ratio("n", pl.col("n").sum().over(*KEY, "gold_id")))
+    )
+
+
+def histogram_table(counts: pl.DataFrame, prompts: Sequence[PromptFacts], rules: Sequence[str]) -> pl.DataFrame:
+    """prompt, rule, label_id, label, n and share of all items predicted so, gold_share (null without gold labels)."""
+    predicted = counts.group_by(*KEY, pl.col("predicted_id").alias("label_id")).agg(pl.col("n").sum())
+    gold = (
+        counts.drop_nulls("gold_id").group_by(*KEY, pl.col("gold_id").alias("label_id")).agg(num_gold=pl.col("n").sum())
+    )
+    keys = [*KEY, "label_id"]
+    return (
+        _labels(prompts, rules)
+        .join(predicted, on=keys, how="left", maintain_order="left")
+        .join(gold, on=keys, how="left", maintain_order="left")
+        .with_columns(pl.col("n", "num_gold").fill_null(0))
+        .with_columns(
+            share=_ratio("n", pl.col("n").sum().over(KEY)),
+            gold_share=_ratio("num_gold", pl.col("num_gold").sum().over(KEY)),
+        )
+        .drop("num_gold")
+    )
+
+
+def collapsed(histogram: pl.DataFrame) -> pl.DataFrame:
+    """The rows of `histogram` whose label took (nearly) all predictions without being that common."""
+    return histogram.filter(pl.col("share") >= COLLAPSE, pl.col("gold_share").fill_null(0.0) < 0.5)
+
+
+def _ratio(numerator: str, denominator: pl.Expr) -> pl.Expr:
+    return pl.when(denominator > 0).then(pl.col(numerator) / denominator)
+
+
+def class_table(confusion: pl.DataFrame) -> pl.DataFrame:
+    """prompt, rule, label_id, label, support, num_predicted, num_correct, precision, recall (with Wilson ends), f1.
+
+    Precision is null for a label that was never predicted, recall for one without items; F1 is 2 tp / (2 tp + fp + fn).
+    """
+    keys = [*KEY, "label_id", "label"]
+    gold = confusion.group_by(*KEY, label_id="gold_id", label="gold", maintain_order=True).agg(
+        support=pl.col("n").sum(), num_correct=pl.col("n").filter(pl.col("gold_id") == pl.col("predicted_id")).sum()
+    )
+    predicted = confusion.group_by(*KEY, label_id="predicted_id", label="predicted").agg(
+        num_predicted=pl.col("n").sum()
+    )
+    table = gold.join(predicted, on=keys, maintain_order="left").with_columns(
+        precision=_ratio("num_correct", pl.col("num_predicted")),
+        recall=_ratio("num_correct", pl.col("support")),
+        f1=2 * _ratio("num_correct", pl.col("support") + pl.col("num_predicted")),
+    )
+    table = with_wilson(table, "num_correct", "num_predicted", "precision_")
+    return with_wilson(table, "num_correct", "support", "recall_")
+
+
+def summary_table(
+    classes: pl.DataFrame, facts: pl.DataFrame, reliability: pl.DataFrame, coverage: pl.DataFrame, brier: pl.DataFrame
+) -> pl.DataFrame:
+    """One row per prompt and rule: accuracy with its interval and everything else that is one number.
+
+    Balanced accuracy is the mean recall of the classes that have items, macro F1 the mean F1 of those that have items
+    or predictions (both as in scikit-learn). All but num_items, ties and truncated are null without gold labels.
+    """
+    scored = classes.group_by(KEY, maintain_order=True).agg(
+        num_gold=pl.col("support").sum(),
+        num_correct=pl.col("num_correct").sum(),
+        balanced_accuracy=pl.col("recall").mean(),
+        macro_f1=pl.col("f1").mean(),
+    )
+    scored = scored.with_columns(accuracy=_ratio("num_correct", pl.col("num_gold")))
+    ece = reliability.group_by(KEY).agg(
+        ece=((pl.col("accuracy") - pl.col("confidence")).abs() * pl.col("n")).sum() / pl.col("n").sum()
+    )
+    at = (
+        coverage.filter(pl.col("coverage").is_in(COVERAGES))
+        .group_by(KEY)
+        .agg(
+            pl.col("accuracy").filter(pl.col("coverage") == c).first().alias(f"accuracy_at_{c * 100:.0f}")
+            for c in COVERAGES
+        )
+    )
+    table = with_wilson(scored, "num_correct", "num_gold")
+    for other in (ece, at, brier.select(*KEY, "brier"), facts):
+        table = table.join(other, on=KEY, how="left", maintain_order="left")
+    return table.select(
+        *KEY, "num_items", "num_gold", "num_correct", "accuracy", "low", "high", "balanced_accuracy", "macro_f1",
+        "ece", "brier", *(f"accuracy_at_{c * 100:.0f}" for c in COVERAGES), "ties", "truncated",
+    )  # fmt: skip
+
+
+def count_facts(predictions: pl.LazyFrame) -> pl.DataFrame:
+    """prompt, rule, num_items, ties, truncated: over all items, with a gold label or without."""
+    return (
+        predictions.group_by(KEY)
+        .agg(num_items=pl.len().cast(pl.Int64), ties=pl.col("tie").sum(), truncated=pl.col("truncated").sum())
+        .collect(engine="streaming")
+    )
+
+
+def length_table(length: pl.DataFrame) -> pl.DataFrame:
+    """prompt, tokens_low, tokens_high, n, accuracy, low, high: five groups of about equal size by prompt_tokens."""
+    below = pl.col("n").cum_sum().over("prompt", order_by="prompt_tokens") - pl.col("n") / 2
+    number = (below / pl.col("n").sum().over("prompt") * NUM_LENGTH_BINS).floor()
+    table = (
+        length.with_columns(bin=number)
+        .group_by("prompt", "bin")
+        .agg(
+            tokens_low=pl.col("prompt_tokens").min(),
+            tokens_high=pl.col("prompt_tokens").max(),
+            n=pl.col("n").sum().cast(pl.Int64),
+            num_correct=pl.col("num_correct").sum().cast(pl.Int64),
+        )
+        .sort("prompt", "bin")
+        .with_columns(accuracy=pl.col("num_correct") / pl.col("n"))
+    )
+    return with_wilson(table, "num_correct", "n").drop("bin", "num_correct")
+
+
+def tidy(summary: pl.DataFrame, classes: pl.DataFrame, histogram: pl.DataFrame, mass: pl.DataFrame) -> pl.DataFrame:
+    """metrics.parquet: one row per (prompt, rule, metric, label), with value, low, high and n.
+
+    `label` is null for figures of a whole prompt and rule; `rule` is null for label_mass, which has none.
+    Figures that do not exist (no gold labels, a label never predicted) have no row.
+    """
+    figures = [c for c in summary.columns if c not in {*KEY, "num_items", "num_gold", "low", "high"}]
+    over_all = {"ties", "truncated"}
+    rows = [
+        summary.select(
+            *KEY,
+            pl.lit(figure).alias("metric"),
+            pl.lit(None, pl.String).alias("label"),
+            pl.col(figure).cast(pl.Float64).alias("value"),
+            (pl.col("low") if figure == "accuracy" else pl.lit(None, pl.Float64)).alias("low"),
+            (pl.col("high") if figure == "accuracy" else pl.lit(None, pl.Float64)).alias("high"),
+            pl.col("num_items" if figure in over_all else "num_gold").cast(pl.Int64).alias("n"),
+        ).filter(pl.col("n") > 0)
+        for figure in figures
+    ]
+    none = pl.lit(None, pl.Float64)
+    by_label = {
+        "precision": (classes, "precision_low", "precision_high", "num_predicted"),
+        "recall": (classes, "recall_low", "recall_high", "support"),
+        "f1": (classes, None, None, "support"),
+        "predicted_share": (histogram, None, None, "n"),
+    }
+    rows += [
+        table.select(
+            *KEY,
+            pl.lit("share" if metric == "predicted_share" else metric).alias("metric"),
+            "label",
+            pl.col("share" if metric == "predicted_share" else metric).alias("value"),
+            (pl.col(low) if low else none).alias("low"),
+            (pl.col(high) if high else none).alias("high"),
+            pl.col(n).cast(pl.Int64).alias("n"),
+        )
+        for metric, (table, low, high, n) in by_label.items()
+    ]
+    rows.append(
+        mass.select(
+            "prompt",
+            pl.lit(None, pl.String).alias("rule"),
+            pl.lit("label_mass").alias("metric"),
+            pl.lit(None, pl.String).alias("label"),
+            pl.col("label_mass").alias("value"),
+            none.alias("low"),
+            none.alias("high"),
+            pl.col("n").cast(pl.Int64),
+        )
+    )
+    return pl.concat(rows).drop_nulls("value").sort("prompt", "rule", "metric", "label", nulls_last=True)

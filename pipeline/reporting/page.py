@@ -1,0 +1,98 @@
+"""report.html: one file that opens from disk, loads nothing and can send nothing.
+
+Invariant: whatever a text, a label or a name holds, it stays text. The template escapes every value, the charts' data
+are JSON without a single "<", and the page's policy runs no script but the two whose hashes it names.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+from pipeline.reporting.charts import CONFIG
+from pipeline.reporting.page_figures import Figure
+from pipeline.reporting.page_parts import make_page
+
+if TYPE_CHECKING:
+    from pipeline.reporting.report import Report
+
+TEMPLATES = "templates"
+HIDDEN = re.compile(r"[\x00-\x08\x0b-\x0d\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def render_page(report: "Report") -> str:
+    """The whole page as HTML."""
+    page = make_page(report)
+    bundle, script, style = chart_bundle(), _resource("report.js"), _resource("report.css")
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            page=page,
+            policy=content_policy([bundle, script], style),
+            style=Markup(style),
+            bundle=Markup(bundle),
+            script=Markup(script),
+            chart_data=embed_json({"config": CONFIG, "charts": {f.id: f.spec for f in _figures(page)}}),
+        )
+    )
+
+
+def _figures(page: dict[str, Any]) -> list[Figure]:
+    """All figures of the page."""
+    accuracy = [page["accuracy"]] if page["accuracy"] else []
+    history = page["history"]["figures"] if page["history"] else []
+    return [*accuracy, *(f for part in page["prompts"] for f in part.figures), *history, *page["rules"]["figures"]]
+
+
+def content_policy(scripts: list[str], style: str) -> str:
+    """The page's Content-Security-Policy: these scripts and this style sheet, and nothing from anywhere."""
+    allowed = " ".join(_source_hash(script) for script in scripts)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src {_source_hash(style)}; base-uri 'none'; "
+        "form-action 'none'"
+    )
+
+
+def _source_hash(content: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+
+def embed_json(value: object) -> Markup:
+    """JSON for a script element: no "<", so that nothing in it can end the element or open a comment."""
+    return Markup(json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))
+
+
+@cache
+def chart_bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script (0.9 MB), from the library that Altair itself takes them from."""
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    # The parser reads "\r\n" as "\n", and then the script would not be the one that the policy names.
+    return bundle.replace("\r\n", "\n").replace("</script", "<\\/script")
+
+
+def _resource(name: str) -> str:
+    return resources.files("pipeline.reporting").joinpath(TEMPLATES, name).read_text(encoding="utf-8")
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline.reporting", TEMPLATES),
+        autoescape=True,
+        finalize=visible,
+        undefined=jinja2.StrictUndefined,
+    )
+
+
+def visible(value: Any) -> Any:
+    """A text with each control character or lone surrogate, which HTML forbids, as the replacement character."""
+    if type(value) is not str:
+        return value
+    return HIDDEN.sub("\N{REPLACEMENT CHARACTER}", value)

@@ -1,0 +1,218 @@
+"""Predictions of every rule: from the score table to predictions.parquet, a block of items at a time.
+
+Invariant: memory holds one block of items, whatever the run's size; a prediction is made only from an item whose
+labels are all there, exactly once.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.analysis import PromptFacts
+from pipeline.errors import RunError
+from pipeline.reporting.rules import decide, label_constants, log_sum_exp, wide_scores, with_inputs, with_log_q
+
+BLOCK_ROWS = 1 << 16  # score rows in memory at once: some 40 MB with eight rules; larger blocks are no faster
+
+SCORE_COLUMNS = (
+    "item_id",
+    "prompt",
+    "label_id",
+    "text_hash",
+    "gold_id",
+    "num_tokens",
+    "num_bytes",
+    "logprob",
+    "logit",
+    "notebook_logit",
+    "prompt_tokens",
+    "truncated",
+)
+
+SCHEMA = pa.schema(
+    {
+        "item_id": pa.int64(),
+        "text_hash": pa.string(),
+        "prompt": pa.string(),
+        "rule": pa.string(),
+        "predicted_id": pa.int16(),
+        "predicted": pa.string(),
+        "gold_id": pa.int16(),
+        "gold": pa.string(),
+        "correct": pa.bool_(),
+        "confidence": pa.float64(),
+        "margin": pa.float64(),
+        "tie": pa.bool_(),
+        "truncated": pa.bool_(),
+    },
+    metadata={"labelscore.schema_version": "1"},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tallies:
+    """What predictions.parquet does not hold, added up over all items.
+
+    brier: prompt, rule, brier (mean over items with gold), n.    mass: prompt, label_mass (mean over items), n.
+    length: prompt, prompt_tokens, n, num_correct (items with gold, headline rule).
+    """
+
+    brier: pl.DataFrame
+    mass: pl.DataFrame
+    length: pl.DataFrame
+
+
+def make_constants(
+    scores: pl.LazyFrame, prompts: Sequence[PromptFacts], blocks: "Blocks", priors: pl.DataFrame | None
+) -> pl.DataFrame:
+    """The rules' inputs for each (prompt, label): `log_prior`, `log_cf`, and `log_batch` from a pass over all items."""
+    labels = pl.DataFrame(
+        [(prompt.name, i) for prompt in prompts for i in prompt.label_ids],
+        schema={"prompt": pl.String, "label_id": pl.Int16},
+        orient="row",
+    )
+    sums = [
+        with_log_q(_block(scores, prompt.name, low, high))
+        .group_by("prompt", "label_id")
+        .agg(log_sum=log_sum_exp(pl.col("log_q")), n=pl.len())
+        .collect()
+        for low, high in blocks
+        for prompt in prompts
+    ]
+    means = (
+        pl.concat(sums)
+        .group_by("prompt", "label_id")
+        .agg(log_batch=log_sum_exp(pl.col("log_sum")) - pl.col("n").sum().cast(pl.Float64).log())
+    )
+    return label_constants(labels, priors).join(means, on=["prompt", "label_id"], how="left")
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Consecutive ranges [low, high) of item ids that cover a run, and how many items there are."""
+
+    bounds: tuple[int, ...]
+    num_items: int
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(zip(self.bounds[:-1], self.bounds[1:], strict=True))
+
+
+def make_blocks(item_ids: pl.Series, rows_per_item: int) -> Blocks:
+    """Cut the run's items so that a block holds about BLOCK_ROWS score rows."""
+    ids = item_ids.sort()
+    starts = ids.gather_every(max(1, BLOCK_ROWS // rows_per_item)).to_list()
+    return Blocks((*starts, int(ids[-1]) + 1), len(ids))
+
+
+def write_predictions(
+    scores: pl.LazyFrame,
+    prompts: Sequence[PromptFacts],
+    rules: Sequence[str],
+    constants: pl.DataFrame,
+    blocks: Blocks,
+    path: Path,
+    headline: str,
+) -> Tallies:
+    """Write predictions.parquet to `path`, sorted by item, prompt and rule; return what is counted on the way.
+
+    Raises RunError where an item lacks a label's scores or has them twice.
+    """
+    brier, mass, length = [], [], []
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        for low, high in blocks:
+            parts = []
+            for prompt in prompts:
+                wide = _whole_items(scores, prompt, rules, constants, low, high)
+                decisions = {rule: decide(wide, rule, prompt.label_ids) for rule in rules}
+                parts += [_as_rows(decision, prompt, rule) for rule, decision in decisions.items()]
+                brier += [_brier_sums(decision, prompt, rule) for rule, decision in decisions.items()]
+                mass.append(wide.select(pl.lit(prompt.name).alias("prompt"), pl.col("label_mass").sum(), n=pl.len()))
+                length.append(_length_counts(wide, decisions[headline], prompt))
+            rows = pl.concat(parts).sort("item_id", maintain_order=True)  # keeps prompts and rules in their order
+            writer.write_table(rows.to_arrow().cast(SCHEMA))
+    tallies = Tallies(_mean(brier, "brier"), _mean(mass, "label_mass"), _add_lengths(length))
+    for prompt_name, num_found in tallies.mass.select("prompt", "n").iter_rows():
+        if num_found != blocks.num_items:
+            raise RunError(
+                f"scores/scores.parquet has scores of {num_found:,} items under prompt '{prompt_name}', items.parquet "
+                f"has {blocks.num_items:,} items; run `labelscore run` again"
+            )
+    return tallies
+
+
+def _mean(sums: list[pl.DataFrame], name: str) -> pl.DataFrame:
+    """Add up sums and counts over all blocks, and divide; null where nothing was counted."""
+    keys = [column for column in sums[0].columns if column not in (name, "n")]
+    total = pl.concat(sums).group_by(keys, maintain_order=True).agg(pl.col(name).sum(), pl.col("n").sum())
+    return total.with_columns(pl.when(pl.col("n") > 0).then(pl.col(name) / pl.col("n")))
+
+
+def _add_lengths(counts: list[pl.DataFrame]) -> pl.DataFrame:
+    keys = ["prompt", "prompt_tokens"]
+    return pl.concat(counts).group_by(keys).agg(pl.col("n", "num_correct").sum()).sort(keys)
+
+
+def _block(scores: pl.LazyFrame, prompt: str, low: int, high: int) -> pl.LazyFrame:
+    return scores.filter(pl.col("item_id") >= low, pl.col("item_id") < high, pl.col("prompt") == prompt)
+
+
+def _whole_items(
+    scores: pl.LazyFrame, prompt: PromptFacts, rules: Sequence[str], constants: pl.DataFrame, low: int, high: int
+) -> pl.DataFrame:
+    block = _block(scores.select(SCORE_COLUMNS), prompt.name, low, high)
+    own = constants.filter(pl.col("prompt") == prompt.name)
+    wide = wide_scores(with_inputs(block, own), rules, prompt.label_ids).collect()
+    first = f"{rules[0]}:"
+    broken = wide.filter(
+        (pl.col("num_labels") != len(prompt.labels)) | pl.any_horizontal(pl.col(f"^{first}.*$").is_null())
+    )
+    if broken.height:
+        raise RunError(
+            f"scores/scores.parquet: item {broken['item_id'][0]} has {broken['num_labels'][0]} label scores under "
+            f"prompt '{prompt.name}', not one for each of its {len(prompt.labels)} labels; run `labelscore run` again"
+        )
+    return wide
+
+
+def _as_rows(decision: pl.DataFrame, prompt: PromptFacts, rule: str) -> pl.DataFrame:
+    names = prompt.label_names
+    return decision.select(
+        "item_id",
+        "text_hash",
+        pl.lit(prompt.name).alias("prompt"),
+        pl.lit(rule).alias("rule"),
+        "predicted_id",
+        pl.col("predicted_id").replace_strict(names, return_dtype=pl.String).alias("predicted"),
+        "gold_id",
+        pl.col("gold_id").replace_strict(names, default=None, return_dtype=pl.String).alias("gold"),
+        "correct",
+        "confidence",
+        "margin",
+        "tie",
+        "truncated",
+    )
+
+
+def _brier_sums(decision: pl.DataFrame, prompt: PromptFacts, rule: str) -> pl.DataFrame:
+    return decision.select(
+        pl.lit(prompt.name).alias("prompt"),
+        pl.lit(rule).alias("rule"),
+        pl.col("brier").sum(),
+        n=pl.col("brier").count(),
+    )
+
+
+def _length_counts(wide: pl.DataFrame, headline: pl.DataFrame, prompt: PromptFacts) -> pl.DataFrame:
+    return (
+        wide.select("prompt_tokens")
+        .with_columns(headline["correct"])
+        .filter(pl.col("correct").is_not_null())
+        .group_by("prompt_tokens")
+        .agg(n=pl.len(), num_correct=pl.col("correct").sum())
+        .select(pl.lit(prompt.name).alias("prompt"), "prompt_tokens", "n", "num_correct")
+    )

@@ -1,0 +1,84 @@
+"""Reports to render pages of, and a reader of HTML that keeps the tree."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline.reporting.report import Report, write_report
+from tests.pipeline.reporting.tables import write_run
+
+INJECTION = "</script><script>document.title = 'taken over'</script>"
+HOSTILE_LABELS = (f"World {INJECTION}", 'Sports" onclick="x', "<b>Business & co", "Sci/Tech")
+PROMPTS = ("answer", f"topic {INJECTION}")
+VOID = {"meta", "input", "br", "link", "img", "hr"}
+
+
+def write_hostile_report(out: Path, **run: Any) -> Report:
+    """A report with a past run, whose labels, prompts and articles are full of markup."""
+    chosen = {"prompts": PROMPTS, "label_names": HOSTILE_LABELS, "words": HOSTILE_LABELS, **run}
+    write_run(out, **{"notebook": True, "demonstration": True, "published": {"answer": 0.32}, **chosen})
+    items = pl.read_parquet(out / "items.parquet")
+    items.with_columns(text=pl.col("text") + INJECTION).write_parquet(out / "items.parquet")
+    first = write_report(out)
+    past = first.history_rows.with_columns(
+        pl.lit("earlier-run").alias("run_id"), pl.col("finished") - timedelta(days=1)
+    )
+    past.write_parquet(out / "history.parquet")
+    return write_report(out)
+
+
+@dataclass
+class Element:
+    tag: str
+    attributes: dict[str, str]
+    children: list["Element | str"] = field(default_factory=list)
+
+    def all(self, *tags: str) -> list["Element"]:
+        """Every element below with one of these tags (any, without tags), in the order of the page."""
+        found = []
+        for child in self.children:
+            if isinstance(child, Element):
+                found += [child] if not tags or child.tag in tags else []
+                found += child.all(*tags)
+        return found
+
+    @property
+    def text(self) -> str:
+        return "".join(child if isinstance(child, str) else child.text for child in self.children)
+
+
+class _Tree(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = [Element("document", {})]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = [name for name, _ in attrs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"<{tag}> has an attribute twice: {names}")
+        element = Element(tag, {name: value or "" for name, value in attrs})
+        self.open[-1].children.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.open[-1].tag != tag:
+            raise ValueError(f"</{tag}> closes <{self.open[-1].tag}>")
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.open[-1].children.append(data)
+
+
+def read_html(html: str) -> Element:
+    """The page as a tree. Raises ValueError where an element is not closed in its place."""
+    tree = _Tree()
+    tree.feed(html)
+    tree.close()
+    if len(tree.open) > 1:
+        raise ValueError(f"<{tree.open[-1].tag}> is never closed")
+    return tree.open[0]

@@ -1,0 +1,124 @@
+"""Two runs side by side, joined by the hash of their texts."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline.analysis import Run, load_run
+from pipeline.errors import InputError
+from pipeline.reporting.compare import changed_predictions, compare_runs
+from pipeline.reporting.compare_markdown import render_comparison
+from pipeline.reporting.report import write_report
+from pipeline.storing.files import Output
+from pipeline.storing.published import write_manifest
+from tests.pipeline.reporting import tables
+
+
+def make_run(out: Path, items: pl.DataFrame, prompts: tuple[str, ...], seed: int) -> Run:
+    """A run over exactly these items."""
+    rng = np.random.default_rng(seed)
+    (out / "scores").mkdir(parents=True)
+    scores = pl.concat(tables.make_scores(items, prompt, rng) for prompt in prompts)
+    scores.sort("item_id", "prompt", "label_id").write_parquet(out / "scores" / "scores.parquet")
+    items.write_parquet(out / "items.parquet")
+    write_manifest(Output(out), tables.make_manifest(items.height, prompts))
+    write_report(out)
+    return load_run(out)
+
+
+@pytest.fixture
+def items() -> pl.DataFrame:
+    return tables.make_items(120, np.random.default_rng(0))
+
+
+def moved(items: pl.DataFrame) -> pl.DataFrame:
+    """The same rows in another order, under other ids."""
+    return items.sample(fraction=1.0, shuffle=True, seed=7).with_columns(item_id=pl.int_range(pl.len()) + 1_000)
+
+
+def test_runs_meet_by_text_and_not_by_row(tmp_path: Path, items: pl.DataFrame) -> None:
+    a = make_run(tmp_path / "a", items, ("answer",), seed=1)
+    b = make_run(tmp_path / "b", moved(items.head(100)), ("answer",), seed=2)
+    found = compare_runs(a, b)
+    assert (found.num_a, found.num_b, found.num_common) == (120, 100, 100)
+    sides = [r.predictions.filter(pl.col("rule") == "sum").collect() for r in (a, b)]
+    by_text = [dict(side.select("text_hash", "predicted").iter_rows()) for side in sides]
+    differing = {text for text in by_text[1] if by_text[0][text] != by_text[1][text]}
+    flipped = found.flips.join(items.select("item_id", "text_hash"), left_on="item_id_a", right_on="item_id")
+    assert set(flipped["text_hash"]) == differing
+    row = found.comparisons.row(0, named=True)
+    assert row["n"] == 100
+    right = [sum(side.filter(pl.col("text_hash").is_in(list(by_text[1])))["correct"]) for side in sides]
+    assert row["difference"] == pytest.approx((right[0] - right[1]) / 100)
+
+
+def test_a_run_does_not_differ_from_itself(tmp_path: Path, items: pl.DataFrame) -> None:
+    run = make_run(tmp_path / "a", items, ("answer", "topic"), seed=1)
+    found = compare_runs(run, run)
+    assert found.flips.is_empty()
+    assert found.comparisons["p"].to_list() == [1.0, 1.0]
+
+
+def test_repeated_texts_are_paired_once_each(tmp_path: Path, items: pl.DataFrame) -> None:
+    """Three rows with one text meet two rows with it: two pairs, not six."""
+    text = items.head(1)
+    thrice, twice = (
+        pl.concat([text] * n + [items.tail(20)]).with_columns(item_id=pl.int_range(pl.len())) for n in (3, 2)
+    )
+    a = make_run(tmp_path / "a", thrice, ("answer",), seed=1)
+    b = make_run(tmp_path / "b", twice, ("answer",), seed=1)
+    assert compare_runs(a, b).num_common == 22
+
+
+def test_prompts_of_other_names_all_meet(tmp_path: Path, items: pl.DataFrame) -> None:
+    a = make_run(tmp_path / "a", items, ("answer",), seed=1)
+    b = make_run(tmp_path / "b", items, ("topic", "detailed"), seed=2)
+    found = compare_runs(a, b).comparisons
+    assert found.select("prompt_a", "prompt_b").rows() == [("answer", "topic"), ("answer", "detailed")]
+
+
+def test_items_whose_gold_differs_are_left_out_and_counted(tmp_path: Path, items: pl.DataFrame) -> None:
+    relabelled = items.with_columns(gold_id=pl.lit(0, pl.Int16), gold=pl.lit("World"))
+    a = make_run(tmp_path / "a", items, ("answer",), seed=1)
+    b = make_run(tmp_path / "b", relabelled, ("answer",), seed=1)
+    found = compare_runs(a, b)
+    same = items.filter(pl.col("gold_id") == 0).height
+    assert found.num_gold_differs == 120 - same
+    assert found.comparisons["n"].to_list() == [same]
+
+
+def test_runs_without_a_common_text_cannot_be_compared(tmp_path: Path, items: pl.DataFrame) -> None:
+    a = make_run(tmp_path / "a", items.head(20), ("answer",), seed=1)
+    b = make_run(tmp_path / "b", items.tail(20), ("answer",), seed=1)
+    with pytest.raises(InputError, match="no text in common"):
+        compare_runs(a, b)
+    with pytest.raises(InputError, match="no predictions under rule 'notebook'"):
+        compare_runs(a, a, "notebook")
+
+
+def test_changed_predictions_count_the_common_texts(tmp_path: Path, items: pl.DataFrame) -> None:
+    a = make_run(tmp_path / "a", items, ("answer", "topic"), seed=1)
+    b = make_run(tmp_path / "b", moved(items.head(80)), ("answer",), seed=2)
+    changed = changed_predictions(a.predictions, b.predictions)
+    assert set(changed["prompt"]) == {"answer"}
+    assert changed["num_common"].unique().to_list() == [80]
+    flips = compare_runs(a, b).flips.height
+    assert changed.filter(pl.col("rule") == "sum")["num_changed"].item() == flips
+    assert changed_predictions(None, b.predictions).is_empty()
+
+
+def test_the_printed_comparison_names_both_runs_and_escapes_the_articles(tmp_path: Path, items: pl.DataFrame) -> None:
+    """Sizes, common articles, flipped items; an article that is markup stays text."""
+    nasty = pl.lit("<script>alert(1)</script> | `code` ") + pl.col("text")
+    marked = items.with_columns(text=nasty)
+    a = make_run(tmp_path / "a", marked, ("answer",), seed=1)
+    b = make_run(tmp_path / "b", moved(marked.head(100)), ("answer",), seed=2)
+    printed = render_comparison(compare_runs(a, b))
+    assert "120 articles" in printed
+    assert "100 articles are in both" in printed
+    assert f"{compare_runs(a, b).flips.height} predictions differ; the 20 where a run was surest" in printed
+    assert "<script>" not in printed
+    assert "\\| \\`code\\`" in printed
+    assert "None: both runs" in render_comparison(compare_runs(a, a))

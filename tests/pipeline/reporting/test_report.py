@@ -1,0 +1,275 @@
+"""The report's files: complete, escaped, honest in words, and made from the published files alone."""
+
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipeline.analysis import load_run, need_manifest
+from pipeline.errors import InputError, RunError
+from pipeline.reporting.notes import warnings
+from pipeline.reporting.report import Report, write_report
+from pipeline.storing.files import Output
+from pipeline.storing.published import write_manifest
+from tests.pipeline.reporting import tables
+
+CONTRACT = {
+    "item_id": pl.Int64(),
+    "text_hash": pl.String(),
+    "prompt": pl.String(),
+    "rule": pl.String(),
+    "predicted_id": pl.Int16(),
+    "predicted": pl.String(),
+    "gold_id": pl.Int16(),
+    "gold": pl.String(),
+    "correct": pl.Boolean(),
+    "confidence": pl.Float64(),
+    "margin": pl.Float64(),
+    "tie": pl.Boolean(),
+    "truncated": pl.Boolean(),
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tables.write_run(tmp_path_factory.mktemp("run"), 150, ("answer", "topic"), seed=1, published={"topic": 0.68})
+
+
+@pytest.fixture(scope="module")
+def report(run: Path) -> Report:
+    return write_report(run)
+
+
+@pytest.fixture(scope="module")
+def markdown(run: Path, report: Report) -> str:
+    return (run / "report" / "report.md").read_text()
+
+
+def test_the_folder_holds_all_four_files_and_no_leftovers(run: Path, report: Report) -> None:
+    files = {path.name for path in (run / "report").iterdir()}
+    assert files == {"report.md", "report.html", "metrics.parquet", "predictions.parquet"}
+
+
+def test_predictions_follow_the_contract(run: Path, report: Report) -> None:
+    """One row per item, prompt and rule, sorted so that an item's rows stand together."""
+    found = pl.read_parquet(run / "report" / "predictions.parquet")
+    assert dict(found.schema) == CONTRACT
+    assert found.height == 150 * 2 * len(report.rules)
+    assert found.select("item_id", "prompt", "rule").is_duplicated().sum() == 0
+    assert found["item_id"].is_sorted()
+    assert found["confidence"].is_between(0, 1).all()
+    assert (found["margin"] >= 0).all()
+
+
+def test_metrics_file_holds_what_the_report_says(run: Path, report: Report) -> None:
+    assert pl.read_parquet(run / "report" / "metrics.parquet").equals(report.metrics)
+
+
+def test_a_report_made_again_is_the_same(run: Path, report: Report, markdown: str) -> None:
+    """Nothing in it is random or depends on what was there."""
+    before = (run / "report" / "predictions.parquet").read_bytes()
+    write_report(run)
+    assert (run / "report" / "predictions.parquet").read_bytes() == before
+    assert (run / "report" / "report.md").read_text() == markdown
+
+
+def test_blocks_of_items_give_the_same_report_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory holds a block of items; where the cuts fall changes nothing."""
+    out = tables.write_run(tmp_path, 90, ("answer", "topic"), seed=8)
+    whole = write_report(out)
+    monkeypatch.setattr("pipeline.reporting.predictions.BLOCK_ROWS", 100)
+    cut = write_report(out)
+    exact = ["prompt", "rule", "num_correct", "ties", "truncated"]
+    assert whole.summary.select(exact).equals(cut.summary.select(exact))
+    assert whole.summary["brier"].to_list() == pytest.approx(cut.summary["brier"].to_list())
+    assert whole.length.equals(cut.length)
+
+
+def test_the_summary_comes_first_with_the_headline_and_its_interval(report: Report, markdown: str) -> None:
+    top = markdown.partition("## ")[0]
+    row = report.headline.row(0, named=True)
+    assert f"'answer' under rule 'sum': {100 * row['accuracy']:.1f} % right" in top
+    assert f"95 % interval {100 * row['low']:.1f} to {100 * row['high']:.1f} %" in top
+    assert "random, split test, 150 items" in top
+    assert "2026-01-02 03:05" in top
+
+
+def test_published_figures_stand_beside_the_measured(report: Report, markdown: str) -> None:
+    measured = report.headline.filter(pl.col("prompt") == "topic")["accuracy"].item()
+    assert f"'topic' 68 % published and {100 * measured:.1f} % measured here" in markdown
+    assert "34-45 % uncalibrated" in markdown
+    assert "60-68 % after contextual calibration" in markdown
+
+
+def test_other_label_sets_are_not_held_against_ag_news(tmp_path: Path) -> None:
+    names = ("negative", "positive")
+    write_report(tables.write_run(tmp_path, 30, ("answer",), words=names, label_names=names))
+    assert "AG News" not in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_the_demonstration_model_is_named_first(tmp_path: Path) -> None:
+    report = write_report(tables.write_run(tmp_path, 30, ("answer",), demonstration=True))
+    assert "demonstration model" in warnings(report)[0]
+    assert "demonstration model" in (tmp_path / "report" / "report.md").read_text().partition("## ")[0]
+
+
+def test_small_runs_say_how_wide_their_interval_is(tmp_path: Path) -> None:
+    report = write_report(tables.write_run(tmp_path, 50, ("answer",)))
+    assert any(re.match(r"Few items: at n = 50 an accuracy carries up to \+-1[34] points", w) for w in warnings(report))
+
+
+def test_collapse_of_the_headline_is_a_warning_and_of_others_is_told_beside_them(tmp_path: Path) -> None:
+    """All labels but one are hopeless under `logit` only: the warning belongs to the rules' section."""
+    out = tables.write_run(tmp_path, 80, ("answer",), seed=2)
+    path = out / "scores" / "scores.parquet"
+    boost = pl.when(pl.col("label_id") == 1).then(900).otherwise(0).cast(pl.Float32)
+    pl.read_parquet(path).with_columns(logit=pl.col("logit") + boost).write_parquet(path)
+    write_report(out)
+    text = (out / "report" / "report.md").read_text()
+    sentence = "'answer' under 'logit' has collapsed onto one label: it predicts 'Sports' for 100 %"
+    assert sentence not in text.partition("## ")[0]
+    assert sentence in text
+    assert any("collapsed onto one label" in line for line in warnings(write_report(out, "logit")))
+
+
+def test_labels_that_are_never_predicted_are_named(tmp_path: Path) -> None:
+    """A prompt whose words for one class never win may look fine by accuracy alone."""
+    out = tables.write_run(tmp_path, 80, ("answer",), seed=2)
+    path = out / "scores" / "scores.parquet"
+    hopeless = pl.when(pl.col("label_id") == 3).then(-500).otherwise(0).cast(pl.Float32)
+    pl.read_parquet(path).with_columns(logprob=pl.col("logprob") + hopeless).write_parquet(path)
+    assert any(re.match(r"'answer' never predicts 'Sci/Tech' \(\d\d % of", w) for w in warnings(write_report(out)))
+
+
+def test_texts_stay_text_in_markdown(run: Path, report: Report, markdown: str) -> None:
+    """Articles hold tags, pipes, code marks, newlines and terminal colours; none of it may act."""
+    assert "<script" not in markdown
+    assert "\x1b" not in markdown
+    assert "&lt;script&gt;" in markdown
+    item = next(line for line in markdown.splitlines() if line.startswith("- item "))
+    assert re.search(r"(?<!\\)[|`]", item.partition("gold")[2]) is None
+    tags = set(re.findall(r"</?[a-zA-Z][^>]*>", markdown))
+    assert tags == {"<details>", "</details>", "<summary>", "</summary>"}
+
+
+def test_names_stay_text_too(tmp_path: Path) -> None:
+    """A prompt or a label may be called anything; tables keep their shape."""
+    names = ("a|b", "<b>bold</b>", "`code`\n# heading", "*stars*")
+    write_report(tables.write_run(tmp_path, 60, ("p|q `r` <i>", "other"), words=names, label_names=names))
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "<b>" not in text.replace("`", "")
+    assert "\n# heading" not in text
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(widths) == 1
+
+
+def test_confidently_wrong_items_are_wrong_and_the_surest_first(run: Path, report: Report) -> None:
+    predictions, items = load_run(run).predictions.collect(), load_run(run).items.collect()
+    for prompt in ("answer", "topic"):
+        rows = predictions.filter(pl.col("prompt") == prompt, pl.col("rule") == "sum", ~pl.col("correct"))
+        shown = report.wrong.filter(pl.col("prompt") == prompt)
+        expected = rows.sort("margin", descending=True).head(shown.height)
+        assert shown["margin"].to_list() == expected["margin"].to_list()
+        texts = dict(items.select("item_id", "text").iter_rows())
+        assert all(texts[i] == text for i, text in shown.select("item_id", "text").iter_rows())
+        scores = load_run(run).scores.filter(pl.col("prompt") == prompt).sort("item_id", "label_id").collect()
+        by_item = {i[0]: part["logprob"].to_list() for i, part in scores.group_by("item_id")}
+        assert all(by_item[i] == list(found) for i, found in shown.select("item_id", "scores").iter_rows())
+
+
+def test_without_gold_labels_there_are_predictions_and_histograms_only(tmp_path: Path) -> None:
+    report = write_report(tables.write_run(tmp_path, 40, gold=False))
+    assert not report.has_gold
+    assert report.reliability.is_empty()
+    assert report.coverage.is_empty()
+    assert report.wrong.is_empty()
+    assert set(report.metrics["metric"]) == {"ties", "truncated", "share", "label_mass"}
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "No item has a gold label" in text
+    assert "## Predicted labels" in text
+    assert "accuracy |" not in text.partition("## Predicted labels")[2]
+
+
+def test_items_without_gold_beside_others_are_left_out_of_the_figures(tmp_path: Path) -> None:
+    out = tables.write_run(tmp_path, 60, ("answer",))
+    path = out / "scores" / "scores.parquet"
+    known = pl.when(pl.col("item_id") < 45).then("gold_id")
+    pl.read_parquet(path).with_columns(gold_id=known).write_parquet(path)
+    report = write_report(out)
+    assert report.summary["num_gold"].unique().to_list() == [45]
+    assert report.summary["num_items"].unique().to_list() == [60]
+    assert "15 without a gold label" in (out / "report" / "report.md").read_text()
+
+
+def test_runs_without_priors_have_no_rules_that_need_them(tmp_path: Path) -> None:
+    report = write_report(tables.write_run(tmp_path, 30, priors=False))
+    assert report.rules == ("sum", "mean_token", "mean_byte", "logit", "batch")
+    with pytest.raises(InputError, match="needs scores that this run did not store"):
+        write_report(tmp_path, "pmi")
+    with pytest.raises(InputError, match="unknown rule 'best'"):
+        write_report(tmp_path, "best")
+
+
+def test_the_chosen_rule_leads(tmp_path: Path) -> None:
+    report = write_report(tables.write_run(tmp_path, 60), "pmi")
+    assert report.headline["rule"].unique().to_list() == ["pmi"]
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "## Prompts under `pmi`" in text
+    assert set(report.rule_comparisons["rule_b"]) == {"pmi"}
+
+
+def test_one_item_makes_a_report(tmp_path: Path) -> None:
+    report = write_report(tables.write_run(tmp_path, 1, ("answer", "topic")))
+    assert report.summary["num_items"].unique().to_list() == [1]
+
+
+def test_a_missing_or_repeated_label_is_an_error_not_a_figure(tmp_path: Path) -> None:
+    out = tables.write_run(tmp_path, 30)
+    path = out / "scores" / "scores.parquet"
+    whole = pl.read_parquet(path)
+    whole.filter(~((pl.col("item_id") == 7) & (pl.col("label_id") == 2))).write_parquet(path)
+    with pytest.raises(RunError, match="item 7 has 3 label scores under prompt 'answer'"):
+        write_report(out)
+    pl.concat([whole, whole.head(1)]).write_parquet(path)
+    with pytest.raises(RunError, match="item 0 has 5 label scores"):
+        write_report(out)
+    assert not (out / "report" / "predictions.parquet").exists()
+
+
+def test_an_item_without_any_scores_is_an_error(tmp_path: Path) -> None:
+    out = tables.write_run(tmp_path, 30)
+    path = out / "scores" / "scores.parquet"
+    pl.read_parquet(path).filter(pl.col("item_id") != 7).write_parquet(path)
+    with pytest.raises(RunError, match=r"scores of 29 items under prompt 'answer', items\.parquet has 30 items"):
+        write_report(out)
+
+
+def test_history_adds_this_run_once_and_counts_changed_predictions(tmp_path: Path) -> None:
+    """The first run has nothing to compare with; the next counts what it changed; a report made again adds nothing."""
+    out = tables.write_run(tmp_path, 60, seed=1)
+    first = write_report(out)
+    assert first.history_rows["num_changed"].null_count() == first.history_rows.height
+    first.history_rows.write_parquet(out / "history.parquet")
+    assert write_report(out).history.height == first.history_rows.height
+
+    old = load_run(out).predictions.collect()
+    path = out / "scores" / "scores.parquet"
+    scores = pl.read_parquet(path)
+    scores.with_columns(logprob=scores["logprob"].reverse()).write_parquet(path)
+    manifest = need_manifest(Output(out)) | {"run_id": "next-run", "finished": "2026-01-03T03:05:05+00:00"}
+    write_manifest(Output(out), manifest)
+    second = write_report(out)
+    new = load_run(out).predictions.collect()
+    changed = (
+        old.join(new, on=["item_id", "prompt", "rule"], suffix="_new")
+        .group_by("prompt", "rule")
+        .agg(n=(pl.col("predicted") != pl.col("predicted_new")).sum())
+    )
+    expected = {(p, r): n for p, r, n in changed.iter_rows()}
+    assert {
+        (p, r): n for p, r, n in second.history_rows.select("prompt", "rule", "num_changed").iter_rows()
+    } == expected
+    assert second.history["run_id"].unique(maintain_order=True).to_list() == ["random-run", "next-run"]
+    assert "## Past runs of this output" in (out / "report" / "report.md").read_text()

@@ -1,0 +1,144 @@
+"""Opening a run, and the documentation of its files: every column and every query in data/README.md."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from pipeline.analysis import load_run
+from pipeline.errors import InputError, RunError
+from pipeline.reporting.report import write_report
+from pipeline.storing.files import Output
+from pipeline.storing.published import write_manifest
+from tests.pipeline.reporting import tables
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "data" / "README.md"
+FOLDER = "data/runs/sample-demo"
+TWINS = {"2": 3, "3": 3, "4": 3}  # questions answered in Polars, DuckDB and pandas
+
+
+@pytest.fixture(scope="module")
+def real_run(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> Path:
+    """A folder with a run of the real command over three prompts, where the document has it."""
+    folder = tmp_path_factory.mktemp("questions")
+    prompts = [option for name in ("answer", "topic", "topic-science") for option in ("--prompt", name)]
+    environment = {**os.environ, "PREFECT_HOME": str(prefect_home), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "flows.cli", "run", "--out", FOLDER, *prompts]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def blocks_of(document: str) -> list[tuple[str, str]]:
+    """(number of the question, code) of each block, in order; the first belongs to no question."""
+    found = []
+    for section in re.split(r"^### ", document.partition("## Ten questions")[2], flags=re.MULTILINE):
+        number = section.partition(".")[0] if section[:1].isdigit() else ""
+        found += [(number, code) for code in re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)]
+    return found
+
+
+def plain(answer: Any) -> pl.DataFrame:
+    """An answer of any library as a Polars table with plain types."""
+    frame = pl.from_pandas(answer.reset_index(drop=True)) if isinstance(answer, pd.DataFrame) else answer
+    return frame.cast({pl.Float32: pl.Float64, pl.UInt32: pl.Int64, pl.Int32: pl.Int64})
+
+
+@pytest.fixture(scope="module")
+def answers(real_run: Path) -> list[tuple[str, pl.DataFrame]]:
+    """What every block of the document leaves in `answer`, run from top to bottom as it stands."""
+    names: dict[str, Any] = {}
+    found, before = [], Path.cwd()
+    os.chdir(real_run)
+    try:
+        for number, code in blocks_of(DOCUMENT.read_text()):
+            exec(compile(code, f"{DOCUMENT.name}, question {number}", "exec"), names)
+            found.append((number, plain(names["answer"])))
+    finally:
+        os.chdir(before)
+    return found
+
+
+def test_all_ten_questions_have_answers(answers: list[tuple[str, pl.DataFrame]]) -> None:
+    assert list(dict.fromkeys(number for number, _ in answers)) == ["", *map(str, range(1, 11))]
+    for number, answer in answers:
+        assert answer.height > 0, f"question {number}"
+
+
+def test_three_questions_have_the_same_answer_in_polars_duckdb_and_pandas(
+    answers: list[tuple[str, pl.DataFrame]],
+) -> None:
+    for number, count in TWINS.items():
+        first, *others = [answer for question, answer in answers if question == number]
+        assert len(others) == count - 1
+        for other in others:
+            assert other.columns == first.columns
+            assert_frame_equal(other, first, check_dtypes=False, rel_tol=1e-5)
+
+
+def test_answers_are_those_of_the_report(answers: list[tuple[str, pl.DataFrame]], real_run: Path) -> None:
+    """The first question's accuracies are the ones in metrics.parquet; an ensemble of three is over all items."""
+    accuracy = next(answer for number, answer in answers if number == "1")
+    metrics = pl.read_parquet(real_run / FOLDER / "report" / "metrics.parquet").filter(pl.col("metric") == "accuracy")
+    joined = accuracy.join(metrics, on=["prompt", "rule"])
+    assert joined.height == metrics.height
+    assert joined["accuracy"].to_list() == pytest.approx(joined["value"].to_list())
+    ensemble = next(answer for number, answer in answers if number == "6")
+    assert ensemble["n"].item() == load_run(real_run / FOLDER).items.collect().height
+
+
+def dictionary() -> dict[str, list[str]]:
+    """Columns by file, as data/README.md lists them."""
+    part = DOCUMENT.read_text().partition("## Data dictionary")[2].partition("## Ten questions")[0]
+    sections = [section.partition("\n") for section in re.split(r"^### ", part, flags=re.MULTILINE)[1:]]
+    return {name.strip(): re.findall(r"^\| `(\w+)` \|", body, flags=re.MULTILINE) for name, _, body in sections}
+
+
+def test_the_dictionary_lists_every_column_of_every_file(real_run: Path) -> None:
+    """In the order of the files, and no column that is not there."""
+    documented = dictionary()
+    for path in sorted((real_run / FOLDER).rglob("*.parquet")):
+        name = path.relative_to(real_run / FOLDER).as_posix()
+        if not name.startswith("store/"):
+            assert documented[name] == pl.read_parquet_schema(path).names(), name
+
+
+def test_a_run_opens_as_lazy_tables(tmp_path: Path) -> None:
+    """Nothing is read until it is asked for; the four parts join."""
+    out = tables.write_run(tmp_path, 20)
+    write_report(out)
+    run = load_run(out)
+    assert all(isinstance(frame, pl.LazyFrame) for frame in (run.scores, run.items, run.predictions))
+    assert run.manifest.items() <= json.loads((out / "manifest.json").read_text()).items()
+    joined = run.predictions.join(run.items, on=["item_id", "text_hash"]).collect()
+    assert joined.height == run.predictions.collect().height
+
+
+def test_what_is_no_run_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such output directory"):
+        load_run(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="holds no finished run"):
+        load_run(tmp_path)
+    out = tables.write_run(tmp_path / "run", 10)
+    with pytest.raises(InputError, match="labelscore report"):
+        load_run(out)
+    write_manifest(Output(out), {})
+    with pytest.raises(InputError, match="run_id: Field required"):
+        write_report(out)
+    manifest = out / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    with pytest.raises(RunError, match="schema version 2"):
+        load_run(out)
+    manifest.write_text("{")
+    with pytest.raises(RunError, match="is damaged or was edited"):
+        load_run(out)
