@@ -1,0 +1,141 @@
+"""One text at a time: classify it, look at its tokens, or continue it. Nothing is stored.
+
+Invariant: `classify` uses the encoder, scorer and rules of a run, so a text gets the scores that a run would store.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import polars as pl
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pipeline.bundled import DEMO_MODEL
+from pipeline.config import RunConfig
+from pipeline.errors import InputError
+from pipeline.prompts import Boundary, Prompt, make_prompt
+from pipeline.reading.model import ModelRef, load_model
+from pipeline.reporting.rules import CONTENT_FREE_TEXTS, RULES, label_constants, with_inputs
+from pipeline.scoring.scorer import Scorer
+from pipeline.scoring.tokens import Encoder
+from pipeline.shard import part_table
+from pipeline.target import find_model
+
+# `batch` compares a text with the others of its run, and here there are none.
+ONE_TEXT_RULES = tuple(rule for rule in RULES if rule != "batch")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model with its tokenizer, to be used for many texts."""
+
+    ref: ModelRef
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load(model: str = DEMO_MODEL, *, revision: str | None = None, device: str = "auto", dtype: str = "auto") -> Loaded:
+    """Load a model by hub id or directory. Raises InputError where it cannot be had or used."""
+    settings = {"model": model, "revision": revision, "device": device, "dtype": dtype}
+    ref = find_model(RunConfig.model_validate(settings))
+    return Loaded(ref, *load_model(ref))
+
+
+def classify(
+    loaded: Loaded, text: str, *, labels: Sequence[str], template: str, boundary: Boundary = "joint"
+) -> pl.DataFrame:
+    """The score of each label's words after `template` with `text` in it, under every rule that one text allows.
+
+    One row per label in the given order: label, num_tokens, and one column for each of ONE_TEXT_RULES. With a joint
+    boundary, words that directly follow a template which does not end in white space are given a space before them.
+    The winner under a rule has the highest value; the first of equals wins. Raises InputError for a bad template,
+    label or text.
+    """
+    if not text.strip():
+        raise InputError("the text is empty; give some words to classify")
+    spaced = boundary == "joint" and not template[-1:].isspace()
+    words = tuple(f" {label}" if spaced and not label[:1].isspace() else label for label in labels)
+    prompt = make_prompt("one text", template, words, tuple(labels), boundary)
+    table = _score(loaded, prompt, [text, *CONTENT_FREE_TEXTS])
+    rows = table.filter(pl.col("item_id") == 0)
+    priors = table.filter(pl.col("item_id") > 0).with_columns(
+        text=pl.col("item_id").replace_strict(dict(enumerate(CONTENT_FREE_TEXTS, 1)), return_dtype=pl.String)
+    )
+    constants = label_constants(rows.select("prompt", "label_id"), priors).with_columns(log_batch=pl.lit(0.0))
+    return (
+        with_inputs(rows.lazy(), constants)
+        .select("label", "num_tokens", *(RULES[rule]().alias(rule) for rule in ONE_TEXT_RULES))
+        .collect()
+    )
+
+
+def _score(loaded: Loaded, prompt: Prompt, texts: list[str]) -> pl.DataFrame:
+    """The score table of some texts: item_id is the position in `texts`."""
+    encoder = Encoder(loaded.tokenizer, prompt, context_tokens=loaded.ref.context_tokens)
+    encoded = encoder.encode(texts)
+    batches = list(Scorer(loaded.model, notebook=True).score(encoded))
+    hashes = pl.DataFrame({"text_hash": [str(position) for position in range(len(texts))]}).to_arrow()
+    scores = pl.DataFrame(part_table(prompt, hashes, encoded, batches))
+    labels = pl.DataFrame(
+        [(label.words, label.id, label.name) for label in prompt.labels],
+        schema={"label_words": pl.String, "label_id": pl.Int16, "label": pl.String},
+        orient="row",
+    )
+    return scores.join(labels, on="label_words", maintain_order="left").with_columns(
+        item_id=pl.col("text_hash").cast(pl.Int64), prompt=pl.lit(prompt.name)
+    )
+
+
+def inspect_tokens(loaded: Loaded, text: str, *, notebook: bool = False) -> pl.DataFrame:
+    """What the model thinks of each token of a text.
+
+    One row per token: position, token, id, logit, logprob and rank (1 is the most likely) at the position that
+    predicts it, which is the one before it, and best, the token that the model would have chosen there. The first
+    token is predicted by nothing and has nulls. With `notebook` the columns own_logit and own_logprob give the same
+    id's values at the token's own position, which predicts the *next* token: where the notebook looked.
+    """
+    tokenizer = loaded.tokenizer
+    ids = list(tokenizer(text, split_special_tokens=True)["input_ids"])
+    if not ids:
+        raise InputError("the text has no tokens; give some words")
+    with torch.inference_mode():
+        input_ids = torch.tensor([ids], device=loaded.model.device)
+        logits = loaded.model(input_ids=input_ids, use_cache=False).logits[0].float().cpu()  # (tokens, vocabulary)
+    logprobs = logits.log_softmax(-1)
+    rows = []
+    for position, token in enumerate(ids):
+        row = {"position": position, "token": _show(tokenizer, token), "id": token}
+        before = position - 1
+        seen = before >= 0
+        row["logit"] = float(logits[before, token]) if seen else None
+        row["logprob"] = float(logprobs[before, token]) if seen else None
+        row["rank"] = int((logits[before] > logits[before, token]).sum()) + 1 if seen else None
+        row["best"] = _show(tokenizer, int(logits[before].argmax())) if seen else None
+        if notebook:
+            row["own_logit"] = float(logits[position, token])
+            row["own_logprob"] = float(logprobs[position, token])
+        rows.append(row)
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _show(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """A token as its vocabulary has it; blanks stay visible because vocabularies mark them."""
+    return str(tokenizer.convert_ids_to_tokens(token))
+
+
+def generate(loaded: Loaded, text: str, *, max_new_tokens: int = 30) -> str:
+    """`text` continued by the most likely token at each step, at most `max_new_tokens` of them.
+
+    Raises InputError where the text already fills the model's context.
+    """
+    encoded = loaded.tokenizer(text, split_special_tokens=True, return_tensors="pt").to(loaded.model.device)
+    num_tokens = encoded["input_ids"].shape[1]
+    if num_tokens + 1 > loaded.ref.context_tokens:
+        raise InputError(f"the text has {num_tokens} tokens, the model takes {loaded.ref.context_tokens}; shorten it")
+    room = min(max_new_tokens, loaded.ref.context_tokens - num_tokens)
+    with torch.inference_mode():
+        output = cast(Any, loaded.model).generate(
+            **{name: encoded[name] for name in ("input_ids", "attention_mask")}, max_new_tokens=room, do_sample=False
+        )
+    return text + str(loaded.tokenizer.decode(output[0, num_tokens:], skip_special_tokens=True))

@@ -1,0 +1,220 @@
+"""Scoring one shard of texts: read, encode, score, and write what was scored to the store.
+
+Invariant: a text is written with the scores of all its labels or not at all, and what was scored when a run is
+stopped is written before it ends.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.errors import Interrupted, RunError
+from pipeline.prompts import Prompt
+from pipeline.reading.model import ModelRef, load_model
+from pipeline.scoring.scorer import Counts, NonFiniteScore, ScoredBatch, Scorer
+from pipeline.scoring.tokens import Encoder, TokenSequences
+from pipeline.storing.parts import SCHEMA, PartWriter
+
+# What a killed run loses at most is what it scored since the last part: on a slow model a shard takes hours.
+SECONDS_BETWEEN_PARTS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class PromptJob:
+    """A prompt to score, the chat markup around it, and what writes its scores to the store."""
+
+    prompt: Prompt
+    writer: PartWriter
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringJob:
+    """All that a process needs to score shards: it holds no data and can be sent to another machine."""
+
+    model: ModelRef
+    prompts: tuple[PromptJob, ...]
+    max_text_tokens: int | None
+    notebook: bool
+    batch_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Texts to score under one prompt: rows [start, stop) of the parquet file `pending`."""
+
+    name: str
+    prompt: str
+    pending: Path
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """What scoring a shard did; `counts` covers this shard alone."""
+
+    name: str
+    num_texts: int
+    seconds: float
+    counts: Counts
+    path: str
+
+
+class ShardScorer:
+    """A loaded model that scores shards one after the other; tokenising and writing run beside the forward pass."""
+
+    def __init__(self, job: ScoringJob) -> None:
+        """Load the model.
+
+        Raises InputError where it cannot be loaded or a prompt does not fit its context, RunError where it gives NaN.
+        """
+        self._job = job
+        self._prompts = {prompt.prompt.name: prompt for prompt in job.prompts}
+        model, tokenizer = load_model(job.model)
+        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        self._encoders = {
+            name: Encoder(
+                tokenizer,
+                each.prompt,
+                context_tokens=job.model.context_tokens,
+                max_text_tokens=job.max_text_tokens,
+                before=each.before,
+                after=each.after,
+            )
+            for name, each in self._prompts.items()
+        }
+        try:
+            self._scorer = Scorer(model, batch_tokens=job.batch_tokens, notebook=job.notebook)
+        except NonFiniteScore:  # of the probe that it scores first
+            raise RunError(
+                f"the model {job.model.name} gave a score that is not a finite number for a probe text "
+                f"({job.model.dtype}); try --dtype float32, or get its weights again"
+            ) from None
+        self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._write: Future[None] | None = None
+        self._ahead: dict[str, Future[tuple[pa.Table, list[TokenSequences]]]] = {}
+
+    def encode_ahead(self, shard: Shard, texts: pa.Table) -> None:
+        """Begin to encode a shard that will be scored soon. `texts` has the columns text_hash and text."""
+        if shard.name not in self._ahead:
+            self._ahead[shard.name] = self._encoding.submit(self._encode, shard, texts)
+
+    def score(
+        self,
+        shard: Shard,
+        texts: pa.Table,
+        on_progress: Callable[[int], None] = lambda num_texts: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> ShardResult:
+        """Score a shard and write its scores; the last part may still be being written when this returns (see `drain`).
+
+        Raises Interrupted after the batch in which `should_stop` became true, RunError for a score that is not finite.
+        """
+        started = time.perf_counter()
+        self.encode_ahead(shard, texts)
+        texts, encoded = self._ahead.pop(shard.name).result()
+        before = replace(self._scorer.counts)
+        batches: list[ScoredBatch] = []
+        last_part = started
+        try:
+            for batch in self._scorer.score(encoded):
+                batches.append(batch)
+                on_progress(len(batch.indices))
+                if should_stop():
+                    raise Interrupted(f"stopped on request while scoring {shard.name}; run the same command to go on")
+                if time.perf_counter() - last_part > SECONDS_BETWEEN_PARTS:
+                    self._write_soon(self._prompts[shard.prompt], texts, encoded, batches)
+                    batches, last_part = [], time.perf_counter()
+        except NonFiniteScore as error:
+            raise self._explain(error, shard, texts) from error
+        finally:
+            if batches:
+                self._write_soon(self._prompts[shard.prompt], texts, encoded, batches)
+        counts = _difference(self._scorer.counts, before)
+        return ShardResult(shard.name, len(texts), time.perf_counter() - started, counts, self._scorer.path)
+
+    def drain(self) -> None:
+        """Wait until all that was scored is on disk. Raises what went wrong in writing it."""
+        if self._write is not None:
+            write, self._write = self._write, None
+            write.result()
+
+    def close(self) -> None:
+        """Drain, and end the background threads."""
+        for ahead in self._ahead.values():
+            ahead.cancel()
+        try:
+            self.drain()
+        finally:
+            self._encoding.shutdown(wait=False, cancel_futures=True)
+            self._writing.shutdown(wait=True)
+
+    def _encode(self, shard: Shard, texts: pa.Table) -> tuple[pa.Table, list[TokenSequences]]:
+        return texts, self._encoders[shard.prompt].encode(texts.column("text").to_pylist())
+
+    def _write_soon(
+        self,
+        prompt: PromptJob,
+        texts: pa.Table,
+        encoded: Sequence[TokenSequences],
+        batches: Sequence[ScoredBatch],
+    ) -> None:
+        self.drain()  # one write at a time, so that memory stays bounded and an error in writing ends the run
+
+        def write() -> None:
+            prompt.writer.append(part_table(prompt.prompt, texts, encoded, batches))
+
+        self._write = self._writing.submit(write)
+
+    def _explain(self, error: NonFiniteScore, shard: Shard, texts: pa.Table) -> RunError:
+        text = texts.column("text")[error.index].as_py()
+        label = self._prompts[shard.prompt].prompt.labels[error.label_index].name
+        return RunError(
+            f"the model {self._job.model.name} gave a score that is not a finite number for label '{label}' of the "
+            f"article {text[:60]!r} (prompt '{shard.prompt}', {self._job.model.dtype}); try --dtype float32"
+        )
+
+
+def _difference(after: Counts, before: Counts) -> Counts:
+    return Counts(*(a - b for a, b in zip(astuple(after), astuple(before), strict=True)))
+
+
+def part_table(
+    prompt: Prompt, texts: pa.Table, encoded: Sequence[TokenSequences], batches: Sequence[ScoredBatch]
+) -> pa.Table:
+    """The rows of a part: one for each (text, label) in `batches`, in the order of the texts."""
+    hashes = texts.column("text_hash").to_pylist()
+    rows: list[tuple[object, ...]] = []
+    for batch in batches:
+        logprob, logit = batch.logprob.tolist(), batch.logit.tolist()
+        notebook = batch.notebook_logit.tolist() if batch.notebook_logit is not None else None
+        for row, index in enumerate(batch.indices):
+            item = encoded[index]
+            for column, label in enumerate(prompt.labels):
+                num_tokens = item.num_label_tokens[column]
+                rows.append(
+                    (
+                        index,
+                        hashes[index],
+                        label.words,
+                        num_tokens,
+                        len(label.words.encode()),
+                        logprob[row][column],
+                        logit[row][column],
+                        notebook[row][column] if notebook is not None else None,
+                        len(item.prompt_ids) + len(item.branches[column]) - num_tokens,
+                        item.truncated,
+                    )
+                )
+    rows.sort(key=lambda row: row[0])  # type: ignore[arg-type, return-value]
+    columns = list(zip(*rows, strict=True))[1:]
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+    )

@@ -1,0 +1,74 @@
+"""One text at a time: the same scores as a run's, the logits where they belong, and text that stays text."""
+
+import polars as pl
+import pytest
+import torch
+
+from pipeline.errors import InputError
+from pipeline.one_text import ONE_TEXT_RULES, Loaded, classify, generate, inspect_tokens, load
+
+TEMPLATE = "Is the sentence positive or negative?: {text}"
+
+
+@pytest.fixture(scope="module")
+def demo() -> Loaded:
+    return load()
+
+
+def slow_logprob(loaded: Loaded, prompt: str, words: str) -> float:
+    """The oracle: one forward pass of the whole string, the log-probabilities of its last tokens added up."""
+    tokenizer = loaded.tokenizer
+    context, whole = tokenizer(prompt)["input_ids"], tokenizer(prompt + words)["input_ids"]
+    shared = next(i for i in range(len(whole)) if i >= len(context) or whole[i] != context[i])
+    with torch.inference_mode():
+        logprobs = loaded.model(torch.tensor([whole])).logits[0].log_softmax(-1)
+    return float(sum(logprobs[i - 1, whole[i]] for i in range(shared, len(whole))))
+
+
+def test_classify_gives_the_log_likelihood_of_each_label(demo: Loaded) -> None:
+    """`sum` is what one forward pass of the whole string gives; pmi takes the empty text's score off it."""
+    table = classify(demo, "I am happy!", labels=("positive", "negative"), template=TEMPLATE)
+    assert table.columns == ["label", "num_tokens", *ONE_TEXT_RULES]
+    for row in table.iter_rows(named=True):
+        words = f" {row['label']}"
+        with_text = slow_logprob(demo, TEMPLATE.format(text="I am happy!"), words)
+        without = slow_logprob(demo, TEMPLATE.format(text=""), words)
+        assert row["sum"] == pytest.approx(with_text, abs=1e-4)
+        assert row["pmi"] == pytest.approx(with_text - without, abs=2e-4)
+        assert row["mean_token"] == pytest.approx(row["sum"] / row["num_tokens"], abs=1e-5)
+
+
+def test_classify_refuses_an_empty_text(demo: Loaded) -> None:
+    """Nothing to classify is a mistake, not a score."""
+    with pytest.raises(InputError, match="empty"):
+        classify(demo, "  ", labels=("a", "b"), template=TEMPLATE)
+
+
+def test_tokens_are_judged_where_they_are_predicted(demo: Loaded) -> None:
+    """A token's logprob is read at the position before it; the notebook's at its own; rank 1 is the best guess."""
+    table = inspect_tokens(demo, "The minister said so.", notebook=True)
+    ids = demo.tokenizer("The minister said so.")["input_ids"]
+    logprobs = demo.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    assert table["id"].to_list() == ids
+    assert table["logprob"][0] is None
+    for i in range(1, len(ids)):
+        assert table["logprob"][i] == pytest.approx(float(logprobs[i - 1, ids[i]]), abs=1e-4)
+        assert table["own_logprob"][i] == pytest.approx(float(logprobs[i, ids[i]]), abs=1e-4)
+        assert (table["rank"][i] == 1) == (table["best"][i] == table["token"][i])
+    assert table.filter(pl.col("rank") < 1).is_empty()
+
+
+def test_the_spelling_of_a_special_token_is_text(demo: Loaded) -> None:
+    """`<bos>` in a text is its characters; the only BOS is the tokenizer's own."""
+    ids = inspect_tokens(demo, "a <bos> b")["id"].to_list()
+    assert ids.count(demo.tokenizer.bos_token_id) == 1
+
+
+def test_generate_continues_the_text(demo: Loaded) -> None:
+    """The text comes back with at most the asked-for tokens behind it, each the likeliest one."""
+    text = "Article: The striker scored twice.\nTopic:"
+    continued = generate(demo, text, max_new_tokens=1)
+    assert continued.startswith(text)
+    assert continued != text
+    with pytest.raises(InputError, match="1024"):
+        generate(demo, "word " * 2000)
