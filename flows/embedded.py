@@ -1,0 +1,97 @@
+"""The embedded Prefect server: a process of ours that lives exactly as long as the run that started it.
+
+Invariant: the server cannot outlive its run. It reads from a pipe whose other end only the run holds, and exits
+when the pipe closes, however the run ended; Prefect's own temporary server stays for good after a SIGKILL.
+"""
+
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+from pipeline.errors import RunError
+
+SECONDS_TO_START = 120  # a cold machine compiles and migrates first
+
+
+@contextmanager
+def prefect_server(prefect_home: Path) -> Iterator[Callable[[], str]]:
+    """Start a server on a free port of the loopback address, and end it after the block.
+
+    Yields what waits until the server answers and returns its API URL, so that a run can load its libraries meanwhile;
+    that raises RunError where the server does not answer in time.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.embedded", str(prefect_home)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+        start_new_session=True,  # Ctrl-C is for the run: it still reports its state to the server
+    )
+    try:
+        yield partial(_wait_until_healthy, process)
+    finally:
+        if process.stdin:
+            process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=2)
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def _wait_until_healthy(process: "subprocess.Popen[bytes]") -> str:
+    port = process.stdout.readline().strip().decode() if process.stdout else ""
+    url = f"http://127.0.0.1:{port}/api"
+    deadline = time.monotonic() + SECONDS_TO_START
+    while port and process.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+            if answer.status == 200:
+                return url
+        time.sleep(0.05)
+    raise RunError(
+        "the embedded Prefect server did not start (exit code "
+        f"{process.poll()}); start one with 'prefect server start' and set PREFECT_API_URL to it"
+    )
+
+
+def serve(prefect_home: Path) -> None:
+    """Run the server in this process until standard input closes."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    listener = socket.create_server(("127.0.0.1", 0))
+    print(listener.getsockname()[1], flush=True)
+    prefect_home.mkdir(parents=True, exist_ok=True)
+    with (prefect_home / "labelscore-embedded.lock").open("w") as lock:
+        # Two servers that create or migrate the same database at once trip over each other.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        import uvicorn
+        from prefect.server.api.server import create_app
+
+        server = uvicorn.Server(uvicorn.Config(create_app(), log_level="error", lifespan="on"))
+        threading.Thread(target=_unlock_once_started, args=(server, lock.fileno()), daemon=True).start()
+        server.run(sockets=[listener])
+
+
+def _exit_with_parent() -> None:
+    while os.read(0, 1024):
+        pass
+    os._exit(0)
+
+
+def _unlock_once_started(server: object, lock: int) -> None:
+    while not getattr(server, "started", False):
+        time.sleep(0.02)
+    fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))

@@ -1,0 +1,173 @@
+"""Schedules: a deployment of the flow on a Prefect server, served from this process or by a work pool.
+
+Invariant: of one deployment never more than one run is at work (the others wait their turn), and a run whose processes
+are gone does not stay `Running`: its heartbeats stop, and the server's automation marks it crashed.
+"""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import ValidationError
+
+from flows.terminal import out, plain
+from pipeline.bundled import DEMO_MODEL, SAMPLE
+from pipeline.config import RunConfig
+from pipeline.errors import InputError
+from pipeline.reading.hub import existing_path
+
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
+
+SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "labelscore",
+    "TOKENIZERS_PARALLELISM": "true",
+}
+AUTOMATION = "labelscore: end runs without heartbeat"
+MISSED_HEARTBEATS = 3
+NO_SERVER = (
+    "start one with 'prefect server start' and point to it with "
+    "'export PREFECT_API_URL=http://127.0.0.1:4200/api' (or the address it prints)"
+)
+
+
+def serve(config: RunConfig, name: str | None, cron: str | None, interval: float | None) -> None:
+    """Serve the flow from this process until it is stopped: runs start by the schedule, or from Prefect's UI.
+
+    Raises InputError where no server answers or the schedule is none.
+    """
+    _find_server()
+    from prefect.flows import serve as serve_deployments
+
+    deployment = make_deployment(config, name, cron, interval)
+    watch_heartbeats()
+    _describe(deployment)
+    out.print("serving; stop with Ctrl-C", markup=False)
+    serve_deployments(deployment, print_starting_message=False)
+
+
+def deploy(config: RunConfig, name: str | None, pool: str, cron: str | None, interval: float | None) -> None:
+    """Register a deployment whose runs the workers of the work pool `pool` start, and return.
+
+    Raises InputError where no server answers, the pool does not exist or the schedule is none.
+    """
+    _find_server()
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(pool)
+        except ObjectNotFound:
+            raise InputError(
+                f"no work pool '{pool}' on the Prefect server; make it with "
+                f"'prefect work-pool create {pool} --type process'"
+            ) from None
+    deployment = make_deployment(config, name, cron, interval)
+    watch_heartbeats()
+    deployment.apply(work_pool_name=pool)
+    _describe(deployment)
+    out.print(f"start a worker with: prefect worker start --pool {plain(pool)}", markup=False)
+
+
+def make_deployment(
+    config: RunConfig, name: str | None, cron: str | None, interval: float | None
+) -> "RunnerDeployment":
+    """The deployment of a configuration: its parameters, its schedule, and one run at a time."""
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.types.entrypoint import EntrypointType
+
+    from flows.run import score_dataset
+
+    config = from_anywhere(config)
+    try:
+        deployment = score_dataset.to_deployment(
+            name=name or config.output.rstrip("/").split("/")[-1],
+            cron=cron,
+            interval=interval,
+            parameters={"config": config.model_dump(mode="json")},
+            concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+    except (ValidationError, ValueError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise InputError(f"no schedule that Prefect understands: {reason}; try --cron '0 6 * * *'") from None
+    return cast("RunnerDeployment", deployment)
+
+
+def from_anywhere(config: RunConfig) -> RunConfig:
+    """The configuration with whole paths: the runs of a deployment start in a folder of Prefect's choice."""
+    changes: dict[str, Any] = {}
+    if "://" not in config.output:
+        changes["out"] = str(Path(config.output).expanduser().absolute())
+    for key, bundled in (("dataset", SAMPLE), ("model", DEMO_MODEL)):
+        path = existing_path(getattr(config, key))
+        if path is not None and getattr(config, key) != bundled:
+            changes[key] = str(path.absolute())
+    return config.model_copy(update=changes)
+
+
+def watch_heartbeats() -> dict[str, Any]:
+    """Make the automation that marks a run crashed once its heartbeats stop, where there is none for their frequency.
+
+    It is one for all deployments of the flow; also a step of prefect.yaml, which is why it returns a mapping.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+    from prefect.settings import get_current_settings
+
+    seconds = MISSED_HEARTBEATS * (get_current_settings().flows.heartbeat_frequency or 180)
+    heartbeat = "prefect.flow-run.heartbeat"
+    ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+    trigger = EventTrigger(
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        match_related={"prefect.resource.role": "flow", "prefect.resource.name": "labelscore"},
+        after={heartbeat},
+        expect={heartbeat, *ends},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=seconds),
+    )
+    message = f"No heartbeat for {seconds} seconds: the processes of the run are gone."
+    action = ChangeFlowRunState(name=None, state=StateType.CRASHED, message=message, force=False)
+    automation = AutomationCore(name=AUTOMATION, trigger=trigger, actions=[action])
+    with get_client(sync_client=True) as client:
+        found = client.read_automations_by_name(AUTOMATION)
+        if any(isinstance(known.trigger, EventTrigger) and known.trigger.within == trigger.within for known in found):
+            return {}  # a new one would forget the runs that the old one watches
+        for known in found:
+            client.delete_automation(known.id)
+        client.create_automation(automation)
+    return {}
+
+
+def _find_server() -> None:
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        raise InputError(f"schedules need a Prefect server: {NO_SERVER}")
+    with get_client(sync_client=True) as client:
+        problem = client.api_healthcheck()
+    if problem is not None:
+        raise InputError(f"no Prefect server answers at {PREFECT_API_URL.value()} ({problem}): {NO_SERVER}")
+
+
+def _describe(deployment: "RunnerDeployment") -> None:
+    from prefect.settings import PREFECT_UI_URL
+
+    full_name = f"{deployment.flow_name}/{deployment.name}"
+    out.print(
+        f"deployment '{plain(full_name)}'; to start a run now: prefect deployment run '{plain(full_name)}'",
+        markup=False,
+    )
+    if PREFECT_UI_URL.value():
+        out.print(f"the server's pages: {PREFECT_UI_URL.value()}", markup=False)

@@ -1,0 +1,99 @@
+"""What runs in an actor on Ray: one loaded model that scores the shards it is handed, and stores their scores itself.
+
+Invariant: one thread uses the model. The others encode the next shard, tell the progress and take a request to stop.
+"""
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pyarrow as pa
+
+from pipeline.errors import InputError
+from pipeline.reading.model import ModelRef, resolve_model
+from pipeline.shard import ScoringJob, Shard, ShardResult, ShardScorer
+
+
+class ScoringActor:
+    """A worker that needs no more than its job: texts come with the calls, the output is known to the job."""
+
+    def __init__(self, job: ScoringJob, num_threads: int) -> None:
+        self._job = job
+        self._num_threads = num_threads
+        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._stop = threading.Event()
+        self._num_scored: dict[str, int] = {}
+
+    def load(self) -> float:
+        """Load the model; returns the seconds it took. Raises what loading raises."""
+        return self._model_thread.submit(self._load).result()
+
+    def _load(self) -> float:
+        import torch
+
+        started = time.perf_counter()
+        torch.set_num_threads(self._num_threads)
+        self._scorer = ShardScorer(replace(self._job, model=find_here(self._job.model)))
+        return time.perf_counter() - started
+
+    def score(self, shard: Shard, texts: bytes) -> ShardResult:
+        """Score a shard and store it; it is stored when this returns. Raises what `ShardScorer.score` raises."""
+        table = from_bytes(texts)
+        self._scorer.encode_ahead(shard, table)
+        return self._model_thread.submit(self._score, shard, table).result()
+
+    def _score(self, shard: Shard, texts: pa.Table) -> ShardResult:
+        self._num_scored[shard.name] = 0
+        try:
+            return self._scorer.score(shard, texts, lambda num: self._count(shard, num), self._stop.is_set)
+        finally:
+            self._scorer.drain()
+
+    def _count(self, shard: Shard, num_texts: int) -> None:
+        self._num_scored[shard.name] += num_texts
+
+    def num_scored(self, name: str) -> int:
+        """The texts of a shard that have been scored so far."""
+        return self._num_scored.get(name, 0)
+
+    def stop(self) -> None:
+        """Let the current batch be the last: what is scored is stored, and the calls in hand raise Interrupted."""
+        self._stop.set()
+
+
+def find_here(model: ModelRef) -> ModelRef:
+    """The same model on this machine: at the same path, or from the hub at the same commit.
+
+    Raises InputError where it is a directory that this machine lacks, and what `resolve_model` raises.
+    """
+    if model.path.is_dir():
+        return model
+    if model.weights != f"{model.name}@{model.revision}":
+        raise InputError(
+            f"no model at {model.path} on {socket.gethostname()}; put it where every machine finds it under the same "
+            "path, or name a model of the hub"
+        )
+    found = resolve_model(
+        model.name,
+        revision=model.revision,
+        device=model.device,
+        dtype=model.dtype,
+        trust_remote_code=model.trust_remote_code,
+    )
+    return replace(model, path=found.path)
+
+
+def to_bytes(texts: pa.Table) -> bytes:
+    """A table as an Arrow stream. Pickling a slice would send the whole table that it was cut from."""
+    stream = pa.BufferOutputStream()
+    with pa.ipc.new_stream(stream, texts.schema) as writer:
+        writer.write_table(texts)
+    return bytes(stream.getvalue())
+
+
+def from_bytes(data: bytes) -> pa.Table:
+    """The table of an Arrow stream."""
+    with pa.ipc.open_stream(data) as reader:
+        return reader.read_all()

@@ -1,0 +1,36 @@
+"""Stopping on request: the first Ctrl-C or SIGTERM lets the current batch finish, a second one does not wait.
+
+Invariant: outside `stop_requests` signals behave as Python and Prefect have them.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether a stop was asked for since the block was entered.
+
+    In a run that Prefect's runner started, signals stay the runner's: it tells cancellation from a crash by them.
+    """
+    requested = threading.Event()
+    owned_by_runner = bool(os.environ.get("PREFECT__FLOW_RUN_ID"))
+    if threading.current_thread() is not threading.main_thread() or owned_by_runner:
+        yield requested.is_set
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if requested.is_set():
+            raise KeyboardInterrupt
+        requested.set()
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requested.is_set
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

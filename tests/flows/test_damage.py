@@ -1,0 +1,250 @@
+"""Damaged and foreign files, seen through the command: named, set aside or refused, and scored again; never believed.
+
+What each byte cut off a part does is held by the store's own tests; here a run meets the damage.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipeline.storing.files import Output
+from pipeline.storing.upkeep import verify
+from tests.flows.conftest import Command
+from tests.flows.kill_harness import SCORES
+from tests.flows.runs import Nursery
+
+PUBLISHED = (
+    SCORES,
+    "items.parquet",
+    "priors.parquet",
+    "history.parquet",
+    "report/predictions.parquet",
+    "report/report.md",
+)
+RUN = ("run", "--limit", "20", "--shard-size", "4")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> Path:
+    """An output of a finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    run = nursery.start([*RUN, "--out", str(folder / "out")], folder / "log")
+    assert run.wait() == 0, run.said()
+    return folder / "out"
+
+
+@pytest.fixture
+def out(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be damaged."""
+    return Path(shutil.copytree(finished, tmp_path / "out"))
+
+
+def parts(out: Path) -> list[Path]:
+    """The parts of the store."""
+    return sorted(path for path in out.glob("store/*/*.parquet") if "set-aside" not in path.parts)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 16
+    path.write_bytes(data)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def swap(path: Path) -> None:
+    """A sound part under the name of another one."""
+    other = next(part for part in parts(path.parents[2]) if part != path)
+    path.write_bytes(other.read_bytes())
+
+
+@pytest.mark.parametrize("damage", [cut, flip, empty, swap])
+def test_a_damaged_part_is_named_set_aside_and_scored_again(
+    damage: Callable[[Path], None], out: Path, labelscore: Command
+) -> None:
+    """`verify` tells it; the next run moves it to store/set-aside, scores its texts again and publishes the same."""
+    before = pl.read_parquet(out / SCORES)
+    part = parts(out)[0]
+    damage(part)
+    content = part.read_bytes()
+    told = labelscore("verify", str(out))
+    assert told.code == 1
+    assert part.name in told.out + told.err
+    done = labelscore(*RUN, "--out", str(out))
+    assert done.code == 0, done
+    assert part.name in done.err
+    assert "4 to score" in done.err or "3 to score" in done.err
+    (aside,) = (out / "store" / "set-aside").iterdir()
+    assert aside.read_bytes() == content
+    assert labelscore("verify", str(out)).code == 0
+    after = pl.read_parquet(out / SCORES)
+    assert after.drop("logprob", "logit").equals(before.drop("logprob", "logit"))
+    assert after["logprob"].to_list() == pytest.approx(before["logprob"].to_list(), rel=1e-6, abs=1e-5)
+
+
+def test_a_stray_file_in_the_store_is_named_and_moved_not_deleted(out: Path, labelscore: Command) -> None:
+    """What somebody put beside the parts is no score and not ours to delete."""
+    stray = parts(out)[0].with_name("notes.txt")
+    stray.write_text("mine")
+    assert labelscore("verify", str(out)).code == 1
+    done = labelscore(*RUN, "--out", str(out))
+    assert done.code == 0
+    assert "notes.txt" in done.err
+    assert "nothing to score" in done.err
+    (aside,) = (out / "store" / "set-aside").iterdir()
+    assert aside.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_damaged_published_file_is_told_and_published_anew(name: str, out: Path, labelscore: Command) -> None:
+    """The manifest knows the hash of every file; a run makes them again from the store, without scoring."""
+    flip(out / name)
+    told = labelscore("verify", str(out))
+    assert told.code == 1
+    assert name in told.out + told.err
+    done = labelscore(*RUN, "--out", str(out))
+    assert done.code == 0, done
+    assert "nothing to score" in done.err
+    assert labelscore("verify", str(out)).code == 0
+
+
+def test_a_missing_manifest_is_told_and_written_again(out: Path, labelscore: Command) -> None:
+    """Without it nothing published can be trusted; the store can."""
+    (out / "manifest.json").unlink()
+    assert labelscore("verify", str(out)).code == 1
+    for command in ("report", "prune"):
+        done = labelscore(command, str(out))
+        assert done.code in (1, 2)
+        assert len(done.complaints) == 1
+        assert "no finished run" in done.complaints[0]
+    done = labelscore(*RUN, "--out", str(out))
+    assert done.code == 0
+    assert "nothing to score" in done.err
+    assert labelscore("verify", str(out)).code == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"schema_version": "x"}', b"\x00\xff"])
+def test_a_manifest_that_is_none_is_set_aside(content: bytes, out: Path, labelscore: Command) -> None:
+    """Readers refuse it in one line; a run names it, moves it aside and writes a new one."""
+    (out / "manifest.json").write_bytes(content)
+    for command in ("report", "status", "prune"):
+        done = labelscore(command, str(out))
+        assert done.code == 1
+        assert len(done.complaints) == 1
+        assert "manifest.json is damaged or was edited" in done.complaints[0]
+    done = labelscore(*RUN, "--out", str(out))
+    assert done.code == 0
+    assert "manifest.json" in done.err
+    assert (out / "store" / "set-aside" / "damaged-manifest.json").read_bytes() == content
+    assert labelscore("verify", str(out)).code == 0
+
+
+def test_a_manifest_that_was_edited_is_not_believed(out: Path, labelscore: Command) -> None:
+    """It carries a hash of itself."""
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["model"]["name"] = "a better model"
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    done = labelscore("report", str(out))
+    assert done.code == 1
+    assert "was edited" in done.complaints[0]
+
+
+def test_a_manifest_of_a_newer_version_is_refused_and_kept(out: Path, labelscore: Command) -> None:
+    """Neither readers nor a run touch what a newer labelscore wrote."""
+    manifest = json.loads((out / "manifest.json").read_text())
+    written = json.dumps({**manifest, "schema_version": 99})
+    (out / "manifest.json").write_text(written)
+    for arguments in (("report", str(out)), ("status", str(out)), (*RUN, "--out", str(out))):
+        done = labelscore(*arguments)
+        assert done.code == 1, done
+        assert len(done.complaints) == 1
+        assert "schema version 99" in done.complaints[0]
+        assert "upgrade labelscore" in done.complaints[0]
+    assert (out / "manifest.json").read_text() == written
+
+
+def test_a_manifest_that_contradicts_the_store_is_told(out: Path, labelscore: Command) -> None:
+    """Scores that the manifest vouches for and the store lost are scored again; nothing is taken for granted."""
+    lost = parts(out)[0]
+    lost.unlink()
+    shutil.copy(out / "items.parquet", out / SCORES)
+    assert labelscore("verify", str(out)).code == 1
+    done = labelscore(*RUN, "--out", str(out))
+    assert done.code == 0
+    assert "to score" in done.err
+    assert labelscore("verify", str(out)).code == 0
+
+
+# A disk that is full, or may not be written
+
+
+@pytest.mark.parametrize("max_file_bytes", [2_000, 6_000, 200_000])
+def test_a_file_that_cannot_grow_ends_the_run_in_one_line(
+    max_file_bytes: int, tmp_path: Path, nursery: Nursery
+) -> None:
+    """RLIMIT_FSIZE stops the pulling, the scores or the report: one line, no torn file, and the next run goes on."""
+    out = tmp_path / "out"
+    run = nursery.start([*RUN, "--out", str(out)], tmp_path / "log", max_file_bytes=max_file_bytes)
+    assert run.wait() == 1
+    assert "Traceback" not in run.said()
+    assert [line for line in run.said().splitlines() if "error:" in line and "File too large" in line]
+    _goes_on(out, tmp_path, nursery)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 200 kB; skips where this user may not mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs more rights")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_the_run_in_one_line(small_disk: Path, tmp_path: Path, nursery: Nursery) -> None:
+    """The report's page does not fit; what is scored is kept, and with more room the next run only adds the rest."""
+    out = small_disk / "out"
+    run = nursery.start([*RUN, "--out", str(out)], tmp_path / "log")
+    assert run.wait() == 1
+    (line,) = (line for line in run.said().splitlines() if "error:" in line)
+    assert "No space left on device" in line
+    assert "free some space" in line
+    assert "Traceback" not in run.said()
+    subprocess.run(["mount", "-o", "remount,size=9m", str(small_disk)], check=True)
+    _goes_on(out, tmp_path, nursery)
+
+
+def test_a_disk_that_became_read_only_is_told(small_disk: Path, tmp_path: Path, nursery: Nursery) -> None:
+    """One line, and exit code 2: the place is wrong, not the run."""
+    out = small_disk / "out"
+    out.mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    run = nursery.start([*RUN, "--out", str(out)], tmp_path / "log")
+    assert run.wait() == 2
+    (line,) = run.said().splitlines()
+    assert "Read-only file system" in line
+    assert "--out" in line
+
+
+def _goes_on(out: Path, folder: Path, nursery: Nursery) -> None:
+    for path in out.rglob("*.parquet"):
+        if "work" not in path.parts and not path.name.startswith(".tmp-"):
+            pl.read_parquet(path)
+    again = nursery.start([*RUN, "--out", str(out)], folder / "again")
+    assert again.wait() == 0, again.said()
+    assert pl.read_parquet(out / SCORES).height == 80
+    assert verify(Output(out)) == []

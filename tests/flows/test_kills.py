@@ -1,0 +1,100 @@
+"""Kills: a run that is killed anywhere loses nothing and doubles nothing; one that is asked to stop ends in order."""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import polars as pl
+import psutil
+import pytest
+
+from pipeline.storing.files import Output
+from pipeline.storing.upkeep import verify
+from tests.flows.kill_harness import SCORES, campaign
+from tests.flows.runs import Nursery, Run, start_command
+
+
+def test_whatever_was_killed_an_undisturbed_run_ends_as_if_nothing_had_been(
+    tmp_path: Path, server_env: dict[str, str], nursery: Nursery
+) -> None:
+    """15 kills at random instants, two of them of runs with an embedded server: no row lost, doubled or changed.
+
+    No published file is ever torn and no process stays. `python -m tests.flows.kill_harness --kills 200` does more.
+    """
+    outcome = campaign(tmp_path, 15, int(os.environ.get("LABELSCORE_SEED", "4")), server_env, nursery)
+    assert outcome.wrong == []
+    assert outcome.num_kills == 15
+    assert outcome.embedded == 2
+
+
+def wait_for(run: Run, words: str) -> None:
+    """Wait until the run has printed `words`."""
+    while run.alive() and words not in run.said():
+        time.sleep(0.002)
+
+
+def last_lines(run: Run) -> list[str]:
+    """What the run printed that is no progress line."""
+    return [line for line in run.said().splitlines() if not re.match(r"\d\d:\d\d:\d\d ", line)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_asked_to_stop_keeps_what_it_scored_and_says_so(
+    number: signal.Signals, tmp_path: Path, server_env: dict[str, str]
+) -> None:
+    """SIGTERM and Ctrl-C while scoring: one line, exit code 1, and the next run scores what is left and no more."""
+    command = ["run", "--out", str(tmp_path / "out"), "--shard-size", "2", "--batch-tokens", "64"]
+    run = start_command(command, tmp_path / "log", server_env)
+    wait_for(run, "scored 20 of")
+    asked = time.monotonic()
+    run.send(number)
+    code = run.wait()
+    print(f"ended {time.monotonic() - asked:.2f} s after {number.name}")
+    assert code == 1
+    assert len(last_lines(run)) == 1, run.said()
+    assert re.search(r"stopped on request.*run the same command to go on", last_lines(run)[0])
+    assert run.leftovers() == []
+    num_scored = int(re.findall(r"scored (\d+) of", run.said())[-1])
+    parts = [path for path in tmp_path.glob("out/store/*/*.parquet") if path.parent.name != "work"]
+    kept = sum(pl.read_parquet(part)["text_hash"].n_unique() for part in parts)
+    assert num_scored <= kept < 251
+    again = start_command(command, tmp_path / "again", server_env)
+    assert again.wait() == 0, again.said()
+    assert f"{251 - kept} to score" in again.said()
+    assert verify(Output(tmp_path / "out")) == []
+    assert pl.read_parquet(tmp_path / "out" / SCORES).height == 4 * 248
+
+
+@pytest.mark.parametrize("words", ["", "to score", "scored 23 of 23"])
+def test_ctrl_c_outside_scoring_ends_in_one_line_too(words: str, tmp_path: Path, nursery: Nursery) -> None:
+    """While starting, loading, publishing or reporting: no traceback, nothing torn, the next run is right."""
+    command = ["run", "--out", str(tmp_path / "out"), "--limit", "20"]
+    run = nursery.start(command, tmp_path / "log")
+    wait_for(run, words)
+    time.sleep(0.2)
+    run.send(signal.SIGINT)
+    code = run.wait()
+    assert "Traceback" not in run.said()
+    if code:
+        assert code == 1
+        assert len(last_lines(run)) == 1, run.said()
+        assert "stopped on request" in last_lines(run)[0]
+    again = nursery.start(command, tmp_path / "again")
+    assert again.wait() == 0, again.said()
+    assert verify(Output(tmp_path / "out")) == []
+
+
+def test_a_killed_run_with_an_embedded_server_leaves_no_process(tmp_path: Path, server_env: dict[str, str]) -> None:
+    """Prefect's server is a process of its own; it notices that its run is gone."""
+    env = {name: value for name, value in server_env.items() if name != "PREFECT_API_URL"}
+    run = start_command(["run", "--out", str(tmp_path / "out")], tmp_path / "log", env)
+    wait_for(run, "pulled")
+    children = psutil.Process(run.pid).children(recursive=True)
+    assert any("flows.embedded" in child.cmdline() for child in children)
+    run.send(signal.SIGKILL)
+    run.wait()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
+    assert run.leftovers() == []

@@ -1,0 +1,185 @@
+"""Two workers on Ray on this machine: the same table as one, and actors that are killed while they score."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import polars as pl
+import psutil
+import pytest
+
+from pipeline.bundled import sample_path
+
+pytestmark = pytest.mark.ray
+NUM_ROWS = 5_000
+SLOWLY = ("--shard-size", "250", "--batch-tokens", "500")  # so that there is time to kill
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """More articles than the sample's: each several times, with a number after it."""
+    sample = pl.read_ndjson(sample_path("test"))
+    num_parts = -(-NUM_ROWS // len(sample))
+    path = tmp_path_factory.mktemp("rows") / "rows.parquet"
+    parts = [sample.with_columns(pl.col("text") + f" {part}") for part in range(num_parts)]
+    pl.concat(parts).head(NUM_ROWS).write_parquet(path)
+    return path
+
+
+class Run:
+    """`labelscore run` over `rows` in a process of its own, with one thread for each worker."""
+
+    def __init__(self, rows: Path, out: Path, home: Path, *options: str) -> None:
+        self.out = out
+        self.log = out.with_suffix(".log")
+        env = {**os.environ, "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, "-m", "flows.cli", "run", "--dataset", str(rows), "--out", str(out), *options]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=out.parent, env=env, stdout=log, stderr=log)
+
+    def actors(self) -> list[psutil.Process]:
+        """The processes of the run's actors."""
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::ScoringActor"):
+                    found.append(child)
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def parts(self) -> int:
+        return len([part for part in self.out.glob("store/*/*.parquet") if part.parent.name != "work"])
+
+    def lines(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_for(self, what: str, find: Callable[[], object], seconds: float = 240) -> None:
+        """The limit is for a machine under load and no claim."""
+        deadline = time.monotonic() + seconds
+        while not find():
+            assert self.process.poll() is None, f"ended before {what}:\n{self.lines()}"
+            assert time.monotonic() < deadline, f"waited {seconds} s for {what}:\n{self.lines()}"
+            time.sleep(0.02)
+
+    def finish(self) -> int:
+        return self.process.wait(timeout=480)
+
+
+@pytest.fixture
+def start(rows: Path, tmp_path: Path, prefect_home: Path) -> Iterator[Callable[..., Run]]:
+    """Starts runs into tmp_path/NAME; what is left of them at the end of the test is killed."""
+    runs: list[Run] = []
+
+    def begin(name: str, *options: str) -> Run:
+        runs.append(Run(rows, tmp_path / name, prefect_home, *options))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        if run.process.poll() is None:
+            for child in psutil.Process(run.process.pid).children(recursive=True):
+                child.kill()
+            run.process.kill()
+            run.process.wait()
+
+
+@pytest.fixture(scope="module")
+def one_worker(rows: Path, tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> pl.DataFrame:
+    """The score table of the plain run in one process."""
+    run = Run(rows, tmp_path_factory.mktemp("one") / "out", prefect_home)
+    assert run.finish() == 0, run.lines()
+    return pl.read_parquet(run.out / "scores" / "scores.parquet")
+
+
+def assert_same(out: Path, expected: pl.DataFrame) -> None:
+    """The same rows, and scores within the rounding that another composition of batches makes."""
+    found = pl.read_parquet(out / "scores" / "scores.parquet")
+    assert found.drop("logprob", "logit").equals(expected.drop("logprob", "logit"))
+    for name in ("logprob", "logit"):
+        difference = (found[name] - expected[name]).abs()
+        assert (difference <= 1e-6 * expected[name].abs().clip(lower_bound=1) + 1e-5).all()
+
+
+def test_two_workers_make_the_table_of_one(start: Callable[..., Run], one_worker: pl.DataFrame) -> None:
+    """The same table; each actor loads its model once for all its shards; nothing of Ray is left or printed."""
+    run = start("two", "--workers", "2", "--shard-size", "250")
+    run.wait_for("two actors", lambda: len(run.actors()) == 2)
+    family = psutil.Process(run.process.pid).children(recursive=True)
+    assert run.finish() == 0, run.lines()
+    assert_same(run.out, one_worker)
+    assert run.parts() >= NUM_ROWS // 250
+    assert run.lines().count("has loaded the model") == 2, run.lines()
+    assert "ray" not in run.lines().lower().replace(str(run.out).lower(), ""), run.lines()
+    assert not psutil.wait_procs(family, timeout=30)[1]
+
+
+def test_actors_killed_mid_shard_lose_nothing(start: Callable[..., Run], one_worker: pl.DataFrame) -> None:
+    """Their shards are scored again, other actors take their places, and the table is the same."""
+    run = start("killed", "--workers", "2", *SLOWLY)
+    run.wait_for("scores", lambda: run.parts() > 1 and run.lines().count("has loaded the model") == 2)
+    for actor in run.actors():
+        actor.kill()
+    assert run.finish() == 0, run.lines()
+    assert run.lines().count("; starting another") == 2, run.lines()
+    assert run.lines().count("has loaded the model") in (3, 4), run.lines()  # 4 if the second one was still needed
+    assert "raylet" not in run.lines()
+    assert_same(run.out, one_worker)
+
+
+def test_actors_that_keep_dying_end_the_run_in_one_line(
+    start: Callable[..., Run], one_worker: pl.DataFrame, prefect_home: Path
+) -> None:
+    """No place in the pool is filled for ever: the run ends with what to do, and the next goes on from its parts."""
+    run = start("dying", "--workers", "2", *SLOWLY)
+    run.wait_for("scores", lambda: run.parts() > 1)
+    while run.process.poll() is None:
+        for actor in run.actors():
+            actor.kill()
+        time.sleep(0.2)
+    assert run.finish() == 1
+    error = [line for line in run.lines().splitlines() if line.startswith("labelscore: error:")]
+    assert len(error) == 1, run.lines()
+    assert "died" in error[0]
+    assert "what is finished is kept" in error[0]
+    assert "Traceback" not in run.lines()
+    assert run.parts() > 1
+
+    again = start("dying")
+    assert again.finish() == 0, again.lines()
+    assert ", 0 stored already" not in again.lines()
+    assert "stored already" in again.lines()
+    assert_same(again.out, one_worker)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_stopped_run_takes_its_actors_along(start: Callable[..., Run], number: signal.Signals) -> None:
+    """On request the batches in hand are stored and the run says so in a line; SIGKILL leaves no actor either."""
+    run = start("stopped", "--workers", "2", *SLOWLY)
+    run.wait_for("scores", lambda: run.parts() > 0)
+    # After SIGKILL Ray's own helpers follow by themselves, in a minute or two.
+    family = run.actors() if number == signal.SIGKILL else psutil.Process(run.process.pid).children(recursive=True)
+    run.process.send_signal(number)
+    code = run.finish()
+    assert code == (-number if number == signal.SIGKILL else 1)
+    if number != signal.SIGKILL:
+        assert run.lines().splitlines()[-1].startswith("labelscore: error: stopped on request"), run.lines()
+        assert "Traceback" not in run.lines()
+    assert not psutil.wait_procs(family, timeout=60)[1]
+
+
+def test_without_ray_the_error_says_what_to_install(tmp_path: Path, prefect_home: Path) -> None:
+    """One line and exit code 2. A package of that name that cannot be imported stands for one that is missing."""
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "ray.py").write_text("raise ImportError('no ray here')\n")
+    env = {**os.environ, "PYTHONPATH": str(blocked), "PREFECT_HOME": str(prefect_home)}
+    command = [sys.executable, "-m", "flows.cli", "run", "--workers", "2", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "pip install 'labelscore[ray]'" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

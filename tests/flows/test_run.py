@@ -1,0 +1,107 @@
+"""The main job as a newcomer runs it: the embedded default, from nothing to a report."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import psutil
+import pytest
+
+from tests.conftest import FinishedRun
+
+
+def run(*arguments: str, cwd: Path, prefect_home: Path) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PREFECT_HOME": str(prefect_home)}
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False)
+
+
+def test_the_default_run_ends_with_figures_and_files(demo_run: FinishedRun) -> None:
+    """It prints accuracy with its interval, says that this is the demonstration model, and names what it wrote."""
+    assert "demonstration model" in demo_run.stdout
+    assert re.search(r"answer +\d\d\.\d % +\d\d\.\d % to \d\d\.\d %", demo_run.stdout)
+    for name in ("scores/scores.parquet", "items.parquet", "report/report.html", "report/report.md", "manifest.json"):
+        assert (demo_run.out / name).is_file()
+        assert f"data/runs/sample-demo/{name}" in demo_run.stdout
+
+
+def test_the_default_run_is_quiet_where_nobody_watches(demo_run: FinishedRun) -> None:
+    """Without a terminal there is no progress bar, no colour and nothing of Prefect's own, just our few lines."""
+    lines = demo_run.stderr.splitlines()
+    assert "\x1b" not in demo_run.stderr + demo_run.stdout
+    assert [re.sub(r"^\d\d:\d\d:\d\d ", "", line).split()[0] for line in lines] == ["pulled", "251", "scored"], lines
+
+
+def test_the_score_table_keeps_the_contract(demo_run: FinishedRun) -> None:
+    """Columns, types, order, one row for each item and label, and the schema's version in the file."""
+    scores = pl.read_parquet(demo_run.out / "scores" / "scores.parquet")
+    assert scores.schema == {
+        "item_id": pl.Int64, "text_hash": pl.String, "prompt": pl.String, "model": pl.String, "revision": pl.String,
+        "label_id": pl.Int16, "label": pl.String, "label_words": pl.String, "gold_id": pl.Int16,
+        "num_tokens": pl.Int16, "num_bytes": pl.Int16, "logprob": pl.Float32, "logit": pl.Float32,
+        "notebook_logit": pl.Float32, "prompt_tokens": pl.Int32, "truncated": pl.Boolean,
+    }  # fmt: skip
+    keys = scores.select("item_id", "prompt", "label_id")
+    assert keys.equals(keys.unique().sort("item_id", "prompt", "label_id"))
+    assert scores.height == 4 * 248
+    assert scores["logprob"].is_finite().all()
+    assert (scores["logprob"] < 0).all()
+    assert scores["model"].unique().to_list() == ["demo"]
+    assert scores["notebook_logit"].is_null().all()
+    assert pl.read_parquet_metadata(demo_run.out / "scores" / "scores.parquet")["labelscore.schema_version"] == "1"
+
+
+def test_the_manifest_records_what_was_run(demo_run: FinishedRun) -> None:
+    """Configuration, fingerprints, revisions, library versions, device, timings and the hash of each file."""
+    manifest = json.loads((demo_run.out / "manifest.json").read_text())
+    assert manifest["model"]["demonstration"] is True
+    assert manifest["model"]["revision"].startswith("sha256:")
+    assert manifest["dataset"]["num_items"] == 248
+    assert manifest["counts"]["scored"] == 251  # with the three content-free texts
+    assert manifest["scoring"]["path"] == "tree"
+    assert {"torch", "transformers", "polars", "prefect"} <= manifest["libraries"].keys()
+    assert {"pull", "plan", "score", "publish", "report"} <= manifest["timings"].keys()
+    assert "scores/scores.parquet" in manifest["files"]
+
+
+def test_a_larger_slice_scores_what_is_new_and_a_rerun_nothing(tmp_path: Path, prefect_home: Path) -> None:
+    """50 items and then 120 score 70 more; the same again scores none and says so; no server is left behind."""
+    config = tmp_path / "run.toml"
+    config.write_text('out = "out"\n')
+    for limit, line in (("50", "53 to score"), ("120", "70 to score"), ("120", "nothing to score: all 123")):
+        done = run("run", str(config), "--limit", limit, cwd=tmp_path, prefect_home=prefect_home)
+        assert done.returncode == 0, done.stderr
+        assert line in done.stderr
+    history = pl.read_parquet(tmp_path / "out" / "history.parquet").filter(pl.col("headline")).sort("finished")
+    assert history["num_scored"].to_list() == [53, 70, 0]
+    assert history["num_changed"].to_list() == [None, 0, 0]
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(prefect_home) in (p.info["cmdline"] or [])]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["status"], ["published", "248 articles of sample", "answer", "fingerprint"]),
+        (["history"], ["past runs", "answer", "248"]),
+        (["prune"], ["nothing to remove"]),
+        (["report", "--rule", "pmi"], ["rule 'pmi'", "answer"]),
+        (["report"], ["rule 'pmi'"]),
+        (["report", "--rule", "sum"], ["rule 'sum'"]),
+    ],
+)
+def test_commands_on_a_finished_run(
+    demo_run: FinishedRun, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    """Each says what it should; a report under another rule keeps the output sound."""
+    from flows.cli import main
+
+    assert main([arguments[0], str(demo_run.out), *arguments[1:]]) == 0
+    printed = capsys.readouterr().out
+    for word in words:
+        assert word in printed
+    assert main(["verify", str(demo_run.out)]) == 0
+    assert capsys.readouterr().out == "all files are sound\n"

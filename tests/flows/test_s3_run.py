@@ -1,0 +1,98 @@
+"""The whole command with its output in an object store: a real S3 protocol server on loopback."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import polars as pl
+import pytest
+from moto.server import ThreadedMotoServer
+
+from tests.conftest import FinishedRun
+
+BUCKET = "labelscore-tests"
+
+
+@pytest.fixture
+def s3() -> Iterator[dict[str, str]]:
+    """An empty bucket; yields the environment that leads to it."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    env = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "recognisable-secret-key",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    client(env).create_bucket(Bucket=BUCKET)
+    yield env
+    server.stop()
+
+
+def client(env: dict[str, str]):  # type: ignore[no-untyped-def]
+    return boto3.client(
+        "s3",
+        endpoint_url=env["AWS_ENDPOINT_URL"],
+        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+        region_name=env["AWS_DEFAULT_REGION"],
+    )
+
+
+def start(s3: dict[str, str], cache: Path, home: Path, *options: str) -> "subprocess.Popen[str]":
+    """Start a run on a machine of its own, as far as its mirror of the bucket goes."""
+    env = {**os.environ, **s3, "XDG_CACHE_HOME": str(cache), "PREFECT_HOME": str(home)}
+    command = [sys.executable, "-m", "flows.cli", "run", "--out", f"s3://{BUCKET}/run", *options]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: "subprocess.Popen[str]") -> str:
+    stdout, stderr = process.communicate(timeout=600)
+    assert process.returncode == 0, stderr
+    assert "recognisable-secret-key" not in stdout + stderr
+    return stderr
+
+
+def stored(s3: dict[str, str]) -> dict[str, int]:
+    listed = client(s3).list_objects_v2(Bucket=BUCKET).get("Contents", [])
+    return {found["Key"]: found["Size"] for found in listed}
+
+
+def fetch(s3: dict[str, str], name: str, folder: Path) -> Path:
+    target = folder / Path(name).name
+    client(s3).download_file(BUCKET, f"run/{name}", str(target))
+    return target
+
+
+def test_a_bucket_gets_the_tables_that_a_folder_gets(
+    s3: dict[str, str], demo_run: FinishedRun, tmp_path: Path, prefect_home: Path
+) -> None:
+    """A killed run, two writers at once from two machines, and a rerun: the bucket ends with the folder's table."""
+    killed = start(s3, tmp_path / "a", prefect_home, "--shard-size", "20")
+    while not any("/store/" in name for name in stored(s3)):
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+
+    both = [start(s3, tmp_path / machine, prefect_home, "--shard-size", "50") for machine in ("b", "c")]
+    for process in both:
+        finish(process)
+    assert "nothing to score" in finish(start(s3, tmp_path / "d", prefect_home))
+
+    columns = ["item_id", "prompt", "label_id", "text_hash", "label_words", "gold_id", "num_tokens", "logprob", "logit"]
+    ours = pl.read_parquet(fetch(s3, "scores/scores.parquet", tmp_path)).select(columns)
+    local = pl.read_parquet(demo_run.out / "scores" / "scores.parquet").select(columns)
+    assert ours.drop("logprob", "logit").equals(local.drop("logprob", "logit"))
+    for name in ("logprob", "logit"):
+        difference = (ours[name] - local[name]).abs()
+        assert (difference <= 1e-6 * local[name].abs().clip(lower_bound=1) + 1e-5).all()
+    names = stored(s3)
+    assert {"run/manifest.json", "run/history.parquet", "run/report/report.html"} <= names.keys()
+    assert not [name for name in names if ".tmp-" in name or "/work/" in name]

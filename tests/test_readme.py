@@ -1,0 +1,71 @@
+"""The README is run: its commands, its output, its Python."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main, make_parser
+from pipeline.config import load_config
+from tests.conftest import ROOT, FinishedRun
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("labelscore ")]
+# Commands that only read a finished run or score one text; the others start runs and are run by tests of their own.
+HARMLESS = [c for c in COMMANDS if c.split()[1] in ("status", "verify", "history", "report", "prune", "compare",
+                                                    "classify", "tokens", "generate", "prompts")]  # fmt: skip
+
+
+def test_the_two_commands_come_first_and_ci_runs_the_second() -> None:
+    """The first two shell blocks are the main job and the tests; .ci/run takes the test command from there."""
+    assert blocks("sh")[:2] == ["pip install -e . && labelscore run\n", "pip install -e '.[test]' && pytest\n"]
+
+
+def test_the_output_shown_is_the_real_one(demo_run: FinishedRun) -> None:
+    """What the README shows for the default run is what the command prints, line for line."""
+    assert blocks("text")[0].splitlines() == demo_run.stdout.splitlines()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_exists(command: str) -> None:
+    """Each labelscore command in the README is understood with all its options."""
+    make_parser().parse_args(shlex.split(command)[1:])
+
+
+@pytest.mark.parametrize("command", HARMLESS)
+def test_every_harmless_command_works(
+    command: str, demo_run: FinishedRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that read a run or score one text end well and print something."""
+    monkeypatch.chdir(demo_run.out.parents[2])
+    assert main(shlex.split(command)[1:]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_every_python_block_runs(code: str, demo_run: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the folder of the default run."""
+    monkeypatch.chdir(demo_run.out.parents[2])
+    exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("text", blocks("toml"))
+def test_every_configuration_is_valid(text: str, tmp_path: Path) -> None:
+    """Unknown keys or bad prompts would be refused."""
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    load_config(str(path), None, {})
+
+
+def test_every_link_to_a_file_leads_somewhere() -> None:
+    """Relative links point to files of the repository."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
