@@ -1,0 +1,110 @@
+"""CPU, side by side: the notebook's loop, lm-evaluation-harness at three batch sizes, and ours.
+
+Invariant: one process, one model object, the same texts, prompt and label words; each contender starts from texts
+and ends with log-likelihoods; all are warm and take turns.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.prompts import BUILT_IN, Prompt
+from pipeline.scoring.scorer import Scorer
+from pipeline.scoring.tokens import Encoder
+from tests.benchmarks import contenders, inputs
+from tests.benchmarks.measure import alternate, median_ratio, needed_work
+from tests.benchmarks.results import RESULTS, command_line, number, table, write_section
+
+TITLE = "CPU, side by side"
+COMMAND = "python -m tests.benchmarks.cpu"
+BATCH_SIZES = (1, 16, 64)
+GOALS = {"notebook": 20.0, "harness": 8.0}  # with the prompt `detailed`
+
+
+def our_scores(scorer: Scorer, encoder: Encoder, texts: list[str]) -> torch.Tensor:
+    """Texts to logprob (items, labels) by the product's own path."""
+    batches = list(scorer.score(encoder.encode(texts)))
+    scores = torch.empty(len(texts), batches[0].logprob.shape[1])
+    for batch in batches:
+        scores[batch.indices] = batch.logprob
+    return scores
+
+
+def compare(name: str, model: Any, prompt: Prompt, num_items: int, rounds: int) -> tuple[list[object], float, float]:
+    """A row of the table, and how many times as fast ours is as (the notebook, the harness' best)."""
+    tokenizer = inputs.tiny_tokenizer()
+    texts = inputs.articles(num_items)
+    encoder = Encoder(tokenizer, prompt, context_tokens=inputs.CONTEXT_TOKENS)
+    scorer, lm = Scorer(model), contenders.harness(model, tokenizer)
+    few = texts[:: max(1, num_items // 20)]  # the notebook's loop takes a subset, and is scaled by items
+    sample = texts[:: max(1, num_items // 48)]
+
+    contenders.harness_scores(lm, prompt, texts[:4], 1)  # warm
+    sizes = alternate({str(b): _harness_run(lm, prompt, sample, b) for b in BATCH_SIZES}, 1, warm=False)
+    best = min(BATCH_SIZES, key=lambda b: min(sizes[str(b)]))
+    seconds = alternate(
+        {
+            "notebook": lambda: contenders.notebook_loop(model, encoder.encode(few)),
+            "harness": _harness_run(lm, prompt, texts, best),
+            "ours": lambda: our_scores(scorer, encoder, texts),
+        },
+        rounds,
+        warm=False,  # the harness is warm from choosing its batch size, ours from the scorer's self-check
+    )
+    scaled = [value * len(texts) / len(few) for value in seconds["notebook"]]
+    ratios = median_ratio(scaled, seconds["ours"]), median_ratio(seconds["harness"], seconds["ours"])
+    work = needed_work(encoder.encode(texts))
+    rate = {k: len(texts) / statistics.median(v) for k, v in {**seconds, "notebook": scaled}.items()}
+    others = ", ".join(f"{b}: {number(len(sample) / min(sizes[str(b)]))}" for b in BATCH_SIZES)
+    row: list[object] = [
+        name,
+        prompt.name,
+        number(rate["notebook"]),
+        f"{number(rate['harness'])} (batch {best})",
+        others,
+    ]
+    row += [number(rate["ours"]), f"{ratios[0]:.1f}", f"{ratios[1]:.1f}", f"{work.row_tokens / work.trie_tokens:.1f}"]
+    return row, *ratios
+
+
+def _harness_run(lm: Any, prompt: Prompt, texts: list[str], batch_size: int) -> Callable[[], object]:
+    return lambda: contenders.harness_scores(lm, prompt, texts, batch_size)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--prompts", nargs="+", default=["detailed", "answer", "described"])
+    parser.add_argument("--models", nargs="+", default=["random", "tiny"], choices=["random", "tiny"])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    models = {
+        "random": ("random Gemma, 13.9 M", inputs.random_gemma),
+        "tiny": ("agnews-tiny-gemma, 2.1 M", inputs.tiny_gemma),
+    }
+    rows = []
+    for key in options.models:
+        name, make = models[key]
+        model = make()
+        for prompt in options.prompts:
+            row, *_ = compare(name, model, BUILT_IN[prompt], options.items, options.rounds)
+            rows.append(row)
+            print(row, flush=True)
+    header = ["model", "prompt", "notebook", "harness, best", "harness by batch size", "ours"]
+    header += ["times the notebook", "times the harness", "token ratio"]
+    body = (
+        f"Items a second, first {options.items} test rows, medians of {options.rounds} alternating rounds. The "
+        "notebook's loop runs over about 20 of them, the choice of the harness' batch size over about 48 (evenly "
+        "spread). Token ratio: tokens of one row per label over distinct trie tokens. Tokenizer: agnews-tiny-gemma's. "
+        f"Goals with `detailed`: {GOALS['notebook']:.0f} times the notebook, {GOALS['harness']:.0f} the harness.\n\n"
+    )
+    write_section(TITLE, command_line(COMMAND, parser, options), body + table(header, rows), options.results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Models, tokenizer, texts and prompts that the CPU benchmarks share.
+
+Invariant: seeded, so that two runs measure the same thing; nothing of the shared folder is copied anywhere.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaConfig, GemmaForCausalLM
+
+from pipeline.prompts import BUILT_IN, Label, Prompt
+
+CONTEXT_TOKENS = 2048
+
+
+def shared_folder() -> Path:
+    """Where the real test split and agnews-tiny-gemma lie: LABELSCORE_SHARED, else beside the checkout."""
+    default = Path(__file__).resolve().parents[2].parent / "shared"
+    folder = Path(os.environ.get("LABELSCORE_SHARED", default))
+    if not folder.is_dir():
+        raise SystemExit(f"no shared data at {folder}: set LABELSCORE_SHARED")
+    return folder
+
+
+def articles(num_items: int | None = None) -> list[str]:
+    """The first rows of AG News' test split, repeated with a running number where more than 7,600 are wanted."""
+    import polars as pl
+
+    texts: list[str] = pl.read_parquet(shared_folder() / "data" / "ag_news_test.parquet")["text"].to_list()
+    if num_items is None or num_items <= len(texts):
+        return texts[:num_items]
+    return [f"{texts[i % len(texts)]} {i // len(texts)}" if i >= len(texts) else texts[i] for i in range(num_items)]
+
+
+def random_gemma(
+    hidden: int = 256, layers: int = 6, heads: int = 4, intermediate: int = 1024, vocabulary: int = 32_000
+) -> Any:
+    """A Gemma with random weights, one key-value head, heads of hidden / heads; 13.9 M parameters by default."""
+    torch.manual_seed(0)
+    config = GemmaConfig(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=1,
+        head_dim=hidden // heads,
+        intermediate_size=intermediate,
+        vocab_size=vocabulary,
+        max_position_embeddings=CONTEXT_TOKENS,
+    )
+    return GemmaForCausalLM(config).eval()
+
+
+def tiny_tokenizer() -> Any:
+    """agnews-tiny-gemma's tokenizer (4,096 tokens): its ids fit every model here, 74 tokens to an article."""
+    return AutoTokenizer.from_pretrained(shared_folder() / "models" / "agnews-tiny-gemma")
+
+
+def tiny_gemma() -> Any:
+    """agnews-tiny-gemma: 2.1 M parameters, vocabulary 4,096, with signal on real text."""
+    return AutoModelForCausalLM.from_pretrained(shared_folder() / "models" / "agnews-tiny-gemma").eval()
+
+
+def save_model_folder(folder: Path, model: Any) -> Path:
+    """A directory that `labelscore run --model` takes: the model with agnews-tiny-gemma's tokenizer."""
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def many_labels(num_labels: int) -> Prompt:
+    """The `answer` template with that many distinct labels; words of one to a few tokens, as real label sets have."""
+    stems = ("World", "Sports", "Business", "Science", "Health", "Music", "Travel", "Law", "Food", "Art")
+    words = [f" {stem}" if part == 0 else f" {stem} {part}" for part in range(20) for stem in stems][:num_labels]
+    # A prompt needs two labels: one label is measured as two that share all but their last token, which costs the same.
+    words = words if num_labels > 1 else [" World", " Sports"]
+    labels = tuple(Label(index, word.strip(), word) for index, word in enumerate(words))
+    return Prompt(f"{num_labels}-labels", BUILT_IN["answer"].template, labels)
