@@ -290,8 +290,9 @@ class RayWorkers:
 
     def _bring_up(self, worker: Worker) -> None:
         """Start an actor and wait, however long the cluster takes, until it has loaded its model."""
-        actor = worker.actor = self._actor_class.remote(self._job, self._num_threads)
+        actor = None
         try:
+            actor = worker.actor = self._actor_class.remote(self._job, self._num_threads)
             seconds = self._ray.get(actor.load.remote())
         except Exception as error:
             cause = getattr(error, "cause", None)

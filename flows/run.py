@@ -115,9 +115,12 @@ def score_shards(job: Job) -> None:
         job.timed("score"),
     ):
         job.start_scoring()
-        shown = time.monotonic()
+        shown, told = time.monotonic(), False
         for result in workers.score(job.shards, score_shard, advance):
             job.finish_shard(result)
+            if result.path_reason and not told:
+                log.warning("the slower path, a row for each label: %s", result.path_reason)
+                told = True
             shard_log.info("%s", job.progress_line())
             if time.monotonic() - shown > SECONDS_BETWEEN_UPDATES:
                 update_progress_artifact(artifact, 100 * job.num_scored / job.num_missing)

@@ -144,7 +144,7 @@ def _percent(share: float | None) -> str:
 
 def print_classification(table: "pl.DataFrame") -> None:
     """The scores of one text under each rule, one row a label, and who wins."""
-    rules = table.columns[2:]
+    rules = table.columns[3:]
     rows: list[list[object]] = [
         [row["label"], row["num_tokens"], *(f"{row[rule]:.3f}" for rule in rules)]
         for row in table.iter_rows(named=True)
@@ -152,6 +152,8 @@ def print_classification(table: "pl.DataFrame") -> None:
     winners = [table.sort(rule, descending=True, maintain_order=True)["label"][0] for rule in rules]
     print_table("scores (higher is likelier)", ["label", "tokens", *rules], rows, tuple(range(1, len(rules) + 2)))
     out.print()
+    if table["truncated"].any():
+        out.print("the text is longer than the model's context: its end was cut off")
     out.print(Text(f"winner: {plain(winners[0])} (rule {rules[0]})"))
     others = [f"{rule}: {plain(winner)}" for rule, winner in zip(rules, winners, strict=True) if winner != winners[0]]
     if others:

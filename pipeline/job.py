@@ -56,6 +56,7 @@ class Job:
         self.num_missing = self.num_stored = self.num_scored = 0
         self.counts = Counts()
         self.path: str | None = None
+        self.path_reason: str | None = None
         self.files: dict[str, str] = {}
         self.items = output.work / "items.parquet"
         self.rejected = output.work / "rejected.parquet"
@@ -121,7 +122,7 @@ class Job:
         """Count what a shard's scoring did."""
         self.num_scored += result.num_texts
         self.counts = Counts(*map(sum, zip(astuple(self.counts), astuple(result.counts), strict=True)))
-        self.path = result.path
+        self.path, self.path_reason = result.path, result.path_reason
 
     def progress_line(self) -> str:
         """Such as `scored 1,000 of 7,600 (410 items/s, 16 s left)`."""
@@ -205,6 +206,7 @@ class Job:
             },
             "scoring": {
                 "path": self.path,
+                "path_reason": self.path_reason,
                 "forwarded_tokens": self.counts.forwarded_tokens,
                 "trie_tokens": self.counts.trie_tokens,
                 "padding_tokens": self.counts.padding_tokens,

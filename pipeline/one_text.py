@@ -17,9 +17,9 @@ from pipeline.errors import InputError
 from pipeline.prompts import Boundary, Prompt, make_prompt
 from pipeline.reading.model import ModelRef, load_model
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS, RULES, label_constants, with_inputs
-from pipeline.scoring.scorer import Scorer
+from pipeline.scoring.scorer import NonFiniteScore
 from pipeline.scoring.tokens import Encoder
-from pipeline.shard import part_table
+from pipeline.shard import explain, make_scorer, part_table
 from pipeline.target import find_model
 
 # `batch` compares a text with the others of its run, and here there are none.
@@ -47,10 +47,10 @@ def classify(
 ) -> pl.DataFrame:
     """The score of each label's words after `template` with `text` in it, under every rule that one text allows.
 
-    One row per label in the given order: label, num_tokens, and one column for each of ONE_TEXT_RULES. With a joint
-    boundary, words that directly follow a template which does not end in white space are given a space before them.
-    The winner under a rule has the highest value; the first of equals wins. Raises InputError for a bad template,
-    label or text.
+    One row per label in the given order: label, num_tokens, truncated (whether the text was cut to fit the model's
+    context), and one column for each of ONE_TEXT_RULES. With a joint boundary, words that directly follow a template
+    which does not end in white space are given a space before them. The winner under a rule has the highest value; the
+    first of equals wins. Raises InputError for a bad template, label or text, RunError for a score that is no number.
     """
     if not text.strip():
         raise InputError("the text is empty; give some words to classify")
@@ -65,7 +65,7 @@ def classify(
     constants = label_constants(rows.select("prompt", "label_id"), priors).with_columns(log_batch=pl.lit(0.0))
     return (
         with_inputs(rows.lazy(), constants)
-        .select("label", "num_tokens", *(RULES[rule]().alias(rule) for rule in ONE_TEXT_RULES))
+        .select("label", "num_tokens", "truncated", *(RULES[rule]().alias(rule) for rule in ONE_TEXT_RULES))
         .collect()
     )
 
@@ -74,7 +74,11 @@ def _score(loaded: Loaded, prompt: Prompt, texts: list[str]) -> pl.DataFrame:
     """The score table of some texts: item_id is the position in `texts`."""
     encoder = Encoder(loaded.tokenizer, prompt, context_tokens=loaded.ref.context_tokens)
     encoded = encoder.encode(texts)
-    batches = list(Scorer(loaded.model, notebook=True).score(encoded))
+    scorer = make_scorer(loaded.model, loaded.ref, notebook=True)
+    try:
+        batches = list(scorer.score(encoded))
+    except NonFiniteScore as error:
+        raise explain(error, loaded.ref, prompt, texts[error.index]) from error
     hashes = pl.DataFrame({"text_hash": [str(position) for position in range(len(texts))]}).to_arrow()
     scores = pl.DataFrame(part_table(prompt, hashes, encoded, batches))
     labels = pl.DataFrame(
@@ -94,11 +98,11 @@ def inspect_tokens(loaded: Loaded, text: str, *, notebook: bool = False) -> pl.D
     predicts it, which is the one before it, and best, the token that the model would have chosen there. The first
     token is predicted by nothing and has nulls. With `notebook` the columns own_logit and own_logprob give the same
     id's values at the token's own position, which predicts the *next* token: where the notebook looked.
+
+    Raises InputError for a text without tokens or one longer than the model's context.
     """
     tokenizer = loaded.tokenizer
-    ids = list(tokenizer(text, split_special_tokens=True)["input_ids"])
-    if not ids:
-        raise InputError("the text has no tokens; give some words")
+    ids = _tokenize(loaded, text)
     with torch.inference_mode():
         input_ids = torch.tensor([ids], device=loaded.model.device)
         logits = loaded.model(input_ids=input_ids, use_cache=False).logits[0].float().cpu()  # (tokens, vocabulary)
@@ -127,15 +131,22 @@ def _show(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
 def generate(loaded: Loaded, text: str, *, max_new_tokens: int = 30) -> str:
     """`text` continued by the most likely token at each step, at most `max_new_tokens` of them.
 
-    Raises InputError where the text already fills the model's context.
+    Raises InputError for a text without tokens or one that already fills the model's context.
     """
-    encoded = loaded.tokenizer(text, split_special_tokens=True, return_tensors="pt").to(loaded.model.device)
-    num_tokens = encoded["input_ids"].shape[1]
-    if num_tokens + 1 > loaded.ref.context_tokens:
-        raise InputError(f"the text has {num_tokens} tokens, the model takes {loaded.ref.context_tokens}; shorten it")
-    room = min(max_new_tokens, loaded.ref.context_tokens - num_tokens)
+    ids = torch.tensor([_tokenize(loaded, text, room=1)], device=loaded.model.device)
+    room = min(max_new_tokens, loaded.ref.context_tokens - ids.shape[1])
     with torch.inference_mode():
         output = cast(Any, loaded.model).generate(
-            **{name: encoded[name] for name in ("input_ids", "attention_mask")}, max_new_tokens=room, do_sample=False
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, do_sample=False
         )
-    return text + str(loaded.tokenizer.decode(output[0, num_tokens:], skip_special_tokens=True))
+    return text + str(loaded.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def _tokenize(loaded: Loaded, text: str, *, room: int = 0) -> list[int]:
+    """The text's tokens, which leave `room` in the model's context."""
+    ids = list(loaded.tokenizer(text, split_special_tokens=True)["input_ids"])
+    if not ids:
+        raise InputError("the text has no tokens; give some words")
+    if len(ids) + room > loaded.ref.context_tokens:
+        raise InputError(f"the text has {len(ids)} tokens, the model takes {loaded.ref.context_tokens}; shorten it")
+    return ids

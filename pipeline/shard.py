@@ -11,6 +11,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
+from transformers import PreTrainedModel
 
 from pipeline.errors import Interrupted, RunError
 from pipeline.prompts import Prompt
@@ -64,6 +65,7 @@ class ShardResult:
     seconds: float
     counts: Counts
     path: str
+    path_reason: str | None  # why not over a tree of labels
 
 
 class ShardScorer:
@@ -77,7 +79,6 @@ class ShardScorer:
         self._job = job
         self._prompts = {prompt.prompt.name: prompt for prompt in job.prompts}
         model, tokenizer = load_model(job.model)
-        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self._encoders = {
             name: Encoder(
                 tokenizer,
@@ -89,13 +90,7 @@ class ShardScorer:
             )
             for name, each in self._prompts.items()
         }
-        try:
-            self._scorer = Scorer(model, batch_tokens=job.batch_tokens, notebook=job.notebook)
-        except NonFiniteScore:  # of the probe that it scores first
-            raise RunError(
-                f"the model {job.model.name} gave a score that is not a finite number for a probe text "
-                f"({job.model.dtype}); try --dtype float32, or get its weights again"
-            ) from None
+        self._scorer = make_scorer(model, job.model, batch_tokens=job.batch_tokens, notebook=job.notebook)
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._write: Future[None] | None = None
@@ -133,12 +128,14 @@ class ShardScorer:
                     self._write_soon(self._prompts[shard.prompt], texts, encoded, batches)
                     batches, last_part = [], time.perf_counter()
         except NonFiniteScore as error:
-            raise self._explain(error, shard, texts) from error
+            text = texts.column("text")[error.index].as_py()
+            raise explain(error, self._job.model, self._prompts[shard.prompt].prompt, text) from error
         finally:
             if batches:
                 self._write_soon(self._prompts[shard.prompt], texts, encoded, batches)
         counts = _difference(self._scorer.counts, before)
-        return ShardResult(shard.name, len(texts), time.perf_counter() - started, counts, self._scorer.path)
+        seconds = time.perf_counter() - started
+        return ShardResult(shard.name, len(texts), seconds, counts, self._scorer.path, self._scorer.path_reason)
 
     def drain(self) -> None:
         """Wait until all that was scored is on disk. Raises what went wrong in writing it."""
@@ -173,13 +170,27 @@ class ShardScorer:
 
         self._write = self._writing.submit(write)
 
-    def _explain(self, error: NonFiniteScore, shard: Shard, texts: pa.Table) -> RunError:
-        text = texts.column("text")[error.index].as_py()
-        label = self._prompts[shard.prompt].prompt.labels[error.label_index].name
-        return RunError(
-            f"the model {self._job.model.name} gave a score that is not a finite number for label '{label}' of the "
-            f"article {text[:60]!r} (prompt '{shard.prompt}', {self._job.model.dtype}); try --dtype float32"
-        )
+
+def make_scorer(
+    model: PreTrainedModel, ref: ModelRef, *, batch_tokens: int | None = None, notebook: bool = False
+) -> Scorer:
+    """A scorer of a loaded model. Raises RunError where the model gives no finite scores, or none to be trusted."""
+    try:
+        return Scorer(model, batch_tokens=batch_tokens, notebook=notebook)
+    except NonFiniteScore:  # of the probe that it scores first
+        raise RunError(
+            f"the model {ref.name} gave a score that is not a finite number for a probe text ({ref.dtype}); try "
+            "--dtype float32, or get its weights again"
+        ) from None
+
+
+def explain(error: NonFiniteScore, ref: ModelRef, prompt: Prompt, text: str) -> RunError:
+    """Name the article and the label that the model gave no number for."""
+    label = prompt.labels[error.label_index].name
+    return RunError(
+        f"the model {ref.name} gave a score that is not a finite number for label '{label}' of the article "
+        f"{text[:60]!r} (prompt '{prompt.name}', {ref.dtype}); try --dtype float32"
+    )
 
 
 def _difference(after: Counts, before: Counts) -> Counts:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.scoring.strings import Ids
 from pipeline.scoring.tokens import TokenSequences
 
-# A batch ends where the next row is so much shorter than its first that padding would exceed 3 %.
+# A batch ends where the next row is shorter than this share of its first, so that padding stays below 3 %.
 _MIN_FILLED = 0.98
 
 

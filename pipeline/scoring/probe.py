@@ -55,7 +55,9 @@ def make_probe(model: PreTrainedModel) -> Probe:
 
 def _pick_tokens(config: PretrainedConfig, num_tokens: int) -> Ids:
     """Ordinary tokens, spread over the first half of the vocabulary, where a model has learnt what they are."""
-    special = {config.pad_token_id, config.bos_token_id, config.eos_token_id}
+    special: set[int | None] = set()
+    for named in (config.pad_token_id, config.bos_token_id, config.eos_token_id):
+        special.update(named if isinstance(named, list) else [named])  # chat models end on any of several
     generator = torch.Generator().manual_seed(0)
     draws = torch.randint(max(2, config.vocab_size // 2), (4 * num_tokens,), generator=generator).tolist()
     return tuple(token for token in draws if token not in special)[:num_tokens]

@@ -24,6 +24,13 @@ from pipeline.scoring.trie import Terms
 _MAX_LOGITS = 2**28
 # Measured: a CPU likes what stays in its cache, a GPU what fills it.
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+# What PyTorch says besides OutOfMemoryError: its CPU allocators, the driver, and cuBLAS for its workspace.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 _Triple = tuple[int, int, int]  # slot, read, token of a term
@@ -73,7 +80,7 @@ class Scorer:
 
     `batch_tokens` bounds the tokens of a batch (padding included), by default what suits the device. With `notebook`
     label tokens are forwarded to the last, for `notebook_logit`. Raises RunError where even rows give other scores than
-    single forwards do.
+    single forwards do, and where the memory does not suffice for a few tokens.
     """
 
     def __init__(self, model: PreTrainedModel, *, batch_tokens: int | None = None, notebook: bool = False) -> None:
@@ -85,7 +92,15 @@ class Scorer:
         self._model = model
         model.eval()  # type: ignore[no-untyped-call]
         self._tree, self._rows = TreeForward(model), RowsForward(model)
-        self._check_path(make_probe(model))
+        try:
+            probe = make_probe(model)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise RunError(
+                f"out of memory on {model.device} with a probe of some tokens; use a smaller model or --dtype bfloat16"
+            ) from None
+        self._check_path(probe)
         self.counts = Counts()
 
     def score(self, items: Sequence[TokenSequences]) -> Iterator[ScoredBatch]:
@@ -120,12 +135,12 @@ class Scorer:
             end = plan.end_of_batch(units, begin, self.batch_tokens, self._max_reads())
             try:
                 scored = self._score_units(units[begin:end], prefix)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
                 scored = None
             if scored is None:  # out of the handler, which holds the failed forward's tensors
-                self._shrink(sum(unit.num_tokens for unit in units[begin:end]), end - begin)
+                self._shrink(sum(unit.num_tokens for unit in units[begin:end]), end - begin, len(prefix))
                 continue
             begin = end
             yield scored
@@ -157,7 +172,7 @@ class Scorer:
             batch = todo[begin:end]
             try:
                 sums += self._sum_rows(batch, sums.shape)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
                 end = begin
@@ -190,7 +205,9 @@ class Scorer:
 
     def _check_path(self, probe: Probe) -> None:
         """Stay on the tree only if it gives the scores of single forwards; windows too wide to probe must be known."""
+        batch_tokens = self.batch_tokens
         self.path_reason = self._find_fault(probe)
+        self.batch_tokens = batch_tokens  # where memory was short for a moment, the probe has left it at a few tokens
         if self.path_reason is None:
             return
         self.path = "rows"
@@ -204,6 +221,8 @@ class Scorer:
     def _find_fault(self, probe: Probe) -> str | None:
         try:
             difference = self._difference(probe)
+        except RunError:  # no memory for the probe: that tells nothing of the tree
+            raise
         except Exception as error:  # whatever a model's code raises, it only tells that it takes no tree
             return f"the model does not take a tree of labels: {type(error).__name__}: {str(error)[:200]}"
         if not difference <= probe.tolerance:
@@ -236,21 +255,24 @@ class Scorer:
         self.counts.padding_tokens += num_padding
         self.counts.read_positions += num_reads
 
-    def _shrink(self, num_tokens: int, num_units: int) -> None:
-        """Make room after a batch that did not fit."""
+    def _shrink(self, num_tokens: int, num_units: int, num_shared: int = 0) -> None:
+        """Make room after a batch that did not fit; `num_shared`: tokens of the prefix before it."""
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
         if num_units == 1:
+            shared = f" after {num_shared} tokens of prompt" if num_shared else ""
             raise RunError(
-                f"out of memory on {self._model.device} with a single item of {num_tokens} tokens; use a smaller "
-                "model, --dtype bfloat16, or --max-text-tokens to cut long texts"
+                f"out of memory on {self._model.device} with a single item of {num_tokens} tokens{shared}; use a "
+                "smaller model, --dtype bfloat16, a shorter prompt, or --max-text-tokens to cut long texts"
             )
         self.counts.out_of_memory += 1
         self.batch_tokens = max(1, min(self.batch_tokens, num_tokens) // 2)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        words in str(error) for words in _OUT_OF_MEMORY
+    )
 
 
 def _sum_terms(logits: Tensor, terms: Terms, notebook_terms: Terms | None, num_slots: int) -> Tensor:

@@ -1,10 +1,12 @@
 """One text at a time: the same scores as a run's, the logits where they belong, and text that stays text."""
 
+import copy
+
 import polars as pl
 import pytest
 import torch
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, RunError
 from pipeline.one_text import ONE_TEXT_RULES, Loaded, classify, generate, inspect_tokens, load
 
 TEMPLATE = "Is the sentence positive or negative?: {text}"
@@ -28,7 +30,8 @@ def slow_logprob(loaded: Loaded, prompt: str, words: str) -> float:
 def test_classify_gives_the_log_likelihood_of_each_label(demo: Loaded) -> None:
     """`sum` is what one forward pass of the whole string gives; pmi takes the empty text's score off it."""
     table = classify(demo, "I am happy!", labels=("positive", "negative"), template=TEMPLATE)
-    assert table.columns == ["label", "num_tokens", *ONE_TEXT_RULES]
+    assert table.columns == ["label", "num_tokens", "truncated", *ONE_TEXT_RULES]
+    assert not table["truncated"].any()
     for row in table.iter_rows(named=True):
         words = f" {row['label']}"
         with_text = slow_logprob(demo, TEMPLATE.format(text="I am happy!"), words)
@@ -44,11 +47,28 @@ def test_classify_refuses_an_empty_text(demo: Loaded) -> None:
         classify(demo, "  ", labels=("a", "b"), template=TEMPLATE)
 
 
+def test_a_text_that_is_cut_is_said_to_be(demo: Loaded) -> None:
+    """A text longer than the model's context loses its end, not its label."""
+    table = classify(demo, "word " * 2000, labels=("positive", "negative"), template=TEMPLATE)
+    assert table["truncated"].all()
+
+
+def test_a_score_that_is_no_number_names_text_and_label(demo: Loaded) -> None:
+    """One broken weight is one error in words, not a table of NaN."""
+    broken = Loaded(demo.ref, copy.deepcopy(demo.model), demo.tokenizer)
+    [token] = demo.tokenizer(" negative", add_special_tokens=False)["input_ids"][:1]
+    with torch.no_grad():
+        broken.model.get_output_embeddings().weight[token] = float("inf")
+    with pytest.raises(RunError, match="not a finite number"):
+        classify(broken, "I am happy!", labels=("positive", "negative"), template=TEMPLATE)
+
+
 def test_tokens_are_judged_where_they_are_predicted(demo: Loaded) -> None:
     """A token's logprob is read at the position before it; the notebook's at its own; rank 1 is the best guess."""
     table = inspect_tokens(demo, "The minister said so.", notebook=True)
     ids = demo.tokenizer("The minister said so.")["input_ids"]
-    logprobs = demo.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    with torch.inference_mode():
+        logprobs = demo.model(torch.tensor([ids])).logits[0].log_softmax(-1)
     assert table["id"].to_list() == ids
     assert table["logprob"][0] is None
     for i in range(1, len(ids)):
@@ -56,6 +76,12 @@ def test_tokens_are_judged_where_they_are_predicted(demo: Loaded) -> None:
         assert table["own_logprob"][i] == pytest.approx(float(logprobs[i, ids[i]]), abs=1e-4)
         assert (table["rank"][i] == 1) == (table["best"][i] == table["token"][i])
     assert table.filter(pl.col("rank") < 1).is_empty()
+
+
+def test_a_text_beyond_the_context_has_no_tokens_to_show(demo: Loaded) -> None:
+    """The model was never trained on such positions, and some models have none."""
+    with pytest.raises(InputError, match="the model takes 1024"):
+        inspect_tokens(demo, "word " * 2000)
 
 
 def test_the_spelling_of_a_special_token_is_text(demo: Loaded) -> None:

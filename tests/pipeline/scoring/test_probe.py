@@ -97,6 +97,13 @@ def test_a_model_whose_scores_depend_on_the_batch_is_refused() -> None:
         Scorer(model)
 
 
+def test_a_model_that_ends_on_several_tokens_is_probed() -> None:
+    """Chat models name a list of end tokens; none of them is an ordinary token."""
+    model = mistral(None)
+    model.config.eos_token_id = [2, 3]
+    assert Scorer(model).path == "tree"
+
+
 def test_tiny_models_have_tokens_to_probe() -> None:
     """A vocabulary of some dozens of tokens is enough."""
     assert Scorer(tiny_model("llama")).path == "tree"

@@ -72,8 +72,8 @@ def test_bfloat16_scores_differ_no_more_than_bfloat16_does(name: str) -> None:
     assert float(ours.mean()) <= 1.5 * float(own.mean())
 
 
-@pytest.mark.parametrize("name", ["gemma", "gemma3", "gpt2", "mamba"])
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("name", [*TREE_CONFIGS, *ROWS_CONFIGS])
+@settings(max_examples=20, deadline=None)
 @given(items=item_sets(), batch_tokens=st.integers(1, 300), notebook=st.booleans())
 def test_scores_do_not_depend_on_batch_order_or_labels(
     name: str, items: list[TokenSequences], batch_tokens: int, notebook: bool
@@ -177,15 +177,18 @@ def test_nothing_to_score_gives_nothing() -> None:
 class Cramped:
     """Makes a model's forward run out of memory above so many tokens, as a small device would."""
 
-    def __init__(self, model: PreTrainedModel, max_tokens: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, max_tokens: int, error: Exception | type[Exception] = torch.OutOfMemoryError
+    ) -> None:
         self.refused = 0
+        self._error = error
         self._max_tokens = max_tokens
         self._hook = model.register_forward_pre_hook(self._refuse, with_kwargs=True)
 
     def _refuse(self, module: object, args: object, kwargs: dict[str, Tensor]) -> None:
         if kwargs["input_ids"].numel() > self._max_tokens:
             self.refused += 1
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self._error
 
     def __enter__(self) -> "Cramped":
         return self
@@ -213,6 +216,45 @@ def test_a_single_item_that_does_not_fit_is_an_error(name: str) -> None:
     scorer = Scorer(model)
     with Cramped(model, 8), pytest.raises(RunError, match=r"out of memory .* single item"):
         list(scorer.score(make_items(5)))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory"), RuntimeError("CUDA error: out of memory")],
+    ids=str,
+)
+def test_every_kind_of_out_of_memory_is_known(error: Exception) -> None:
+    """Python, PyTorch's allocators and the driver have words of their own for it."""
+    model, items = tiny_model("gemma"), make_items(20)
+    scorer = Scorer(model, batch_tokens=2000)
+    with Cramped(model, 150, error) as cramped:
+        found = collect(scorer, items)
+    assert cramped.refused > 0
+    assert largest_difference(found, score_slowly(model, items)) < 1e-4
+
+
+def test_a_prompt_that_does_not_fit_is_named() -> None:
+    """Where the shared prompt takes the memory, cutting articles would not help."""
+    model = tiny_model("gemma")
+    scorer = Scorer(model)
+    with Cramped(model, 50), pytest.raises(RunError, match=r"after 60 tokens of prompt"):
+        list(scorer.score(make_items(3, shared=60)))
+
+
+def test_memory_that_is_short_for_the_self_check_alone_costs_no_speed() -> None:
+    """A probe that has to be split stays on the tree, and the budget is the usual one afterwards."""
+    model = tiny_model("gemma")
+    with Cramped(model, 20) as cramped:
+        scorer = Scorer(model, batch_tokens=2000)
+    assert cramped.refused > 0
+    assert (scorer.path, scorer.batch_tokens) == ("tree", 2000)
+
+
+@pytest.mark.parametrize("max_tokens", [4, 14])
+def test_no_memory_for_the_self_check_is_an_error_and_no_verdict_on_the_tree(max_tokens: int) -> None:
+    """The slower path would be taken for a reason that is none."""
+    with Cramped(model := tiny_model("gemma"), max_tokens), pytest.raises(RunError, match="out of memory"):
+        Scorer(model)
 
 
 def test_other_runtime_errors_are_not_taken_for_want_of_memory() -> None:
