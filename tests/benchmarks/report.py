@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.benchmarks.results import RESULTS, table, write_section
+from tests.benchmarks.results import RESULTS, command_line, table, write_section
 
 TITLE = "Reports at scale, two threads"
 COMMAND = "python -m tests.benchmarks.report"
@@ -180,7 +180,8 @@ def main(arguments: list[str] | None = None) -> None:
         f"as DuckDB ({ours.cpu_seconds / theirs.cpu_seconds:.2f} times its CPU time); goal at most {MAX_SECONDS} s and "
         f"{MAX_GB} GB.\n\n"
     )
-    write_section(TITLE, COMMAND, body + table(["", "s", "s of CPU", "peak, GB"], rows), options.results)
+    body += table(["", "s", "s of CPU", "peak, GB"], rows)
+    write_section(TITLE, command_line(COMMAND, parser, options), body, options.results, num_threads=NUM_THREADS)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import argparse
 import os
 import platform
 import re
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,17 +32,26 @@ def number(value: float) -> str:
 
 
 def command_line(command: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
-    """The command with the options that were not left at their defaults, so that the section can be made again."""
+    """The command with the options that were not left at their defaults, so that the section can be made again.
+
+    Those that only say where a file lies are left out: they change no figure.
+    """
     for name, value in vars(options).items():
-        if name != "results" and value != parser.get_default(name):
-            values = value if isinstance(value, list) else [value]
-            command += f" --{name.replace('_', '-')} {' '.join(map(str, values))}"
+        if isinstance(value, Path) or value == parser.get_default(name):
+            continue
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        command = " ".join([command, f"--{name.replace('_', '-')}", *(shlex.quote(str(one)) for one in values)])
     return command
 
 
-def write_section(title: str, command: str, body: str, path: Path = RESULTS, source: str = "") -> None:
-    """Replaces or appends the section `## title`, and prints it. `source`: date and machine, if not here and now."""
-    head = f"`{command}`, {source or f'{datetime.now(UTC):%Y-%m-%d}, {machine()}'}."
+def write_section(
+    title: str, command: str, body: str, path: Path = RESULTS, source: str = "", num_threads: int | None = None
+) -> None:
+    """Replaces or appends the section `## title`, and prints it.
+
+    `source`: date and machine, if not here and now. `num_threads`: of the measured processes, if not those of this one.
+    """
+    head = f"`{command}`, {source or f'{datetime.now(UTC):%Y-%m-%d}, {machine(num_threads)}'}."
     section = f"## {title}\n\n{head}\n\n{body.strip()}\n"
     print("\n" + section, flush=True)
     text = path.read_text(encoding="utf-8") if path.is_file() else PREAMBLE
@@ -53,11 +63,12 @@ def write_section(title: str, command: str, body: str, path: Path = RESULTS, sou
     aside.replace(path)
 
 
-def machine() -> str:
+def machine(num_threads: int | None = None) -> str:
     """Processor, cores, threads, GPU and versions: what the figures depend on."""
     import transformers
 
-    parts = [f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"]
+    num_threads = num_threads or torch.get_num_threads()
+    parts = [f"{processor()}, {os.cpu_count()} cores, {num_threads} thread{'s' * (num_threads > 1)} a process"]
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())
     parts.append(
