@@ -69,11 +69,23 @@ def save_model_folder(folder: Path, model: Any) -> Path:
     return folder
 
 
+def short_labels(num_labels: int) -> Prompt:
+    """The `answer` template with up to four labels of one token each; a prompt takes no fewer than two."""
+    return _answer_with([" World", " Sports", " Business", " Health"][:num_labels])
+
+
 def many_labels(num_labels: int) -> Prompt:
-    """The `answer` template with that many distinct labels; words of one to a few tokens, as real label sets have."""
-    stems = ("World", "Sports", "Business", "Science", "Health", "Music", "Travel", "Law", "Food", "Art")
-    words = [f" {stem}" if part == 0 else f" {stem} {part}" for part in range(20) for stem in stems][:num_labels]
-    # A prompt needs two labels: one label is measured as two that share all but their last token, which costs the same.
-    words = words if num_labels > 1 else [" World", " Sports"]
+    """The `answer` template with up to 200 labels of two to eight tokens, five to a topic, as real label sets have."""
+    topics = (
+        "World Sports Business Science Health Music Travel Law Food Art Energy Defence Housing Weather Fashion "
+        "Religion School Farming Shipping Football Cinema Theatre Banking Insurance Mining Aviation Railway "
+        "Medicine Physics Chemistry Biology Astronomy Software Hardware Internet Privacy Elections "
+        "Diplomacy Migration Climate"
+    )
+    aspects = ("research", "regulation", "history", "accidents", "leaders")
+    return _answer_with([f" {topic} {aspect}" for topic in topics.split() for aspect in aspects][:num_labels])
+
+
+def _answer_with(words: list[str]) -> Prompt:
     labels = tuple(Label(index, word.strip(), word) for index, word in enumerate(words))
-    return Prompt(f"{num_labels}-labels", BUILT_IN["answer"].template, labels)
+    return Prompt(f"{len(words)}-labels", BUILT_IN["answer"].template, labels)

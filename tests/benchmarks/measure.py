@@ -34,6 +34,7 @@ class Work:
     trie_tokens: int
     row_tokens: int  # the same with one row per label, nothing shared: what a loop over labels forwards
     read_positions: int
+    label_nodes: int  # of the trie tokens, those that belong to labels
 
     def flops(self, body_parameters: int, hidden: int, vocabulary: int) -> float:
         """2 x non-embedding parameters x distinct trie tokens + 2 x hidden x vocabulary x read positions."""
@@ -54,7 +55,7 @@ def needed_work(items: Sequence[Sequences]) -> Work:
     A label's last token is never needed: its score is read at the token before it.
     """
     shared = num_shared_tokens(items)
-    tokens, reads, rows = shared, 0, 0
+    tokens, reads, rows, label_nodes = shared, 0, 0, 0
     for item in items:
         nodes: set[tuple[int, ...]] = set()
         read: set[tuple[int, ...]] = set()
@@ -64,7 +65,8 @@ def needed_work(items: Sequence[Sequences]) -> Work:
             rows += len(item.prompt_ids) + len(branch)
         tokens += len(item.prompt_ids) - shared + len(nodes)
         reads += len(read)
-    return Work(len(items), tokens, rows, reads)
+        label_nodes += len(nodes)
+    return Work(len(items), tokens, rows, reads, label_nodes)
 
 
 def body_linears(model: nn.Module) -> list[nn.Linear]:
