@@ -57,14 +57,16 @@ def main(arguments: list[str] | None = None) -> None:
             whole = num_texts / sum(timings[stage] for stage in STAGES)
             shares.append(whole / alone)
             cells = [f"{timings[stage]:.1f}" for stage in (*STAGES, "report")]
-            rows.append([index + 1, number(alone), number(whole), f"{whole / alone:.1%}", *cells, f"{run.seconds:.0f}"])
+            cells += [f"{seconds:.1f}" for seconds in (run.seconds - sum(timings.values()), run.seconds)]
+            rows.append([index + 1, number(alone), number(whole), f"{whole / alone:.1%}", *cells])
             print(rows[-1], flush=True)
     header = ["round", "scorer alone, items/s", "end to end, items/s", "share"]
-    header += [f"{stage}, s" for stage in (*STAGES, "report")] + ["whole command, s"]
+    header += [f"{stage}, s" for stage in (*STAGES, "report")] + ["start and end, s", "whole command, s"]
     body = (
         f"Random Gemma of 13.9 M parameters, {options.items:,} test rows ({num_texts:,} distinct texts), prompt "
         f"`{options.prompt}`. End to end = {' + '.join(STAGES)} from the run's manifest. Median share "
-        f"**{statistics.median(shares):.1%}**, goal {GOAL:.0%}.\n\n"
+        f"**{statistics.median(shares):.1%}**, goal {GOAL:.0%}. Start and end: what the whole command takes beside its "
+        "stages: importing libraries, starting Prefect's server and stopping it.\n\n"
     )
     write_section(TITLE, command_line(COMMAND, parser, options), body + table(header, rows), options.results)
 
