@@ -1,10 +1,11 @@
 """GPU: Gemma-2B's shape with random weights, ours beside the notebook's loop and a harness-like batched loop.
 
-Invariant: needs PyTorch, Triton and transformers and nothing else of the project's dependencies; a variant that fails
-is a line in the table and never the end of the script. Without a GPU it runs a toy shape, to be tested.
+Invariant: needs PyTorch, Triton and transformers and nothing else of the project's dependencies; whatever fails is a
+line in the results and never the end of the script. Without a GPU it runs a toy shape, to be tested.
 
     python tests/benchmarks/gpu.py --out DIR          all figures, into DIR/gpu.json and DIR/gpu.md
     python tests/benchmarks/gpu.py --keep DIR/gpu.json   writes them into the tracked results
+    python tests/benchmarks/gpu.py --outstanding      writes there what is still to be measured
 """
 
 import argparse
@@ -22,23 +23,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, the project's root is not
 
 import torch  # noqa: E402  (after the path is set)
-from transformers import AutoModelForCausalLM, GemmaConfig  # noqa: E402
+from transformers import AttentionInterface, AutoModelForCausalLM, GemmaConfig  # noqa: E402
 
+from pipeline.scoring import attention  # noqa: E402
 from pipeline.scoring.scorer import Scorer  # noqa: E402
 from pipeline.scoring.tokens import TokenSequences  # noqa: E402
 from tests.benchmarks.contenders import batched_rows, notebook_loop  # noqa: E402
 from tests.benchmarks.measure import Work, body_parameters, matrix_rate, needed_work, synchronize  # noqa: E402
 from tests.benchmarks.packed_flex import FlexPacked  # noqa: E402
-from tests.benchmarks.results import machine, number, table, write_section  # noqa: E402
+from tests.benchmarks.results import RESULTS, command_line, machine, number, table, write_section  # noqa: E402
 
 TITLE = "GPU, Gemma-2B's shape"
-COMMAND = "python tests/benchmarks/gpu.py --out DIR"
+SCRIPT = "python tests/benchmarks/gpu.py"
+COMMAND = f"{SCRIPT} --out DIR"
+GOALS = "Goals: 60 % of the limit, 150 times the notebook's loop, 8 times the batched loop."
+OUTSTANDING = (
+    f"Outstanding: `{COMMAND}` on an NVIDIA H200 takes these figures (items/s, TFLOP/s on needed FLOPs, share of the "
+    "matrix rate, peak memory, for ours in several variants, the notebook's loop and the batched loops) and runs the "
+    f"tests marked `gpu`; `{SCRIPT} --keep DIR/gpu.json` puts them here. {GOALS}"
+)
 Score = Callable[[Sequence[TokenSequences]], torch.Tensor]
 
 
@@ -108,7 +117,8 @@ def ours(model: Any, **options: Any) -> Score:
 
 
 def compiled(model: Any, **options: Any) -> Score:
-    """The same with the model's body compiled in place (`uncompile` takes it back)."""
+    """The same with the model's body compiled in place, attention left out: its sizes differ with every batch."""
+    AttentionInterface.register(attention.NAME, torch.compiler.disable(attention.attend))
     model.base_model.compile(**options)
     return ours(model)
 
@@ -175,7 +185,8 @@ def measure_variant(make: Callable[[], Score], items: list[TokenSequences], roun
 
 
 def restore(model: Any) -> None:
-    """Takes back what a variant did to the model."""
+    """Takes back what a variant did to the model and its attention."""
+    AttentionInterface.register(attention.NAME, attention.attend)
     for module in model.modules():
         module._compiled_call_impl = None
     model.set_attn_implementation("sdpa")
@@ -185,49 +196,64 @@ def restore(model: Any) -> None:
         torch.cuda.empty_cache()
 
 
-def run_all(model: Any, shape: Shape, rounds: int, only: Sequence[str], save: Callable[[dict[str, Any]], None]) -> None:
+T = TypeVar("T")
+
+
+def attempt(errors: dict[str, str], what: str, action: Callable[[], T]) -> T | None:
+    """What the action returns; whatever it dies of is noted under its name instead, and the script goes on."""
+    try:
+        return action()
+    except Exception as error:
+        traceback.print_exc()
+        errors[what] = (f"{type(error).__name__}: {error}".splitlines() or [""])[0][:300]
+        return None
+
+
+def run_all(
+    model: Any, shape: Shape, rounds: int, only: Sequence[str], figures: dict[str, Any], save: Callable[[], None]
+) -> None:
     """Measures each variant, guarded, and saves the figures after each, so that a time limit loses only the rest."""
     items = synthetic_items(shape.items, shape.vocabulary)
     work = needed_work(items)
-    flops = work.flops(body_parameters(model), shape.hidden, shape.vocabulary)
-    figures: dict[str, Any] = {"machine": machine(), "date": f"{datetime.now(UTC):%Y-%m-%d}", "shape": asdict(shape)}
-    figures |= {"prefix_tokens": PREFIX_TOKENS, "label_tokens": LABEL_TOKENS, "work": asdict(work), "variants": {}}
-    figures |= {"flops_per_item": flops / len(items), "mean_article_tokens": mean_article_tokens(items)}
-    reference = notebook_loop(model, items[: shape.notebook_items])
+    flops = work.flops(body_parameters(model), shape.hidden, shape.vocabulary) / len(items)
+    known = variants(model, shape)
+    figures |= {"work": asdict(work), "flops_per_item": flops, "mean_article_tokens": mean_article_tokens(items)}
+    figures |= {"variants": {}, "missing": list(known), "matrix_flops_per_second": None}
+    errors = figures["errors"]
+    reference = attempt(errors, "notebook_loop", lambda: notebook_loop(model, items[: shape.notebook_items]))
     rates = []
-    for name, (num_items, make) in variants(model, shape).items():
+    for name, (num_items, make) in known.items():
         if only and name not in only:
             continue
-        rates.append(matrix_rate(model, shape.matrix_tokens))
-        try:
-            result = measure_variant(make, items[:num_items], rounds)
-            common = min(num_items, len(reference))
-            difference = (result.pop("scores")[:common] - reference[:common]).abs().max().item()
-            result |= {"max_difference": difference, "matrix_flops_per_second": rates[-1]}
-            result |= rates_of(result, flops / len(items))
-        except Exception as error:  # whatever a variant dies of is its result
-            traceback.print_exc()
-            result = {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
-        finally:
-            restore(model)
-        figures["variants"][name] = result
-        print(name, json.dumps(result), flush=True)
-        save(figures | {"matrix_flops_per_second": statistics.median(rates)})
+        rate = attempt(errors, "matrix_rate", lambda: matrix_rate(model, shape.matrix_tokens))
+        if rate is not None:
+            rates.append(rate)
+            figures["matrix_flops_per_second"] = statistics.median(rates)
+        failed: dict[str, str] = {}
+        result = attempt(failed, "failed", lambda: measure_variant(make, items[:num_items], rounds))  # noqa: B023 (now)
+        attempt(errors, "restore", lambda: restore(model))
+        figures["variants"][name] = failed if result is None else summary(result, reference, rate, flops)
+        figures["missing"].remove(name)
+        print(name, json.dumps(figures["variants"][name]), flush=True)
+        save()
 
 
 def mean_article_tokens(items: Sequence[TokenSequences]) -> float:
     return statistics.mean(len(item.prompt_ids) - PREFIX_TOKENS for item in items)
 
 
-def rates_of(result: dict[str, Any], flops_per_item: float) -> dict[str, float]:
-    """items/s, needed FLOP/s, and the share of the matrix rate measured just before."""
+def summary(
+    result: dict[str, Any], reference: torch.Tensor | None, matrix_rate: float | None, flops_per_item: float
+) -> dict[str, Any]:
+    """A variant's figures with items/s, needed FLOP/s, and where they could be measured share and difference."""
+    scores = result.pop("scores")
     rate = result["items"] / statistics.median(result["seconds"])
     needed = rate * flops_per_item
-    return {
-        "items_per_second": rate,
-        "needed_flops_per_second": needed,
-        "share": needed / result["matrix_flops_per_second"],
-    }
+    result |= {"items_per_second": rate, "needed_flops_per_second": needed, "matrix_flops_per_second": matrix_rate}
+    common = 0 if reference is None else min(len(scores), len(reference))
+    result["share"] = None if matrix_rate is None else needed / matrix_rate
+    result["max_difference"] = None if reference is None else (scores[:common] - reference[:common]).abs().max().item()
+    return result
 
 
 def profile(model: Any, items: Sequence[TokenSequences], path: Path) -> None:
@@ -246,6 +272,9 @@ def profile(model: Any, items: Sequence[TokenSequences], path: Path) -> None:
 
 def render(figures: dict[str, Any]) -> str:
     """The table for people; the rest is in the JSON."""
+    failures = "".join(f"\n\nFailed: {what}: {error}." for what, error in figures["errors"].items())
+    if "work" not in figures:
+        return failures.strip()
     work = Work(**figures["work"])
     rows = []
     done = {name: result for name, result in figures["variants"].items() if "failed" not in result}
@@ -255,33 +284,41 @@ def render(figures: dict[str, Any]) -> str:
             rows.append([name, f"failed: {result['failed']}", "", "", "", "", ""])
             continue
         row = [name, number(result["items_per_second"]), number(result["needed_flops_per_second"] / 1e12)]
-        row += [f"{result['share']:.0%}", f"{result['peak_bytes'] / 2**30:.1f}", f"{result['max_difference']:.1e}"]
+        row += [or_dash("{:.0%}", result["share"]), f"{result['peak_bytes'] / 2**30:.1f}"]
+        row += [or_dash("{:.1e}", result["max_difference"])]
         rows.append([*row, f"{best / result['items_per_second']:.1f}"])
-    limit = figures["matrix_flops_per_second"] / figures["flops_per_item"]
+    if figures["missing"]:
+        failures += f"\n\n**Partial**: not measured in this run: {', '.join(figures['missing'])}."
+    matrix = figures["matrix_flops_per_second"]
+    limit = None if matrix is None else matrix / figures["flops_per_item"]
     header = ["variant", "items/s", "needed TFLOP/s", "share", "peak GiB", "max difference", "best is times as fast"]
     shape, flops = figures["shape"], figures["flops_per_item"]
     labels = ", ".join(map(str, figures["label_tokens"]))
     return (
-        f"Random weights, bf16 on a GPU; {work.num_items:,} items of random ids, article lengths log-normal (mean "
+        f"Random weights, hidden {shape['hidden']}, {shape['layers']} layers, {figures['dtype']}; {work.num_items:,} "
+        "items of random ids, article lengths log-normal (mean "
         f"{figures['mean_article_tokens']:.1f}, 15 to 250), shared prefix of {figures['prefix_tokens']} tokens, four "
         f"labels of {labels} tokens; {flops / 1e9:.3g} needed GFLOP an item, matrix rate "
-        f"{figures['matrix_flops_per_second'] / 1e12:.3g} TFLOP/s, limit {number(limit)} items/s. Needed FLOP/s of the "
-        "loops count the needed work too, not what they recompute. The notebook's loop ran "
-        f"{shape['notebook_items']} items, the batched loops {shape['batched_items']:,}. Goals: 60 % of the limit, 150 "
-        "times the notebook's loop, 8 times the batched loop. Difference: against the notebook's loop in the same "
-        "dtype, in nats.\n\n" + table(header, rows)
+        f"{or_dash('{:.3g}', matrix and matrix / 1e12)} TFLOP/s, limit {or_dash('{:,.0f}', limit)} items/s. Needed "
+        "FLOP/s of the loops count the needed work too, not what they recompute. The notebook's loop ran "
+        f"{shape['notebook_items']} items, the batched loops {shape['batched_items']:,}. {GOALS} "
+        "Difference: against the notebook's loop in the same dtype, in nats. "
+        f"Tests marked `gpu`: {figures['tests']}.{failures}\n\n" + table(header, rows)
     )
 
 
-def run_gpu_tests() -> int:
-    """The tests marked `gpu`, in the files that have them, without what other tests need and is not installed here."""
-    if not torch.cuda.is_available() or importlib.util.find_spec("pytest") is None:
-        print("gpu tests not run: no GPU or no pytest here")
-        return 0
+def or_dash(form: str, value: float | None) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def run_gpu_tests() -> int | None:
+    """The tests marked `gpu`, in the files that have them, without what other tests need and is not installed here.
+
+    Returns pytest's exit code, or None where there is no GPU, no pytest or no such test.
+    """
     files = [str(p) for p in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in p.read_text(encoding="utf-8")]
-    if not files:
-        print("gpu tests not run: no file has one")
-        return 0
+    if not torch.cuda.is_available() or importlib.util.find_spec("pytest") is None or not files:
+        return None
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-o", "addopts=-rA", "--noconftest", "-m", "gpu", *files],
         cwd=ROOT,
@@ -294,30 +331,53 @@ def main(arguments: list[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, help="folder for gpu.json, gpu.md and profile.txt")
     what.add_argument("--keep", type=Path, help="a gpu.json to write into the tracked results")
+    what.add_argument("--outstanding", action="store_true", help="write into them that the figures are to be taken")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", default=[], help="only these, by name")
     parser.add_argument("--skip-tests", action="store_true")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
+    if options.outstanding:
+        write_section(TITLE, f"{SCRIPT} --outstanding", OUTSTANDING, options.results)
+        return 0
     if options.keep:
         figures = json.loads(options.keep.read_text(encoding="utf-8"))
-        write_section(TITLE, COMMAND, render(figures), source=f"{figures['date']}, {figures['machine']}")
+        source = f"{figures['date']}, {figures['machine']}"
+        write_section(TITLE, figures["command"], render(figures), options.results, source)
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
+    figures = measure(options, command_line(COMMAND, parser, options))
+    print("\n" + render(figures))
+    return 1 if figures["errors"] or figures["tests"] == "failed" else 0
+
+
+def measure(options: argparse.Namespace, command: str) -> dict[str, Any]:
+    """All figures of a run, saved as they come; then the profile and the tests, whatever went before."""
     on_gpu = torch.cuda.is_available()
     shape, device, dtype = (GEMMA_2B, "cuda", torch.bfloat16) if on_gpu else (TOY, "cpu", torch.float32)
-    model = random_model(shape, device, dtype)
+    figures: dict[str, Any] = {"command": command, "machine": machine(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    figures |= {"shape": asdict(shape), "dtype": str(dtype).removeprefix("torch."), "prefix_tokens": PREFIX_TOKENS}
+    figures |= {"label_tokens": LABEL_TOKENS, "errors": {}, "tests": "not run"}
+    errors = figures["errors"]
 
-    def save(figures: dict[str, Any]) -> None:
+    def save() -> None:
         (options.out / "gpu.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
         (options.out / "gpu.md").write_text(render(figures) + "\n", encoding="utf-8")
 
-    run_all(model, shape, options.rounds, options.variants, save)
-    profile(model, synthetic_items(min(1_000, shape.items), shape.vocabulary), options.out / "profile.txt")
-    print("\n" + (options.out / "gpu.md").read_text(encoding="utf-8"))
-    del model
-    restore_memory = torch.cuda.empty_cache if on_gpu else gc.collect
-    restore_memory()
-    return 0 if options.skip_tests else run_gpu_tests()
+    model = attempt(errors, "model", lambda: random_model(shape, device, dtype))
+    if model is not None:
+        attempt(errors, "run", lambda: run_all(model, shape, options.rounds, options.variants, figures, save))
+        few = synthetic_items(min(1_000, shape.items), shape.vocabulary)
+        attempt(errors, "profile", lambda: profile(model, few, options.out / "profile.txt"))
+        del model, few
+        gc.collect()
+        if on_gpu:
+            torch.cuda.empty_cache()
+    save()
+    code = None if options.skip_tests else attempt(errors, "tests", run_gpu_tests)
+    figures["tests"] = "not run" if code is None else "failed" if code else "passed"
+    save()
+    return figures
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -11,17 +13,27 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.prompts import BUILT_IN
+from pipeline.prompts import BUILT_IN, Prompt
 from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.tokens import Encoder, TokenSequences
-from tests.benchmarks import contenders, inputs
+from tests.benchmarks import contenders, gpu, inputs
 from tests.benchmarks.gpu import LABEL_TOKENS, TOY, random_model, synthetic_items
-from tests.benchmarks.measure import body_parameters, matrix_seconds, needed_work
+from tests.benchmarks.measure import Work, body_parameters, matrix_seconds, needed_work
 from tests.benchmarks.packed_flex import FlexPacked, pack
 from tests.benchmarks.results import write_section
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("polars", "pyarrow", "prefect", "pydantic", "datasets", "fsspec", "rich", "altair", "ray", "lm_eval", "psutil")
+UNCOMPILED = (
+    "ours, as shipped",
+    "ours, 8,192 tokens a batch",
+    "ours, 16,384 tokens a batch",
+    "ours, 65,536 tokens a batch",
+    "FlexAttention, packed rows",
+    "notebook's loop",
+    "batched loop, a row per label",
+    "batched loop, one-token labels share a row",
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,21 +138,41 @@ def test_a_section_of_the_results_is_replaced_and_the_others_stay(tmp_path: Path
 
 
 def test_the_gpu_script_runs_without_the_other_dependencies(tmp_path: Path) -> None:
-    """From the project's root with torch and transformers only, on a toy shape where there is no GPU."""
+    """From the project's root with torch and transformers only, on a toy shape where there is no GPU.
+
+    The compiled variants and those with CUDA graphs are left out: without a GPU they need a C++ compiler and minutes.
+    """
     blocked = (
         "import runpy, sys\n"
         f"sys.modules.update(dict.fromkeys({HEAVY!r}))\n"  # None in sys.modules makes an import fail
         f"sys.argv = ['tests/benchmarks/gpu.py', '--out', {str(tmp_path)!r}, '--rounds', '1', '--skip-tests',"
-        " '--variants', 'ours, as shipped', 'batched loop, a row per label']\n"
+        f" '--variants', *{UNCOMPILED!r}]\n"
         "runpy.run_path('tests/benchmarks/gpu.py', run_name='__main__')\n"
     )
     done = subprocess.run([sys.executable, "-c", blocked], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     report = (tmp_path / "gpu.md").read_text(encoding="utf-8")
-    assert "ours, as shipped" in report
-    assert "failed" not in report
-    assert (tmp_path / "gpu.json").is_file()
+    assert [name for name in UNCOMPILED if f"| {name} |" not in report] == []
+    assert "failed" not in report.lower()
     assert (tmp_path / "profile.txt").is_file()
+    results = tmp_path / "RESULTS.md"
+    gpu.main(["--keep", str(tmp_path / "gpu.json"), "--results", str(results)])
+    kept = results.read_text(encoding="utf-8")
+    assert "gpu.py --out DIR --rounds 1 --variants 'ours, as shipped'" in kept
+    assert (
+        "**Partial**: not measured in this run: ours + torch.compile of MLPs and norms, ours + torch.compile, " in kept
+    )
+
+
+def test_a_failure_of_the_gpu_script_is_noted_and_not_raised(tmp_path: Path) -> None:
+    """What an action dies of lies under its name, and figures that stop at the model still make a text."""
+    errors: dict[str, str] = {}
+    assert gpu.attempt(errors, "matrix_rate", lambda: 1 // 0) is None
+    assert gpu.attempt(errors, "profile", lambda: 5) == 5
+    assert errors == {"matrix_rate": "ZeroDivisionError: integer division or modulo by zero"}
+    assert (
+        gpu.render({"errors": errors}) == "Failed: matrix_rate: ZeroDivisionError: integer division or modulo by zero."
+    )
 
 
 def test_share_of_the_limit_and_scaling_write_their_sections(shared: Path, tmp_path: Path) -> None:
@@ -149,7 +181,7 @@ def test_share_of_the_limit_and_scaling_write_their_sections(shared: Path, tmp_p
 
     results = tmp_path / "RESULTS.md"
     limit.main(["--items", "8", "--rounds", "1", "--prompts", "answer", "--results", str(results)])
-    small = ["--items", "8", "--labels", "1", "4", "--lengths", "16", "--label-items", "8", "--length-tokens", "64"]
+    small = ["--items", "8", "--labels", "4", "16", "--lengths", "16", "--label-items", "8", "--length-tokens", "64"]
     scaling.main([*small, "--rounds", "1", "--results", str(results)])
     text = results.read_text(encoding="utf-8")
     assert f"## {limit.TITLE}\n\n`{limit.COMMAND} --items 8 --rounds 1 --prompts answer`" in text
@@ -166,6 +198,41 @@ def test_overlap_and_memory_run_the_whole_command(shared: Path, tmp_path: Path) 
     overlap.main(["--items", "8", "--rounds", "1", "--results", str(results)])
     memory.main(["--items", "8", "16", "--results", str(results)])
     assert results.read_text(encoding="utf-8").count("\n## ") == 2
+
+
+def test_more_labels_make_more_trie_nodes_and_one_token_labels_none(shared: Path) -> None:
+    """What the scaling benchmark varies: nodes grow with the labels up to 200; four labels of one token cost as two."""
+    tokenizer, texts = inputs.tiny_tokenizer(), inputs.articles(2)
+
+    def work(prompt: Prompt) -> Work:
+        return needed_work(Encoder(tokenizer, prompt, context_tokens=inputs.CONTEXT_TOKENS).encode(texts))
+
+    assert work(inputs.short_labels(4)) == replace(work(inputs.short_labels(2)), row_tokens=ANY)
+    nodes = [work(inputs.many_labels(n)).label_nodes / n for n in (4, 16, 64, 200)]
+    assert min(nodes) >= 1
+
+
+def test_the_main_job_writes_its_section(shared: Path, tmp_path: Path) -> None:
+    """On a few items, fewer than it can hold against the independent count."""
+    pytest.importorskip("psutil")
+    from tests.benchmarks import main_job
+
+    results = tmp_path / "RESULTS.md"
+    main_job.main(["--items", "8", "--out", str(tmp_path / "out"), "--results", str(results)])
+    assert f"## {main_job.TITLE}\n\n`{main_job.COMMAND} --items 8`" in results.read_text(encoding="utf-8")
+
+
+@pytest.mark.ray
+def test_one_worker_and_two_are_compared(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a few items; the section names the threads of the workers, not of this process."""
+    from tests.benchmarks import ray_scaling
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the script sets it for the runs, and pytest takes it back
+    results = tmp_path / "RESULTS.md"
+    ray_scaling.main(["--items", "16", "--shard-size", "8", "--rounds", "1", "--results", str(results)])
+    text = results.read_text(encoding="utf-8")
+    assert f"`{ray_scaling.COMMAND} --items 16 --shard-size 8 --rounds 1`" in text
+    assert "1 thread a process" in text
 
 
 @pytest.mark.bench
