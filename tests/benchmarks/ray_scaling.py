@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
+from pipeline.shard import SECONDS_BETWEEN_PARTS
 from tests.benchmarks import inputs
 from tests.benchmarks.command import CommandRun, run_labelscore
 from tests.benchmarks.results import RESULTS, command_line, number, table, write_section
@@ -85,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"average of the machine at the end: {os.getloadavg()[0]:.1f} (2 is what two workers make by themselves).\n\n"
         + table(header, rows)
         + "\n\nBytes an item, one prompt with four labels, two workers. A part of the store is what a worker scored of "
-        "a shard in so many seconds at most: small parts (a slow machine, a small shard) weigh more for each item.\n\n"
+        f"a shard within {SECONDS_BETWEEN_PARTS:.0f} seconds: small parts weigh more for each item.\n\n"
         + table(["parts", "texts a part", "store", *FILES], [sizes])
     )
     write_section(TITLE, command_line(COMMAND, parser, options), body, options.results, num_threads=1)
