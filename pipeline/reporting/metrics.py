@@ -16,7 +16,8 @@ from pipeline.reporting.stats import wilson_interval
 
 COVERAGES = (0.5, 0.8, 0.9)
 NUM_LENGTH_BINS = 5
-COLLAPSE = 0.75  # one label for three quarters of the items, where fewer than half have it as gold
+COLLAPSE = 0.75  # one label for three quarters of the items ...
+EXCESS = 0.25  # ... and for a quarter of them more than have it as gold, so that two balanced classes count too
 KEY = ("prompt", "rule")
 
 
@@ -82,8 +83,12 @@ def histogram_table(counts: pl.DataFrame, prompts: Sequence[PromptFacts], rules:
 
 
 def collapsed(histogram: pl.DataFrame) -> pl.DataFrame:
-    """The rows of `histogram` whose label took (nearly) all predictions without being that common."""
-    return histogram.filter(pl.col("share") >= COLLAPSE, pl.col("gold_share").fill_null(0.0) < 0.5)
+    """The rows of `histogram` whose label took (nearly) all predictions without being that common.
+
+    Without gold labels nothing shows how common a label is, so its share of the predictions alone decides.
+    """
+    excess = pl.col("share") - pl.col("gold_share").fill_null(0.0)
+    return histogram.filter(pl.col("share") >= COLLAPSE, excess >= EXCESS)
 
 
 def _ratio(numerator: str, denominator: pl.Expr) -> pl.Expr:
@@ -199,7 +204,7 @@ def tidy(summary: pl.DataFrame, classes: pl.DataFrame, histogram: pl.DataFrame, 
         "precision": (classes, "precision_low", "precision_high", "num_predicted"),
         "recall": (classes, "recall_low", "recall_high", "support"),
         "f1": (classes, None, None, "support"),
-        "predicted_share": (histogram, None, None, "n"),
+        "predicted_share": (histogram.with_columns(num_items=pl.col("n").sum().over(KEY)), None, None, "num_items"),
     }
     rows += [
         table.select(

@@ -107,6 +107,13 @@ def test_collapse_onto_one_label_is_found_and_said() -> None:
     assert metrics.collapsed(fair).is_empty()
 
 
+@pytest.mark.parametrize(("share", "gold_share", "said"), [(0.999, 0.5, True), (0.999, 0.7, True), (0.95, 0.9, False)])
+def test_collapse_is_said_of_what_exceeds_the_gold_share(share: float, gold_share: float, said: bool) -> None:
+    """Two balanced classes collapse too; a label that is nearly all of the data does not."""
+    histogram = pl.DataFrame({"label": ["yes"], "share": [share], "gold_share": [gold_share]})
+    assert (metrics.collapsed(histogram).height == 1) == said
+
+
 def test_labels_never_predicted_have_no_precision(tmp_path: Path) -> None:
     """0 of 0 is no figure; it must not become 0 or NaN in the table."""
     report = write_report(tables.write_run(tmp_path, 2, ("answer",)))
@@ -132,6 +139,10 @@ def test_tidy_metrics_have_one_row_per_key_and_no_gaps(report: Report) -> None:
     assert report.metrics["value"].null_count() == 0
     assert {"accuracy", "balanced_accuracy", "macro_f1", "ece", "brier", "accuracy_at_80", "ties", "truncated",
             "label_mass", "precision", "recall", "f1", "share"} <= set(report.metrics["metric"])  # fmt: skip
+    share = report.metrics.filter(pl.col("metric") == "share")
+    assert share["n"].unique().to_list() == [250]
+    with_ends = report.metrics.drop_nulls(["low", "high"])["metric"]
+    assert set(with_ends) == {"accuracy", "precision", "recall"}
     accuracy = report.metrics.filter(pl.col("metric") == "accuracy")
     assert (accuracy["low"] < accuracy["value"]).all()
     assert (accuracy["value"] < accuracy["high"]).all()
