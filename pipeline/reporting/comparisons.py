@@ -16,6 +16,7 @@ from pipeline.reporting.stats import (
     Pairs,
     holm,
     items_to_settle,
+    least_discordant,
     mcnemar_exact,
     paired_bootstrap,
     paired_standard_error,
@@ -30,8 +31,9 @@ ASSUMPTIONS = (
     f"Differences are in points of accuracy on the same items, with a paired bootstrap interval (95 %, 10,000 seeded "
     f"draws). p is McNemar's exact test, corrected by Holm's method within the family; a difference counts as "
     f"established when the corrected p is under {ALPHA:.2f}. The number of items that would settle a difference is "
-    f"Connor's (1987), for a power of {POWER:.0%} at {ALPHA:.2f} divided by the size of the family; it assumes that "
-    "both rates of disagreement stay as measured, so take it as an order of magnitude."
+    f"Connor's (1987), for a power of {POWER:.0%} at {ALPHA:.2f} divided by the size of the family, and never fewer "
+    "than give the exact test enough disagreements to get there; it assumes that both rates of disagreement stay as "
+    "measured, so take it as an order of magnitude."
 )
 
 SCHEMA = {
@@ -102,7 +104,7 @@ def compare_sides(family: str, found: Sequence[tuple[Side, Side, Pairs]], seed: 
 def _row(family: str, a: Side, b: Side, pairs: Pairs, p_holm: float, size: int, seed: int) -> tuple[object, ...]:
     interval = paired_bootstrap(pairs, seed)
     established = p_holm < ALPHA
-    needed = None if established else _two_digits(items_to_settle(pairs, ALPHA / size))
+    needed = None if established else _two_digits(_items_needed(pairs, ALPHA / size))
     words = say_difference(a.name, b.name, pairs, p_holm, needed)
     return (
         family, a.prompt, a.rule, b.prompt, b.rule, pairs.num_items, pairs.both, pairs.only_a, pairs.only_b,
@@ -110,6 +112,20 @@ def _row(family: str, a: Side, b: Side, pairs: Pairs, p_holm: float, size: int, 
         mcnemar_exact(pairs.only_a, pairs.only_b), p_holm, established, needed,
         f"Under '{a.prompt}': {words}" if family == RULES else words,
     )  # fmt: skip
+
+
+def _items_needed(pairs: Pairs, alpha: float) -> int | None:
+    """Connor's number of items, raised to what the exact test allows; None at equality.
+
+    Connor's formula is a normal approximation: with few and one-sided disagreements it asks for fewer items than there
+    are, which have just failed, or for so few that the discrete test could not get under `alpha` on any outcome.
+    """
+    connor = items_to_settle(pairs, alpha)
+    if connor is None:
+        return None
+    discordant = pairs.only_a + pairs.only_b
+    reachable = -(-least_discordant(alpha) * pairs.num_items // discordant)
+    return max(connor, reachable, pairs.num_items + 1)
 
 
 def _two_digits(count: int | None) -> int | None:

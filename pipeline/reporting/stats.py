@@ -115,6 +115,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def least_discordant(alpha: float = ALPHA) -> int:
+    """Discordant items below which McNemar's exact test stays at or above `alpha` even if all of them agree.
+
+    With m of them on one side p = 2 * 2^-m, so it is the smallest m with 2^(1-m) < alpha.
+    """
+    return math.floor(1 - math.log2(alpha)) + 1
+
+
 def items_to_settle(pairs: Pairs, alpha: float = ALPHA, power: float = POWER) -> int | None:
     """Items needed to establish the measured difference, if both discordant rates stay as measured; None at equality.
 

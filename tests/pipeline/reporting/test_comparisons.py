@@ -9,7 +9,7 @@ from statsmodels.stats.multitest import multipletests
 from pipeline.analysis import load_run
 from pipeline.reporting.comparisons import PROMPTS, RULES, Side, compare_sides, say_difference
 from pipeline.reporting.report import Report, write_report
-from pipeline.reporting.stats import Pairs
+from pipeline.reporting.stats import Pairs, mcnemar_exact
 from tests.pipeline.reporting import tables
 
 NAMES = ("answer", "topic", "n")  # a prompt may have the name of a column
@@ -81,3 +81,17 @@ def test_equal_prompts_are_never_told_apart() -> None:
     assert (row["p"], row["p_holm"], row["low"], row["high"]) == (1.0, 1.0, 0.0, 0.0)
     assert not row["established"]
     assert row["items_to_settle"] is None
+
+
+@pytest.mark.parametrize("pairs", [Pairs(1, 4, 0, 0), Pairs(0, 5, 0, 0), Pairs(195, 5, 0, 0), Pairs(40, 7, 2, 1)])
+@pytest.mark.parametrize("size", [1, 3, 21])
+def test_the_items_that_would_settle_it_are_more_than_there_are_and_can_settle_it(pairs: Pairs, size: int) -> None:
+    """With all disagreements on the better side at that number, the exact test gets under its level."""
+    side = Side("p", "sum", "'p'")
+    others = [(side, side, Pairs(10, 0, 0, 0))] * (size - 1)
+    row = compare_sides(PROMPTS, [(side, side, pairs), *others]).row(0, named=True)
+    if row["established"]:
+        return
+    assert row["items_to_settle"] > pairs.num_items
+    discordant = row["items_to_settle"] * (pairs.only_a + pairs.only_b) / pairs.num_items
+    assert mcnemar_exact(round(discordant), 0) < 0.05 / size

@@ -15,6 +15,7 @@ from pipeline.reporting.stats import (
     Pairs,
     holm,
     items_to_settle,
+    least_discordant,
     mcnemar_exact,
     paired_bootstrap,
     paired_standard_error,
@@ -124,3 +125,10 @@ def test_the_items_said_to_settle_a_difference_do_so_four_times_in_five() -> Non
     found = np.random.default_rng(3).multinomial(needed, shares, 2_000)
     power = np.mean([mcnemar_exact(int(a), int(b)) < 0.05 for _, a, b, _ in found])
     assert power == pytest.approx(0.8, abs=0.04)  # the exact test is a little more cautious than the formula
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 3, 0.05 / 21, 1e-6, 0.5])
+def test_least_discordant_is_where_the_exact_test_first_gets_under_alpha(alpha: float) -> None:
+    least = least_discordant(alpha)
+    assert mcnemar_exact(least, 0) < alpha
+    assert mcnemar_exact(least - 1, 0) >= alpha
