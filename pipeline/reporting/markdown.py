@@ -27,7 +27,7 @@ def render_markdown(report: "Report") -> str:
         parts += [_prompt_comparisons(report), _rules(report), _classes(report), _length(report), _wrong(report)]
     else:
         parts.append(_histograms(report))
-    parts += [_history(report), _files(report)]
+    parts += [_history(report), _made(report), _files(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -43,7 +43,7 @@ def _prompts(report: "Report") -> str:
     header = ["prompt", "n", "accuracy", "95 % interval", "balanced", "macro F1", "ECE", "Brier", "at 50 %", "at 80 %",
               "at 90 %", "ties", "truncated", "label mass"]  # fmt: skip
     if any(value is not None for value in published.values()):
-        header.append("published (n = 50)")
+        header.append("published")
     rows = []
     for row in report.headline.iter_rows(named=True):
         cells = [
@@ -123,8 +123,8 @@ def _rules(report: "Report") -> str:
             body += f"\n\n{ASSUMPTIONS}"
     title = f"Other rules from the same scores ({len(report.rules) - 1})"
     intro = (
-        f"`{report.headline_rule}` leads this report. Whichever of the others does best on these very items is "
-        "flattered by having been picked on them; it is a better choice only if it holds on other items."
+        f"{escape(notes.lead_line(report))} Whichever of the others does best on these very items is flattered by "
+        "having been picked on them; it is a better choice only if it holds on other items."
     )
     return f"## Rules\n\n{intro}\n\n{folded(title, body)}"
 
@@ -197,7 +197,7 @@ def _wrong_item(row: dict[str, Any]) -> str:
 
 
 def _history(report: "Report") -> str:
-    past = report.history.filter(pl.col("headline"))
+    past = report.history.filter(pl.col("rule") == report.headline_rule)
     if past["run_id"].n_unique() < 2:
         return ""
     return f"## Past runs of this output\n\n{history_table(past)}"
@@ -216,6 +216,21 @@ def history_table(history: pl.DataFrame) -> str:
         for row in history.iter_rows(named=True)
     ]  # fmt: skip
     return table(header, rows, left=3)
+
+
+def _made(report: "Report") -> str:
+    """Templates and label words as code, because their blanks and line ends matter."""
+    sentences = [*notes.settings_lines(report), notes.version_line(report)]
+    parts = [f"{escape(sentence)}." for sentence in sentences if sentence]
+    header = ["prompt", "template", "boundary"]
+    parts.append(table(header, [list(map(code, (p.name, p.template, p.boundary))) for p in report.manifest.prompts], 3))
+    words = [
+        [code(prompt.name), escape(label.name), code(label.words)]
+        for prompt in report.manifest.prompts
+        for label in prompt.labels
+    ]
+    parts.append(folded("Label words", table(["prompt", "label", "label words"], words, left=3)))
+    return "## How this was made\n\n" + "\n\n".join(parts)
 
 
 def _files(report: "Report") -> str:

@@ -28,7 +28,14 @@ BANDS = (
 
 def summary_lines(report: "Report") -> list[str]:
     """What was run, on what, when, and the headline with its interval: the first lines of a report."""
-    return [*_headlines(report), _data_line(report), _model_line(report), _time_line(report), *sanity_lines(report)]
+    return [
+        *_headlines(report),
+        _data_line(report),
+        _model_line(report),
+        *settings_lines(report),
+        _time_line(report),
+        *sanity_lines(report),
+    ]
 
 
 def _headlines(report: "Report") -> list[str]:
@@ -65,6 +72,19 @@ def _model_line(report: "Report") -> str:
     return f"Model: {model.name}{size}, {model.dtype} on {model.device}; revision {model.revision}"
 
 
+def settings_lines(report: "Report") -> list[str]:
+    """What the model read beside template and article, or did not read of the article; empty for an ordinary run."""
+    line = "; ".join(f"{name.lower()}: {value}" for name, value in report.settings.facts)
+    return [line[:1].upper() + line[1:]] if line else []
+
+
+def version_line(report: "Report") -> str:
+    """The versions that made the scores, as far as the manifest names them."""
+    versions = {"labelscore": report.manifest.labelscore, **report.manifest.libraries}
+    named = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    return f"Made with {named}" if named else ""
+
+
 def _time_line(report: "Report") -> str:
     manifest = report.manifest
     line = f"Run {manifest.run_id}, finished {format_time(manifest.finished)}"
@@ -82,15 +102,17 @@ def format_time(iso: str) -> str:
 
 
 def sanity_lines(report: "Report") -> list[str]:
-    names = {tuple(prompt.label_names.values()) for prompt in report.manifest.prompts}
-    if names != {AG_NEWS} or not report.has_gold:
+    """What others have measured, beside the figures of this run."""
+    if not report.has_gold:
         return []
-    measured = ", ".join(
-        f"'{prompt.name}' {100 * published:.0f} % published and {100 * accuracy:.1f} % measured here"
+    names = {tuple(prompt.label_names.values()) for prompt in report.manifest.prompts}
+    measured = "; ".join(
+        f"'{prompt.name}' {100 * published:.0f} %, measured here {100 * accuracy:.1f} %"
         for prompt, accuracy in zip(report.manifest.prompts, report.headline["accuracy"], strict=True)
         if (published := prompt.published_accuracy) is not None and accuracy is not None
     )
-    return [BANDS, *([f"The notebook's prompts under '{report.headline_rule}': {measured}."] if measured else [])]
+    bands = [BANDS] if names == {AG_NEWS} else []
+    return [*bands, *([f"Published before, and here under '{report.headline_rule}': {measured}."] if measured else [])]
 
 
 def warnings(report: "Report") -> list[str]:
@@ -150,6 +172,24 @@ def comparison_lines(comparisons: pl.DataFrame) -> list[str]:
     """The sentences of one family; of a large family, those on what is not established."""
     said = comparisons if comparisons.height <= MAX_SAID else comparisons.filter(~pl.col("established"))
     return said["words"].to_list()
+
+
+def lead_line(report: "Report") -> str:
+    """Why this rule leads. Only one named before there were any figures of this output was chosen without them."""
+    rule, named = report.headline_rule, report.settings.rule or report.manifest.headline_rule
+    earlier = report.history.filter(pl.col("headline"), pl.col("run_id") != report.manifest.run_id)["rule"]
+    others = [f"'{other}'" for other in earlier.unique(maintain_order=True) if other != rule]
+    if rule != named:
+        return (
+            f"The rule '{rule}' was chosen for this report, perhaps after its figures were seen; the run itself named "
+            f"'{named}'."
+        )
+    if others:
+        return (
+            f"The rule '{rule}' leads because the run named it, perhaps after its figures were seen: earlier runs of "
+            f"this output were led by {', '.join(others)}."
+        )
+    return f"The rule '{rule}' leads because the run named it, before there were figures to look at."
 
 
 def describe_rule(rule: str) -> str:

@@ -19,11 +19,15 @@ NUM_RUNS = 60  # past runs shown; all of them are in history.parquet
 
 
 def history_part(report: "Report") -> dict[str, Any] | None:
-    """Past runs of this output under their headline rule; None while there is only one."""
-    ids = report.history["run_id"].unique(maintain_order=True)
+    """Past runs of this output under the rule that leads this report, whatever led theirs; None while only one has it.
+
+    Another rule's accuracy on the same line would look like a change of the model or the data.
+    """
+    history = report.history.filter(pl.col("rule") == report.headline_rule)
+    ids = history["run_id"].unique(maintain_order=True)
     if len(ids) < 2:
         return None
-    runs = report.history.filter(pl.col("headline"), pl.col("run_id").is_in(ids.tail(NUM_RUNS).implode()))
+    runs = history.filter(pl.col("run_id").is_in(ids.tail(NUM_RUNS).implode()))
     columns: Columns = {
         "finished": ("finished (UTC)", moment),
         "prompt": ("prompt", text),
@@ -43,7 +47,7 @@ def history_part(report: "Report") -> dict[str, Any] | None:
 
 
 def history_figures(runs: pl.DataFrame) -> list[Figure]:
-    """A chart per prompt on the same axis. `runs`: rows of history.parquet with gold labels, under one rule each."""
+    """A chart per prompt on the same axis. `runs`: rows of history.parquet with gold labels, under one rule."""
     rows = with_wilson(runs, "num_correct", "num_gold").rename({"num_gold": "n"}).with_columns(interval=interval())
     columns: Columns = {
         "finished": ("finished (UTC)", moment),
@@ -73,7 +77,10 @@ def count_figures(runs: pl.DataFrame) -> list[Figure]:
     )
     told = {
         "items": ("Items of past runs.", "How many items each run covered."),
-        "changed": ("Changed predictions.", "Predictions unlike those of the run before, all prompts together."),
+        "changed": (
+            "Changed predictions.",
+            "Distinct texts predicted differently than in the run before, counted for each prompt and added up.",
+        ),
     }
     shown = {name: by_run.select("finished", n=name).drop_nulls() for name in told}
     return [

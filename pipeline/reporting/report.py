@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.analysis import PREDICTIONS, Manifest, PromptFacts, read_facts, scan
+from pipeline.analysis import PREDICTIONS, Manifest, PromptFacts, need_manifest, read_facts, scan
 from pipeline.errors import InputError
 from pipeline.reporting import calibration, metrics
 from pipeline.reporting.compare import changed_predictions
@@ -20,6 +20,7 @@ from pipeline.reporting.markdown import render_markdown
 from pipeline.reporting.page import render_page
 from pipeline.reporting.predictions import Tallies, make_blocks, make_constants, write_predictions
 from pipeline.reporting.rules import RULES, available_rules, score_column, wide_scores, with_inputs
+from pipeline.reporting.settings import Settings, read_settings
 from pipeline.storing.files import Output
 from pipeline.storing.published import HISTORY, ITEMS, PRIORS, SCORES
 
@@ -35,6 +36,7 @@ class Report:
 
     out: str
     manifest: Manifest
+    settings: Settings
     headline_rule: str
     rules: tuple[str, ...]
     summary: pl.DataFrame
@@ -133,6 +135,7 @@ def _build(
     return Report(
         out=str(output),
         manifest=manifest,
+        settings=read_settings(need_manifest(output)),
         headline_rule=headline,
         rules=rules,
         summary=summary,

@@ -153,6 +153,7 @@ def make_manifest(
     label_names: Sequence[str] = AG_NEWS,
     demonstration: bool = False,
     published: dict[str, float] | None = None,
+    config: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     return {
         "labelscore": "0.1.0",
@@ -160,7 +161,7 @@ def make_manifest(
         "started": "2026-01-02T03:04:05+00:00",
         "finished": "2026-01-02T03:05:05+00:00",
         "headline_rule": "sum",
-        "config": {},
+        "config": config or {},
         "dataset": {
             "name": "random",
             "split": "test",
@@ -202,7 +203,7 @@ def make_manifest(
             "items_per_second": num_items / 10,
         },
         "files": {},
-        "libraries": {},
+        "libraries": {"torch": "2.13.0+cpu", "transformers": "5.23.0"},
         "timings": {"pull": 0.1, "plan": 0.1, "score": 10.0, "publish": 0.1},
     }
 
@@ -220,6 +221,7 @@ def write_run(
     label_names: Sequence[str] = AG_NEWS,
     demonstration: bool = False,
     published: dict[str, float] | None = None,
+    config: dict[str, Any] | None = None,
 ) -> Path:
     """A whole run in `out`, as `labelscore run` leaves it before its report."""
     rng = np.random.default_rng(seed)
@@ -233,7 +235,8 @@ def write_run(
     items.write_parquet(out / "items.parquet")
     if priors:
         pl.concat([make_priors(p, rng, words, label_names) for p in prompts]).write_parquet(out / "priors.parquet")
-    write_manifest(Output(out), make_manifest(num_items, prompts, words, label_names, demonstration, published))
+    manifest = make_manifest(num_items, prompts, words, label_names, demonstration, published, config)
+    write_manifest(Output(out), manifest)
     return out
 
 

@@ -9,6 +9,7 @@ import pytest
 from pipeline.analysis import load_run, need_manifest
 from pipeline.errors import InputError, RunError
 from pipeline.reporting.notes import warnings
+from pipeline.reporting.page_history import history_part
 from pipeline.reporting.report import Report, write_report
 from pipeline.storing.files import Output
 from pipeline.storing.published import write_manifest
@@ -97,9 +98,71 @@ def test_the_summary_comes_first_with_the_headline_and_its_interval(report: Repo
 
 def test_published_figures_stand_beside_the_measured(report: Report, markdown: str) -> None:
     measured = report.headline.filter(pl.col("prompt") == "topic")["accuracy"].item()
-    assert f"'topic' 68 % published and {100 * measured:.1f} % measured here" in markdown
+    assert f"Published before, and here under 'sum': 'topic' 68 %, measured here {100 * measured:.1f} %" in markdown
     assert "34-45 % uncalibrated" in markdown
     assert "60-68 % after contextual calibration" in markdown
+
+
+def test_own_published_figures_are_not_called_the_notebooks(tmp_path: Path) -> None:
+    """A user's figures for another data set stand beside the measured, without a word about AG News."""
+    names = ("negative", "positive")
+    published = {"answer": 0.91}
+    write_report(tables.write_run(tmp_path, 30, ("answer",), words=names, label_names=names, published=published))
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "'answer' 91 %, measured here" in text
+    assert "notebook's" not in text
+
+
+def test_the_notebooks_four_figures_stand_beside_the_measured(tmp_path: Path) -> None:
+    published = {"detailed": 0.32, "described": 0.22, "topic-science": 0.46, "topic": 0.68}
+    write_report(tables.write_run(tmp_path, 50, tuple(published), published=published))
+    text = (tmp_path / "report" / "report.md").read_text()
+    for name, share in published.items():
+        assert f"'{name}' {100 * share:.0f} %, measured here" in text
+
+
+def test_shots_chat_template_and_cut_are_told_where_they_apply(tmp_path: Path, markdown: str) -> None:
+    """Both reports say what the model read beside the bare template; an ordinary run has no such line."""
+    config = {"num_shots": 4, "shots_split": "train", "seed": 0, "chat_template": True, "max_text_tokens": 1200}
+    write_report(tables.write_run(tmp_path, 30, config=config))
+    text, page = ((tmp_path / "report" / name).read_text() for name in ("report.md", "report.html"))
+    line = "Solved examples: 4, from train, seed 0; chat template: yes; articles cut at: 1,200 tokens"
+    assert line in text.partition("## ")[0]
+    assert line in text.partition("## How this was made")[2]
+    assert "<dt>Solved examples</dt><dd><bdi>4, from train, seed 0</bdi></dd>" in page
+    assert line in page.partition('id="made-title"')[2]
+    assert "olved examples" not in markdown
+    assert "hat template" not in markdown
+
+
+def test_versions_templates_and_label_words_are_in_both_reports(run: Path, report: Report, markdown: str) -> None:
+    page = (run / "report" / "report.html").read_text()
+    versions = "Made with labelscore 0.1.0, torch 2.13.0+cpu, transformers 5.23.0."
+    assert versions in markdown
+    assert versions in page.partition('id="made-title"')[2]
+    assert "`Article: {text}\\nTopic:`" in markdown
+    assert re.search(r"`topic` +\| Sports +\| `Sports`", markdown)
+
+
+def test_a_rule_chosen_after_the_run_is_not_said_to_have_been_chosen_before_it(tmp_path: Path) -> None:
+    """Only the rule that the run named leads without having been seen; what the report was asked for later may not."""
+    out = tables.write_run(tmp_path, 60, config={"rule": "sum"})
+    files = [out / "report" / name for name in ("report.md", "report.html")]
+    before, after = "because the run named it, before there were figures", "perhaps after its figures were seen"
+    first = write_report(out)
+    assert all(before in file.read_text() for file in files)
+    write_report(out, "pmi")
+    assert not any(before in file.read_text() for file in files)
+    assert all(after in file.read_text() for file in files)
+    # Neither when the report's rule has become the manifest's own, nor when the next run names it.
+    write_manifest(Output(out), need_manifest(Output(out)) | {"headline_rule": "pmi"})
+    write_report(out, "pmi")
+    assert not any(before in file.read_text() for file in files)
+    first.history_rows.write_parquet(out / "history.parquet")
+    write_manifest(Output(out), need_manifest(Output(out)) | {"run_id": "next", "config": {"rule": "pmi"}})
+    write_report(out, "pmi")
+    assert not any(before in file.read_text() for file in files)
+    assert all("earlier runs of this output were led by" in file.read_text() for file in files)
 
 
 def test_other_label_sets_are_not_held_against_ag_news(tmp_path: Path) -> None:
@@ -158,7 +221,7 @@ def test_names_stay_text_too(tmp_path: Path) -> None:
     names = ("a|b", "<b>bold</b>", "`code`\n# heading", "*stars*")
     write_report(tables.write_run(tmp_path, 60, ("p|q `r` <i>", "other"), words=names, label_names=names))
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "<b>" not in text.replace("`", "")
+    assert "<b>" not in re.sub(r"`[^`\n]*`", "", text)  # inside code it is text
     assert "\n# heading" not in text
     for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
@@ -273,3 +336,24 @@ def test_history_adds_this_run_once_and_counts_changed_predictions(tmp_path: Pat
     } == expected
     assert second.history["run_id"].unique(maintain_order=True).to_list() == ["random-run", "next-run"]
     assert "## Past runs of this output" in (out / "report" / "report.md").read_text()
+
+
+def test_past_runs_are_shown_under_one_rule(tmp_path: Path) -> None:
+    """A run led by another rule keeps its place on the line, with its accuracy under the rule that leads now."""
+    out = tables.write_run(tmp_path, 60, seed=1)
+    first = write_report(out)
+    first.history_rows.write_parquet(out / "history.parquet")
+    write_manifest(
+        Output(out), need_manifest(Output(out)) | {"run_id": "next", "finished": "2026-01-03T03:05:05+00:00"}
+    )
+    second = write_report(out, "logit")
+    part = history_part(second)
+    assert part is not None
+    assert {row[2] for row in part["table"].rows} == {"logit"}
+    shown = [row[4] for row in part["table"].rows]
+    assert shown[:2] == shown[2:]
+    past = (out / "report" / "report.md").read_text().partition("## Past runs")[2].partition("## ")[0]
+    assert past.count("`logit`") == 4
+    assert "`sum`" not in past
+    page = (out / "report" / "report.html").read_text()
+    assert "counts the distinct texts that a run shares with the run before" in page
