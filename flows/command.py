@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -33,6 +34,7 @@ def run_command(config: RunConfig) -> int:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     signal.signal(signal.SIGTERM, _interrupt)
+    warnings.filterwarnings("ignore", message="Failed to create the Prefect home")  # we say it in a line of our own
     _log_to_terminal()
     with _server():
         from flows.run import score_dataset
@@ -89,5 +91,5 @@ def _check_answers(url: str) -> None:
     if problem is not None:
         raise RunError(
             f"no Prefect server answers at {url} ({problem or type(problem).__name__}); start it, or unset "
-            "PREFECT_API_URL to run with an embedded one"
+            "PREFECT_API_URL ('prefect config unset PREFECT_API_URL') to run with an embedded one"
         )

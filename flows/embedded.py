@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from pipeline.errors import RunError
+from pipeline.errors import InputError, RunError
 
 SECONDS_TO_START = 120  # a cold machine compiles and migrates first
 
@@ -27,8 +27,15 @@ def prefect_server(prefect_home: Path) -> Iterator[Callable[[], str]]:
     """Start a server on a free port of the loopback address, and end it after the block.
 
     Yields what waits until the server answers and returns its API URL, so that a run can load its libraries meanwhile;
-    that raises RunError where the server does not answer in time.
+    that raises RunError where the server does not answer in time. Raises InputError where its folder cannot be made.
     """
+    try:
+        prefect_home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"Prefect cannot keep its files in {prefect_home}: {error.strerror}; set PREFECT_HOME to a folder that can "
+            "be written"
+        ) from None
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.embedded", str(prefect_home)],
         stdin=subprocess.PIPE,
@@ -69,7 +76,6 @@ def serve(prefect_home: Path) -> None:
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
-    prefect_home.mkdir(parents=True, exist_ok=True)
     with (prefect_home / "labelscore-embedded.lock").open("w") as lock:
         # Two servers that create or migrate the same database at once trip over each other.
         fcntl.flock(lock, fcntl.LOCK_EX)

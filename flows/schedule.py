@@ -30,7 +30,7 @@ AUTOMATION = "labelscore: end runs without heartbeat"
 MISSED_HEARTBEATS = 3
 NO_SERVER = (
     "start one with 'prefect server start' and point to it with "
-    "'export PREFECT_API_URL=http://127.0.0.1:4200/api' (or the address it prints)"
+    "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api' (or the address it prints)"
 )
 
 

@@ -243,7 +243,7 @@ def print_findings(findings: "list[Finding]") -> int:
     """What is wrong with an output, a line each; returns the exit code, 1 where there is something."""
     for finding in findings:
         out.print(Text(plain(finding)))
-    out.print("all files are sound" if not findings else f"{len(findings)} findings")
+    out.print("all files are sound" if not findings else f"{len(findings)} finding{'s' if len(findings) > 1 else ''}")
     return 1 if findings else 0
 
 

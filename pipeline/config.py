@@ -97,7 +97,9 @@ class RunConfig(BaseModel):
         None, description="output folder or s3:// URL; the default is data/runs/<data set>-<model>"
     )
     force: bool = Field(False, description="score again what is already stored")
-    published: dict[str, float] = Field({}, description="accuracies to show beside those measured, by prompt")
+    published: dict[Name, Annotated[float, Field(ge=0, le=1), _NO_TRUTH]] = Field(
+        {}, description="accuracies (0 to 1) to show beside those measured, by prompt"
+    )
 
     @property
     def output(self) -> str:
@@ -134,7 +136,7 @@ def _check_prompts(config: RunConfig) -> None:
     for name, table in config.prompts.items():
         words = tuple(table.labels.values()) if isinstance(table.labels, dict) else table.labels
         make_prompt(name, table.template, words, tuple(table.labels), table.boundary)
-    for name in config.prompt:
+    for name in (*config.prompt, *config.published):
         if name not in config.prompts and name not in BUILT_IN:
             known = [*config.prompts, *BUILT_IN]
             close = get_close_matches(name, known, n=1)

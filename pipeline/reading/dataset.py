@@ -137,7 +137,7 @@ class Cut(NamedTuple):
 
 
 def _parse_split(split: str) -> tuple[str, Cut | None]:
-    found = re.fullmatch(r"([\w.\-]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
+    found = re.fullmatch(r"([\w.\-]+)(?:\[(-?[0-9]{1,15}%?)?:(-?[0-9]{1,15}%?)?\])?", split)
     if found is None:
         raise InputError(
             f"split '{split}': write a name such as test, or a slice of it such as test[:50] or test[:10%]"

@@ -75,6 +75,19 @@ def test_a_prefect_server_that_is_not_there_is_told(server_env: dict[str, str], 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("home", ["file", "file/below"])
+def test_a_prefect_home_that_cannot_be_is_told(server_env: dict[str, str], tmp_path: Path, home: str) -> None:
+    """The embedded server keeps its database there."""
+    (tmp_path / "file").touch()
+    env = {name: value for name, value in server_env.items() if name != "PREFECT_API_URL"}
+    env["PREFECT_HOME"] = str(tmp_path / home)
+    run = start_command(["run", "--out", "out"], tmp_path / "log", env, cwd=tmp_path)
+    assert run.wait() == 2
+    (line,) = run.said().splitlines()
+    assert "PREFECT_HOME" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_arguments_that_are_no_text_are_refused(labelscore: Command) -> None:
     """Bytes that are not UTF-8 reach Python as lone surrogates; they could be neither tokenised nor shown."""
     for argument in ("a\udcffb", "--prompt=\ud800"):
@@ -88,7 +101,7 @@ KEYS = sorted(RunConfig.model_fields)
 SCALARS = st.one_of(
     st.booleans(),
     st.integers(),
-    st.floats(allow_nan=False, allow_infinity=False),
+    st.floats(),
     st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8),
 )
 VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=4))
@@ -104,6 +117,7 @@ def load(path: Path) -> None:
     else:
         told = "nothing"
         assert RunConfig.model_validate(config.model_dump()) == config
+        json.dumps(config.model_dump(), allow_nan=False)  # as the manifest will have it
     assert told.strip()
     assert told.isprintable()
 
@@ -114,8 +128,13 @@ def test_any_values_under_any_keys_are_a_configuration_or_one_line(
 ) -> None:
     """Keys of ours and others, with values of every type."""
     path = tmp_path_factory.getbasetemp() / "values.toml"
-    path.write_text("\n".join(f"{json.dumps(key)} = {json.dumps(value)}" for key, value in lines))
+    path.write_text("\n".join(f"{json.dumps(key)} = {to_toml(value)}" for key, value in lines))
     load(path)
+
+
+def to_toml(value: object) -> str:
+    """A value as TOML spells it, which is JSON but for the floats that JSON has not."""
+    return json.dumps(value).replace("NaN", "nan").replace("Infinity", "inf")
 
 
 @given(st.one_of(st.binary(max_size=60), st.text(max_size=60).map(lambda text: text.encode(errors="surrogatepass"))))

@@ -66,8 +66,8 @@ def test_a_gated_model_without_a_token_says_which_steps(hub: HubServer, tmp_path
     assert "Traceback" not in done.stderr
 
 
-def test_chat_and_shots_are_scored_apart_from_plain_prompts(hub: HubServer, tmp_path: Path, prefect_home: Path) -> None:
-    """Few-shot scores have a fingerprint of their own, and the same examples stand before every article."""
+def test_shots_are_scored_apart_from_plain_prompts(hub: HubServer, tmp_path: Path, prefect_home: Path) -> None:
+    """Few-shot scores have a fingerprint of their own."""
     base = ("--preset", "gemma", "--limit", "8", "--out", "out")
     plain = run(hub, tmp_path, prefect_home, *base, HF_TOKEN=TOKEN)
     shots = run(hub, tmp_path, prefect_home, *base, "--num-shots", "4", HF_TOKEN=TOKEN)

@@ -1,0 +1,91 @@
+"""Runs whose prompts are more than a template, and models that take no tree: the stored scores are the slow ones."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, BloomForCausalLM
+
+from pipeline.analysis import load_run
+from pipeline.bundled import demo_model_path, sample_path
+from pipeline.shots import SEPARATOR, draw_shots
+
+CHAT = (
+    "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ message['role'] }}\n"
+    "{{ message['content'] }}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+NUM_ITEMS = 6
+
+
+def run(*arguments: str, cwd: Path, prefect_home: Path) -> str:
+    """Run the command; returns what it said on standard error."""
+    command = [sys.executable, "-m", "flows.cli", "run", "--limit", str(NUM_ITEMS), "--out", "out", *arguments]
+    env = {**os.environ, "PREFECT_HOME": str(prefect_home)}
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled model with a chat template of Gemma's form."""
+    folder = tmp_path_factory.mktemp("chat") / "model"
+    shutil.copytree(demo_model_path(), folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("num_shots", [0, 4])
+def test_chat_and_shots_store_the_scores_of_the_whole_conversation(
+    num_shots: int, chat_model: Path, tmp_path: Path, prefect_home: Path
+) -> None:
+    """Each stored log-likelihood is that of the label's words after the template that the tokenizer renders; before
+    every article stand the same solved examples, as many of each class."""
+    forms = ("--chat-template", "--num-shots", str(num_shots))
+    run("--model", str(chat_model), *forms, cwd=tmp_path, prefect_home=prefect_home)
+    scores = pl.read_parquet(tmp_path / "out" / "scores" / "scores.parquet")
+    texts = dict(pl.read_parquet(tmp_path / "out" / "items.parquet").select("item_id", "text").iter_rows())
+    assert scores.height == 4 * NUM_ITEMS
+
+    tokenizer, model = AutoTokenizer.from_pretrained(chat_model), AutoModelForCausalLM.from_pretrained(chat_model)
+    shots = shots_of(num_shots)
+    for row in scores.iter_rows(named=True):
+        content = f"{shots}Article: {texts[row['item_id']]}\nTopic:"
+        message = [{"role": "user", "content": content}]
+        rendered = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        prompt = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        whole = tokenizer(rendered + row["label_words"], add_special_tokens=False)["input_ids"]
+        assert whole[: len(prompt)] == prompt
+        with torch.inference_mode():
+            logprobs = model(torch.tensor([whole])).logits[0].log_softmax(-1)
+        expected = sum(float(logprobs[i - 1, whole[i]]) for i in range(len(prompt), len(whole)))
+        assert row["logprob"] == pytest.approx(expected, abs=1e-4)
+
+
+def shots_of(num_shots: int) -> str:
+    """The examples that every run with seed 0 puts first, written out."""
+    train = pl.read_ndjson(sample_path("train"))
+    drawn = draw_shots(train.select("text", "label").iter_rows(), num_shots=num_shots, num_labels=4, seed=0)
+    assert sorted(label for _, label in drawn) == [0, 1, 2, 3][:num_shots]
+    words = (" World", " Sports", " Business", " Sci/Tech")
+    return "".join(f"Article: {text}\nTopic:{words[label]}{SEPARATOR}" for text, label in drawn)
+
+
+def test_a_model_that_takes_no_tree_is_scored_in_rows_and_the_run_says_so(tmp_path: Path, prefect_home: Path) -> None:
+    """BLOOM's ALiBi cannot follow a tree of labels: one warning with the reason, and the manifest keeps it."""
+    tokenizer = AutoTokenizer.from_pretrained(demo_model_path())
+    torch.manual_seed(0)
+    model = BloomForCausalLM(BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=2, n_head=4))
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "bloom")
+    said = run("--model", "bloom", cwd=tmp_path, prefect_home=prefect_home)
+    assert said.count("the slower path, a row for each label: ") == 1
+    scoring = load_run(tmp_path / "out").manifest["scoring"]
+    assert (scoring["path"], bool(scoring["path_reason"])) == ("rows", True)
