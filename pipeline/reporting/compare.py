@@ -11,6 +11,7 @@ import polars as pl
 from pipeline.analysis import Run
 from pipeline.errors import InputError
 from pipeline.reporting.comparisons import RUNS, Side, compare_sides
+from pipeline.reporting.differences import Difference, run_differences
 from pipeline.reporting.stats import Pairs
 
 PAIR = ("text_hash", "occurrence")
@@ -20,6 +21,7 @@ PAIR = ("text_hash", "occurrence")
 class RunComparison:
     """num_common items have the same text; `comparisons` are as in `compare_sides`, one row per shared prompt.
 
+    `comparisons` is empty where no common item has the same gold label in both. `differences`: what else differs.
     `flips`: prompt, text, gold, predicted_a, predicted_b, confidence_a, confidence_b, correct_a, correct_b, item_id_a,
     item_id_b: the items predicted differently, those where a run was surest first.
     """
@@ -31,6 +33,7 @@ class RunComparison:
     num_b: int
     num_common: int
     num_gold_differs: int
+    differences: tuple[Difference, ...]
     comparisons: pl.DataFrame
     flips: pl.DataFrame
 
@@ -55,7 +58,9 @@ def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
     found = []
     for (x, y), table in zip(pairs, joined, strict=True):
         sides = (Side(x, rule, f"'{x}' in A"), Side(y, rule, f"'{y}' in B"))
-        found.append((*sides, _pair_table(table)))
+        pairs_found = _pair_table(table)
+        if pairs_found.num_items:
+            found.append((*sides, pairs_found))
     flips = pl.concat(_flips(table, x, y) for (x, y), table in zip(pairs, joined, strict=True))
     texts = a.items.select(item_id_a="item_id", text="text")
     return RunComparison(
@@ -66,6 +71,7 @@ def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
         num_b=b.items.select(pl.len()).collect().item(),
         num_common=num_common,
         num_gold_differs=joined[0].filter(_gold_differs()).height,
+        differences=run_differences(a, b),
         comparisons=compare_sides(RUNS, found),
         flips=flips.lazy().join(texts, on="item_id_a", how="left", maintain_order="left").collect(),
     )

@@ -7,8 +7,10 @@ from typing import Any
 
 from pipeline.reporting.compare import RunComparison
 from pipeline.reporting.comparisons import ASSUMPTIONS
+from pipeline.reporting.differences import Difference
 from pipeline.reporting.markdown import comparison_section
 from pipeline.reporting.markup import code, escape, percent, table
+from pipeline.reporting.rules import CAUTIONS
 
 MAX_TEXT = 100  # characters of an article shown
 NUM_FLIPS = 20  # items shown, those where a run was surest first
@@ -19,6 +21,8 @@ def render_comparison(comparison: RunComparison) -> str:
     parts = [_header(comparison)]
     if comparison.comparisons.height:
         parts += [comparison_section(comparison.comparisons), ASSUMPTIONS]
+    else:
+        parts.append("The runs have no gold label in common, so neither can be called better; what flipped is below.")
     parts.append(_flips(comparison))
     return "\n\n".join(parts) + "\n"
 
@@ -32,7 +36,18 @@ def _header(comparison: RunComparison) -> str:
     ]
     if comparison.num_gold_differs:
         lines[-1] += f"; {comparison.num_gold_differs:,} of them have another gold label in B and are left out below"
+    if comparison.rule in CAUTIONS:
+        lines.append(f"Caution: {code(comparison.rule)} {escape(CAUTIONS[comparison.rule])}.")
+    lines.append(_differences(comparison.differences))
     return "\n\n".join(lines)
+
+
+def _differences(differences: tuple[Difference, ...]) -> str:
+    """Names as code: a template's or a label word's blanks may be all that differs."""
+    if not differences:
+        return "Model, data, settings and prompts are the same in both."
+    rows = [[escape(difference.what), code(difference.a), code(difference.b)] for difference in differences]
+    return f"What differs:\n\n{table(['', 'A', 'B'], rows, left=3)}"
 
 
 def _flips(comparison: RunComparison) -> str:

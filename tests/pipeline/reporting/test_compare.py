@@ -1,6 +1,8 @@
 """Two runs side by side, joined by the hash of their texts."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,14 +18,14 @@ from pipeline.storing.published import write_manifest
 from tests.pipeline.reporting import tables
 
 
-def make_run(out: Path, items: pl.DataFrame, prompts: tuple[str, ...], seed: int) -> Run:
-    """A run over exactly these items."""
+def make_run(out: Path, items: pl.DataFrame, prompts: tuple[str, ...], seed: int, **facts: Any) -> Run:
+    """A run over exactly these items; `facts` replace some of its manifest's."""
     rng = np.random.default_rng(seed)
     (out / "scores").mkdir(parents=True)
     scores = pl.concat(tables.make_scores(items, prompt, rng) for prompt in prompts)
     scores.sort("item_id", "prompt", "label_id").write_parquet(out / "scores" / "scores.parquet")
     items.write_parquet(out / "items.parquet")
-    write_manifest(Output(out), tables.make_manifest(items.height, prompts))
+    write_manifest(Output(out), tables.make_manifest(items.height, prompts) | facts)
     write_report(out)
     return load_run(out)
 
@@ -122,3 +124,58 @@ def test_the_printed_comparison_names_both_runs_and_escapes_the_articles(tmp_pat
     assert "<script>" not in printed
     assert "\\| \\`code\\`" in printed
     assert "None: both runs" in render_comparison(compare_runs(a, a))
+
+
+def test_what_differs_between_the_runs_is_named_and_nothing_else(tmp_path: Path, items: pl.DataFrame) -> None:
+    """Model, revision, dtype, data, shots, chat template and rule come from the manifests."""
+    plain = tables.make_manifest(120, ("answer",))
+    other = {
+        "model": plain["model"] | {"name": "large|er", "revision": "abc123", "dtype": "bfloat16"},
+        "dataset": plain["dataset"] | {"name": "news", "revision": "r2"},
+        "config": {"rule": "pmi", "num_shots": 4, "seed": 3, "chat_template": True, "max_text_tokens": 50},
+    }
+    a = make_run(tmp_path / "a", items, ("answer",), seed=1)
+    b = make_run(tmp_path / "b", items, ("answer",), seed=1, **other)
+    found = {d.what: (d.a, d.b) for d in compare_runs(a, b).differences}
+    assert found == {
+        "model": ("random", "large|er"),
+        "model revision": ("sha256:0123456789abcdef", "abc123"),
+        "dtype": ("float32", "bfloat16"),
+        "data set": ("random", "news"),
+        "data revision": ("none", "r2"),
+        "solved examples": ("none", "4, from train, seed 3"),
+        "chat template": ("none", "yes"),
+        "articles cut at": ("none", "50 tokens"),
+        "rule of the run": ("sum", "pmi"),
+    }
+    printed = render_comparison(compare_runs(a, b))
+    assert "`large¦er`" in printed
+    assert "settings and prompts are the same in both" in render_comparison(compare_runs(a, a))
+
+
+def test_a_prompt_that_kept_its_name_but_not_its_words_is_a_difference(tmp_path: Path, items: pl.DataFrame) -> None:
+    (prompt,) = tables.make_manifest(120, ("answer",))["prompts"]
+    a = make_run(tmp_path / "a", items, ("answer",), seed=1)
+    b = make_run(tmp_path / "b", items, ("answer",), seed=1)
+    b = replace(b, manifest=b.manifest | {"prompts": [prompt | {"template": "{text} "}]})
+    (difference,) = compare_runs(a, b).differences
+    assert (difference.what, difference.b) == ("template of 'answer'", "{text} ")
+
+
+def test_runs_without_gold_labels_show_their_flips_and_no_accuracy(tmp_path: Path) -> None:
+    """Nothing is said of 0 items: no sentence, no table, no nan."""
+    bare = tables.make_items(60, np.random.default_rng(0), gold=False)
+    a, b = (make_run(tmp_path / name, bare, ("answer",), seed=seed) for name, seed in (("a", 1), ("b", 2)))
+    found = compare_runs(a, b)
+    assert found.comparisons.is_empty()
+    printed = render_comparison(found)
+    assert "no gold label in common" in printed
+    assert f"{found.flips.height:,} predictions differ" in printed
+    assert "nan" not in printed
+    assert " 0 items" not in printed
+
+
+def test_a_comparison_under_batch_carries_its_caution(tmp_path: Path, items: pl.DataFrame) -> None:
+    run = make_run(tmp_path / "a", items, ("answer",), seed=1)
+    assert "looks at the unlabelled test items" in render_comparison(compare_runs(run, run, "batch"))
+    assert "Caution" not in render_comparison(compare_runs(run, run, "sum"))

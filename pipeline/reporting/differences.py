@@ -1,0 +1,59 @@
+"""What differs between two runs, from their manifests: whoever compares their figures must know what was changed.
+
+Invariant: plain text; a fact that both runs share is left out.
+"""
+
+from dataclasses import dataclass
+
+from pipeline.analysis import Manifest, PromptFacts, Run
+from pipeline.reporting.settings import Settings, read_settings
+
+NONE = "none"
+LIBRARIES = ("torch", "transformers")  # those that can move a score
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One fact of two runs, and its value in each."""
+
+    what: str
+    a: str
+    b: str
+
+
+def run_differences(a: Run, b: Run) -> tuple[Difference, ...]:
+    """Model, data, settings and prompts of the same name, as far as they differ."""
+    sides = [Manifest.model_validate(run.manifest) for run in (a, b)]
+    shared = {prompt.name for prompt in sides[0].prompts} & {prompt.name for prompt in sides[1].prompts}
+    facts_a, facts_b = (_facts(s, read_settings(r.manifest), shared) for s, r in zip(sides, (a, b), strict=True))
+    found = (Difference(what, facts_a.get(what, NONE), facts_b.get(what, NONE)) for what in facts_a | facts_b)
+    return tuple(difference for difference in found if difference.a != difference.b)
+
+
+def _facts(manifest: Manifest, settings: Settings, shared: set[str]) -> dict[str, str]:
+    data, model = manifest.dataset, manifest.model
+    facts = {
+        "model": model.name,
+        "model revision": model.revision,
+        "dtype": model.dtype,
+        "device": model.device,
+        "data set": data.name,
+        "split": data.split,
+        "data revision": data.revision or NONE,
+        **{name.lower(): value for name, value in settings.facts},
+        "rule of the run": settings.rule or manifest.headline_rule,
+        "prompts": ", ".join(prompt.name for prompt in manifest.prompts),
+        "labelscore": manifest.labelscore,
+        **{name: manifest.libraries.get(name, NONE) for name in LIBRARIES},
+    }
+    common = [prompt for prompt in manifest.prompts if prompt.name in shared]
+    return facts | {what: value for prompt in common for what, value in _prompt(prompt).items()}
+
+
+def _prompt(prompt: PromptFacts) -> dict[str, str]:
+    words = ", ".join(f"{label.name}: '{label.words}'" for label in prompt.labels)
+    return {
+        f"template of '{prompt.name}'": prompt.template,
+        f"boundary of '{prompt.name}'": prompt.boundary,
+        f"label words of '{prompt.name}'": words,
+    }
