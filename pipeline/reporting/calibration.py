@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from pipeline.analysis import PromptFacts
 from pipeline.reporting.metrics import KEY, with_wilson
 
 NUM_BINS = 15  # of equal width, as in Guo et al. 2017
 NUM_MARGIN_BINS = 40
+SHOWN_COVERAGES = tuple(tenth / 10 for tenth in range(1, 11))  # of the curve's hundred points, those in tables
 
 
 def reliability_table(predictions: pl.LazyFrame) -> pl.DataFrame:
@@ -110,3 +112,26 @@ def margin_table(predictions: pl.LazyFrame, rule: str, prompts: Sequence[str]) -
         )
     schema = {"prompt": pl.String, "gold": pl.String, "bin_low": pl.Float64, "bin_high": pl.Float64, "n": pl.Int64}
     return pl.concat(tables) if tables else pl.DataFrame(schema=schema)
+
+
+def shown_coverage(coverage: pl.DataFrame) -> pl.DataFrame:
+    """The rows of `coverage_table` that tables show."""
+    return coverage.filter(pl.any_horizontal((pl.col("coverage") - c).abs() < 1e-9 for c in SHOWN_COVERAGES))
+
+
+def margins_by_class(margins: pl.DataFrame, prompt: PromptFacts) -> pl.DataFrame:
+    """gold, n, least, median (the middle of its bin), most: the bins of one prompt from `margin_table`, by class."""
+    order = {label.name: label.id for label in prompt.labels}
+    rank = pl.col("gold").replace_strict(order, default=None, return_dtype=pl.Int64)
+    middle = pl.col("n").cum_sum() >= pl.col("n").sum() / 2
+    return (
+        margins.filter(pl.col("prompt") == prompt.name)
+        .sort(rank, "bin_low")
+        .group_by("gold", maintain_order=True)
+        .agg(
+            pl.col("n").sum(),
+            least=pl.col("bin_low").min(),
+            median=((pl.col("bin_low") + pl.col("bin_high")) / 2).filter(middle).first(),
+            most=pl.col("bin_high").max(),
+        )
+    )

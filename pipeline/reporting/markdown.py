@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from pipeline.reporting import notes
+from pipeline.reporting.calibration import margins_by_class, shown_coverage
 from pipeline.reporting.comparisons import ASSUMPTIONS
 from pipeline.reporting.markup import code, escape, folded, interval, number, p_value, percent, table
 from pipeline.reporting.rules import CAUTIONS
@@ -24,7 +25,8 @@ def render_markdown(report: "Report") -> str:
     """The whole of report.md."""
     parts = [_summary(report), _prompts(report)]
     if report.has_gold:
-        parts += [_prompt_comparisons(report), _rules(report), _classes(report), _length(report), _wrong(report)]
+        parts += [_prompt_comparisons(report), _rules(report), _classes(report), _confidence(report), _length(report),
+                  _wrong(report)]  # fmt: skip
     else:
         parts.append(_histograms(report))
     parts += [_history(report), _made(report), _files(report)]
@@ -154,6 +156,36 @@ def _matrix(confusion: pl.DataFrame, num_labels: int) -> str:
     header = ["gold \\ predicted", *(escape(name) for name in wide.columns[1:])]
     rows = [[escape(row[0]), *(f"{n:,}" for n in row[1:])] for row in wide.iter_rows()]
     return "\n\n" + table(header, rows)
+
+
+def _confidence(report: "Report") -> str:
+    """What the page draws as reliability, risk and coverage, and margins."""
+    sections = []
+    for prompt in report.manifest.prompts:
+        chosen = (pl.col("prompt") == prompt.name) & (pl.col("rule") == report.headline_rule)
+        bins = [
+            [percent(row["confidence"]), percent(row["accuracy"]), interval(row["low"], row["high"]), f"{row['n']:,}"]
+            for row in report.reliability.filter(chosen).iter_rows(named=True)
+        ]
+        coverage = [
+            [percent(row["coverage"], 0), f"{row['n']:,}", percent(row["accuracy"]), percent(row["threshold"])]
+            for row in shown_coverage(report.coverage.filter(chosen)).iter_rows(named=True)
+        ]
+        margins = [
+            [escape(row["gold"]), f"{row['n']:,}", number(row["median"], 2)]
+            for row in margins_by_class(report.margins, prompt).iter_rows(named=True)
+        ]
+        tables = [
+            table(["mean confidence", "accuracy", "95 % interval", "items"], bins, left=0),
+            table(["answered", "items", "accuracy", "confidence of at least"], coverage, left=0),
+            table(["gold", "items", "median margin, about"], margins),
+        ]
+        sections.append(folded(escape(prompt.name), "\n\n".join(tables)))
+    legend = (
+        "Accuracy by confidence, accuracy when only the most confident items are answered, and the winner's lead over "
+        f"the next label in the units of `{report.headline_rule}`, negative where the winner was wrong."
+    )
+    return f"## Confidence under `{report.headline_rule}`\n\n{legend}\n\n" + "\n\n".join(sections)
 
 
 def _histograms(report: "Report") -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from pipeline.reporting.calibration import margins_by_class, shown_coverage
 from pipeline.reporting.charts import (
     MAX_CELLS_WITH_TEXT,
     Spec,
@@ -19,14 +20,13 @@ from pipeline.reporting.charts import (
     margin_chart,
     reliability_chart,
 )
-from pipeline.reporting.page_tables import Columns, Table, count, interval, make_table, number, percent, text
+from pipeline.reporting.page_tables import Columns, Table, count, fraction, interval, make_table, number, percent, text
 
 if TYPE_CHECKING:
     from pipeline.reporting.report import Report
 
 MAX_LABELS_DRAWN = 40  # beyond that a matrix of labels is no picture any more, and 150 labels would weigh 1.8 MB
 NUM_MISTAKES = 100
-SHOWN_COVERAGES = (0.1, 0.25, 0.5, 0.75, 0.8, 0.9, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ def reliability_figure(report: "Report", prompt: str, rule: str, figure_id: str)
         figure_id,
         "Reliability.",
         f"Under the dashed line the model is too sure of itself, above it not sure enough. Its mean confidence is "
-        f"{percent(confidence)}, its accuracy {percent(accuracy)}; expected calibration error {percent(ece)}.",
+        f"{percent(confidence)}, its accuracy {percent(accuracy)}; expected calibration error {fraction(ece)}.",
         reliability_chart(bins.select("confidence", "accuracy", "low", "high", "n")),
         make_table(f"Accuracy by confidence, prompt {prompt}", bins.with_columns(interval=interval()), columns),
     )
@@ -191,7 +191,6 @@ def reliability_figure(report: "Report", prompt: str, rule: str, figure_id: str)
 def coverage_figure(report: "Report", prompt: str, rule: str, figure_id: str) -> Figure:
     curves = report.coverage.filter(pl.col("rule") == rule)
     own = curves.filter(pl.col("prompt") == prompt)
-    shown = own.filter(pl.any_horizontal((pl.col("coverage") - c).abs() < 1e-9 for c in SHOWN_COVERAGES))
     half = own.filter((pl.col("coverage") - 0.5).abs() < 1e-9)
     columns: Columns = {
         "coverage": ("answered", percent),
@@ -205,22 +204,16 @@ def coverage_figure(report: "Report", prompt: str, rule: str, figure_id: str) ->
         f"Answering only the more confident half of the items, {percent(half['accuracy'][0] if half.height else None)} "
         "are right. Thin lines: the other prompts.",
         coverage_chart(curves.select("prompt", "coverage", "accuracy"), prompt),
-        make_table(f"Accuracy by share of items answered, prompt {prompt}", shown, columns),
+        make_table(f"Accuracy by share of items answered, prompt {prompt}", shown_coverage(own), columns),
     )
 
 
 def margin_figure(report: "Report", prompt: str, rule: str, figure_id: str) -> Figure:
-    bins = report.margins.filter(pl.col("prompt") == prompt)
-    order = {label.name: label.id for label in report.manifest.prompts[0].labels}
+    facts = next(facts for facts in report.manifest.prompts if facts.name == prompt)
+    order = {label.name: label.id for label in facts.labels}
     rank = pl.col("gold").replace_strict(order, default=None, return_dtype=pl.Int64)
-    bins = bins.sort(rank, "bin_low")
-    middle = pl.col("n").cum_sum() >= pl.col("n").sum() / 2
-    by_class = bins.group_by("gold", maintain_order=True).agg(
-        pl.col("n").sum(),
-        least=pl.col("bin_low").min(),
-        median=((pl.col("bin_low") + pl.col("bin_high")) / 2).filter(middle).first(),
-        most=pl.col("bin_high").max(),
-    )
+    bins = report.margins.filter(pl.col("prompt") == prompt).sort(rank, "bin_low")
+    by_class = margins_by_class(report.margins, facts)
     columns: Columns = {
         "gold": ("gold", text),
         "n": ("items", count),

@@ -23,12 +23,13 @@ from pipeline.reporting.page_tables import (
     Columns,
     Table,
     count,
+    fraction,
     interval,
     make_table,
-    number,
     p_value,
     percent,
     points,
+    spread,
     text,
 )
 from pipeline.reporting.page_wrong import wrong_part
@@ -52,7 +53,9 @@ TERMS = (
     ("At 50 %", "The accuracy on the half of the items with the highest confidence; likewise 80 % and 90 %."),
     ("Label mass", "The probability that the model gives to all label words together, on average. Where it is small, "
                    "the model would rather have said something else."),
-    ("p (Holm)", "McNemar's exact p-value, raised for the number of comparisons in its family by Holm's method."),
+    ("SE", "The standard error of the difference, paired: the items that both sides get right cancel."),
+    ("p, p (Holm)", "McNemar's exact p-value, as it is, and raised for the number of comparisons in its family by "
+                    "Holm's method."),
 )  # fmt: skip
 
 
@@ -171,9 +174,9 @@ def prompts_table(report: "Report") -> Table:
             "accuracy": ("accuracy", percent),
             "interval": ("95 % interval", text),
             **({"published": ("published", percent)} if published_accuracies(report) else {}),
-            "macro_f1": ("macro F1", percent),
+            "macro_f1": ("macro F1", fraction),
             "accuracy_at_50": ("at 50 %", percent),
-            "ece": ("ECE", number),
+            "ece": ("ECE", fraction),
         }
     columns |= {"label_mass": ("label mass", percent), "ties": ("ties", count), "truncated": ("cut", count)}
     return make_table(f"Prompts under the rule {report.headline_rule}", frame, columns)
@@ -193,7 +196,7 @@ def prompt_part(report: "Report", index: int) -> PromptPart:
         "precision_interval": ("95 % interval", text),
         "recall": ("recall", percent),
         "recall_interval": ("95 % interval", text),
-        "f1": ("F1", percent),
+        "f1": ("F1", fraction),
     }
     histogram: Columns = {
         "label": ("label", text),
@@ -228,8 +231,10 @@ def make_family(comparisons: pl.DataFrame, title: str, by: str = "prompt") -> Fa
         f"{by}_b": ("B", text),
         "difference": ("A \N{MINUS SIGN} B, points", points),
         "interval": ("95 % interval", text),
+        "standard_error": ("SE, points", spread),
         "only_a": ("only A right", count),
         "only_b": ("only B right", count),
+        "p": ("p", p_value),
         "p_holm": ("p (Holm)", p_value),
         "items_to_settle": ("items to settle it", count),
     }  # fmt: skip
@@ -244,12 +249,12 @@ def rules_part(report: "Report") -> dict[str, Any]:
         "accuracy": ("accuracy", percent),
         "interval": ("95 % interval", text),
         "balanced_accuracy": ("balanced", percent),
-        "macro_f1": ("macro F1", percent),
+        "macro_f1": ("macro F1", fraction),
         "accuracy_at_50": ("at 50 %", percent),
         "accuracy_at_80": ("at 80 %", percent),
         "accuracy_at_90": ("at 90 %", percent),
-        "ece": ("ECE", number),
-        "brier": ("Brier", number),
+        "ece": ("ECE", fraction),
+        "brier": ("Brier", fraction),
         "ties": ("ties", count),
     }
     others = report.collapsed.filter(pl.col("rule") != report.headline_rule)

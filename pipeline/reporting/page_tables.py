@@ -3,6 +3,7 @@
 Invariant: a table holds plain strings; escaping is left to the template, which escapes everything.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -49,9 +50,19 @@ def number(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
+def fraction(value: float | None) -> str:
+    """Three decimals: F1, ECE and the like, which are no shares of items."""
+    return NONE if value is None else f"{value:.3f}"
+
+
 def points(share: float | None) -> str:
     """A difference of shares in points of per cent, signed."""
     return NONE if share is None else f"{100 * share:+z.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def spread(share: float | None) -> str:
+    """A standard error of shares in points of per cent; nothing where one item leaves it open."""
+    return NONE if share is None or math.isnan(share) else f"{100 * share:.1f}"
 
 
 def p_value(p: float | None) -> str:

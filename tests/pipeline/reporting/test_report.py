@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.analysis import load_run, need_manifest
 from pipeline.errors import InputError, RunError
+from pipeline.reporting.calibration import margins_by_class
 from pipeline.reporting.notes import warnings
 from pipeline.reporting.page_history import history_part
 from pipeline.reporting.report import Report, write_report
@@ -142,6 +143,43 @@ def test_versions_templates_and_label_words_are_in_both_reports(run: Path, repor
     assert versions in page.partition('id="made-title"')[2]
     assert "`Article: {text}\\nTopic:`" in markdown
     assert re.search(r"`topic` +\| Sports +\| `Sports`", markdown)
+
+
+def test_the_page_and_the_markdown_say_the_same(run: Path, report: Report, markdown: str) -> None:
+    """Standard errors, raw p, macro F1, reliability, risk and coverage, and margins are in both, in the same form."""
+    page = (run / "report" / "report.html").read_text()
+    (row,) = report.prompt_comparisons.iter_rows(named=True)
+    error, p = f"{100 * row['standard_error']:.1f}", "< 0.0001" if row["p"] < 1e-4 else f"{row['p']:.4f}"
+    assert re.search(rf"\| +{error} \|.* {p} \|", markdown)
+    assert f'<td class="num">{error}</td>' in page
+    assert f'<td class="num">{p.replace("<", "&lt;")}</td>' in page
+    confidence = markdown.partition("## Confidence under")[2].partition("\n## ")[0]
+    for prompt, f1 in report.headline.select("prompt", "macro_f1").iter_rows():
+        assert f" {f1:.3f} |" in markdown
+        assert f'<td class="num">{f1:.3f}</td>' in page
+        chosen = (pl.col("prompt") == prompt) & (pl.col("rule") == "sum")
+        bins = report.reliability.filter(chosen)
+        for row in bins.iter_rows(named=True):
+            assert re.search(rf"\| +{100 * row['confidence']:.1f} % \| +{100 * row['accuracy']:.1f} % \|", confidence)
+        tenths = report.coverage.filter(chosen)["accuracy"].gather_every(10, 9)
+        for percents, accuracy in zip(range(10, 101, 10), tenths, strict=True):
+            assert re.search(rf"\| +{percents} % \| +\d+ \| +{100 * accuracy:.1f} % \|", confidence)
+    assert confidence.count("median margin") == 2
+
+
+def test_median_margins_are_those_of_the_items(run: Path, report: Report) -> None:
+    """To within a bin, signed by whether the prediction was right."""
+    (prompt,) = (prompt for prompt in report.manifest.prompts if prompt.name == "answer")
+    found = margins_by_class(report.margins, prompt)
+    rows = load_run(run).predictions.filter(pl.col("prompt") == "answer", pl.col("rule") == "sum").collect()
+    signed = pl.when("correct").then("margin").otherwise(-pl.col("margin"))
+    expected = dict(rows.group_by("gold").agg(signed.median()).iter_rows())
+    width = (
+        report.margins.filter(pl.col("prompt") == "answer").select(pl.col("bin_high") - pl.col("bin_low")).item(0, 0)
+    )
+    assert found["gold"].to_list() == [label.name for label in prompt.labels]
+    for gold, median in found.select("gold", "median").iter_rows():
+        assert median == pytest.approx(expected[gold], abs=2 * width)
 
 
 def test_a_rule_chosen_after_the_run_is_not_said_to_have_been_chosen_before_it(tmp_path: Path) -> None:
