@@ -80,7 +80,7 @@ def _comparison_rows(comparisons: pl.DataFrame) -> str:
             a, b = f"{a}: {row['rule_a']}", f"{b}: {row['rule_b']}"
         rows.append([
             code(a), code(b), f"{100 * row['difference']:+z.1f}", interval(row["low"], row["high"]),
-            f"{100 * row['standard_error']:.1f}", f"{row['only_a']:,}", f"{row['only_b']:,}", p_value(row["p"]),
+            number(100 * row["standard_error"], 1), f"{row['only_a']:,}", f"{row['only_b']:,}", p_value(row["p"]),
             p_value(row["p_holm"]),
         ])  # fmt: skip
     return table(header, rows, left=2)

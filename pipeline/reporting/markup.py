@@ -4,6 +4,7 @@ Invariant: whatever a text, a label or a name holds, it stays text: no markup, n
 it gets through.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -41,7 +42,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def interval(low: float | None, high: float | None) -> str:

@@ -324,6 +324,7 @@ def test_the_chosen_rule_leads(tmp_path: Path) -> None:
 def test_one_item_makes_a_report(tmp_path: Path) -> None:
     report = write_report(tables.write_run(tmp_path, 1, ("answer", "topic")))
     assert report.summary["num_items"].unique().to_list() == [1]
+    assert " nan " not in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_a_missing_or_repeated_label_is_an_error_not_a_figure(tmp_path: Path) -> None:
