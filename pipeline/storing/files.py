@@ -2,11 +2,13 @@
 
 Invariant: a file that exists under its name is complete. Local files are written aside, synced and renamed; remote ones
 are one PUT (one completed upload), which is atomic on an object store. Names are relative and cannot leave the output.
+What is removed unasked has a name or a content that only we give: a user's files may lie beside an output's.
 """
 
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,10 +18,12 @@ from typing import IO, Any, cast
 
 from pipeline.errors import InputError, LabelscoreError, RunError
 from pipeline.storing.lock import hold
+from pipeline.storing.sealed import is_sealed
 
 TEMPORARY = ".tmp-"  # prefix of files being written; the next holder of the lock removes what a killed process left
-WORK = "store/work"  # scratch files of the running process, never part of the output
-LOCK = ".lock"
+WORK = ".labelscore-work"  # scratch files of the running process, never part of the output
+LOCK = ".labelscore.lock"
+FOLDER = re.compile(r"[0-9a-f]{16}")  # in the store: what was scored under one fingerprint
 PLAN = "plan.json"  # in a folder of the store: what a run set out to score
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs")  # where a PUT is all or nothing
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -49,6 +53,8 @@ class Output:
         self.location = str(location).rstrip("/") if separator else str(location)
         self.remote: Any = None
         self._made: list[Path] = []  # folders that are there because of us
+        if not str(location):
+            raise InputError("the name of the output is empty; give a directory or a URL")
         if not separator or scheme == "file":
             self.root = Path(rest if separator else location)
         else:
@@ -64,6 +70,10 @@ class Output:
         try:
             with self.told("create"):
                 self._made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+                if dangling := next(filter(Path.is_symlink, self._made), None):
+                    raise InputError(
+                        f"{dangling} is a link to nothing; make the directory it points to, or choose another --out"
+                    )
                 self.root.mkdir(parents=True, exist_ok=True)
         except (RunError, ValueError) as error:  # nothing has run yet: whatever it is, the place is wrong
             raise InputError(
@@ -190,7 +200,8 @@ class Output:
                 yield
             finally:
                 shutil.rmtree(self.path(WORK), ignore_errors=True)
-                self._withdraw()
+                with suppress(OSError):
+                    self._withdraw()
 
     def _take_lock(self, held: ExitStack, on_wait: Callable[[str], None]) -> bool:
         """Wait for the lock; False where the holder until now left nothing, and took the lock's file with it."""
@@ -203,17 +214,24 @@ class Output:
         return False
 
     def _withdraw(self) -> None:
-        """Take away the lock and the folders made for it, where nothing was ever stored."""
-        with suppress(OSError):
-            if all(name.endswith(f"/{PLAN}") for name in _list_local(self.root, "store")):
-                shutil.rmtree(self.path("store"), ignore_errors=True)
-                self.path(LOCK).unlink()
-                for folder in self._made:
-                    folder.rmdir()
+        """Take away the lock, our plans and the folders made for them, where nothing was ever stored."""
+        store = self.path("store")
+        folders = [folder for folder in store.glob("*") if FOLDER.fullmatch(folder.name)]
+        plans = [plan for folder in folders if (plan := folder / PLAN).is_file() and is_sealed(plan.read_bytes())]
+        if (store / "set-aside").exists() or any(any(folder.glob("*.parquet")) for folder in folders):
+            return
+        for plan in plans:
+            plan.unlink()
+        for folder in [*folders, *([store] if folders else [])]:
+            with suppress(OSError):  # not empty: something of the user's is in it
+                folder.rmdir()
+        self.path(LOCK).unlink()
+        for folder in self._made:
+            folder.rmdir()
 
     def _clean(self) -> None:
         shutil.rmtree(self.path(WORK), ignore_errors=True)
-        # Only names that `_aside` makes, where it makes them: a user's files may lie beside an output's.
+        # Only names that `_aside` makes, where it makes them.
         for folder in ("", "scores/", "report/", "store/", "store/*/"):
             for leftover in self.root.glob(f"{folder}{TEMPORARY}[0-9]*-{'[0-9a-f]' * 16}"):
                 leftover.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 Invariant: nothing here changes an output but `prune`, which takes away only what no finished or unfinished run uses.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import LabelscoreError, RunError
-from pipeline.storing.files import PLAN, Output, hash_bytes
+from pipeline.storing.files import FOLDER, PLAN, Output, hash_bytes
 from pipeline.storing.parts import STORE, BadPart, Part, peek_part, read_part
 from pipeline.storing.published import (
     HISTORY,
@@ -31,7 +30,6 @@ from pipeline.storing.sealed import unseal
 from pipeline.storing.store import PART_NAME, SET_ASIDE, Finding, read_batches
 
 State = Literal["published", "unfinished", "stale"]
-_FOLDER = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ def status(out: Output) -> Status:
 def _folder(name: str) -> str:
     """The fingerprint folder a file of the store lies in, or nothing."""
     parts = PurePosixPath(name).parts
-    return parts[1] if len(parts) == 3 and parts[0] == STORE and _FOLDER.fullmatch(parts[1]) else ""
+    return parts[1] if len(parts) == 3 and parts[0] == STORE and FOLDER.fullmatch(parts[1]) else ""
 
 
 def _peek(out: Output, files: dict[str, int]) -> tuple[dict[str, Any] | None, list[Part], list[Finding]]:

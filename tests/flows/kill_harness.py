@@ -27,7 +27,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.storing.files import Output
+from pipeline.storing.files import LOCK, WORK, Output
 from pipeline.storing.store import PART_NAME
 from pipeline.storing.upkeep import verify
 from tests.flows.runs import Nursery, Run, quiet_server, start_command
@@ -78,7 +78,7 @@ def _wrote(name: str, seen: Seen) -> bool:
 
 def _writes(folder: str, seen: Seen) -> bool:
     """Whether a file in `folder` is being written at this moment (or was, and is there by now)."""
-    return any(name.startswith(folder) and not name.startswith("store/work") for name in seen.new())
+    return any(name.startswith(folder) for name in seen.new())
 
 
 def _writes_aside(seen: Seen) -> bool:
@@ -92,7 +92,7 @@ def _stored(num_parts: int, seen: Seen) -> bool:
 # What to wait for, and how long the random delay after it may be, in seconds.
 INSTANTS: dict[str, tuple[Callable[[Seen], bool], float]] = {
     "at the start": (lambda seen: True, 1.0),
-    "while pulling": (lambda seen: (seen.out / ".lock").exists(), 0.3),
+    "while pulling": (lambda seen: (seen.out / LOCK).exists(), 0.3),
     "while planning": (partial(_says, "pulled"), 0.2),
     "at the very first write": (partial(_writes, "store/"), 0.02),
     "while a file is written aside": (_writes_aside, 0.005),
@@ -195,7 +195,7 @@ def check_readable(out: Path) -> list[str]:
     """What a reader of the published files would trip over at this moment: a torn file, a doubled row, a score lost."""
     wrong = []
     for path in out.rglob("*.parquet"):
-        if path.name.startswith(".tmp-") or "work" in path.parts:
+        if path.name.startswith(".tmp-") or WORK in path.parts:
             continue
         try:
             table = pl.read_parquet(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline.storing.files import Output
+from pipeline.storing.files import LOCK, WORK, Output
 from pipeline.storing.upkeep import verify
 from tests.flows.kill_harness import KEYS, SCORES
 from tests.flows.runs import Nursery
@@ -58,11 +58,11 @@ def test_the_lock_of_a_killed_run_does_not_block(tmp_path: Path, nursery: Nurser
     """The kernel frees it with the process; that its file still names a dead process means nothing."""
     out = tmp_path / "out"
     run = nursery.start(command(out), tmp_path / "first")
-    while run.alive() and not (out / "store" / "work" / "items.parquet").exists():
+    while run.alive() and not (out / WORK / "items.parquet").exists():
         pass
     run.send(signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL
-    assert json.loads((out / ".lock").read_text())["pid"] == run.pid
+    assert json.loads((out / LOCK).read_text())["pid"] == run.pid
     again = nursery.start(command(out), tmp_path / "second")
     assert again.wait() == 0, again.said()
     assert "in use" not in again.said()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError, LabelscoreError, RunError
-from pipeline.storing.files import TEMPORARY, Output
+from pipeline.storing.files import LOCK, TEMPORARY, Output
 from tests.pipeline.storing.stored import ROOT, start
 
 
@@ -159,7 +159,7 @@ def test_the_lock_waits_for_its_holder_and_says_for_whom(tmp_path: Path) -> None
 
 def test_a_lock_file_of_another_time_does_not_block(tmp_path: Path) -> None:
     """The file is only where the lock lives; whatever a dead holder wrote into it is no lock."""
-    (tmp_path / ".lock").write_text('{"pid": 1, "started": "2020-01-01"}')
+    (tmp_path / LOCK).write_text('{"pid": 1, "started": "2020-01-01"}')
     lines: list[str] = []
     with Output(tmp_path).lock(lines.append):
         pass
@@ -177,7 +177,7 @@ def test_taking_the_lock_removes_what_killed_processes_left(tmp_path: Path) -> N
     (out.work / "join" / "3").write_bytes(b"scratch")
     assert set(out.list()) == {"store/x/part"}
     with out.lock(lambda line: None):
-        assert all_files(tmp_path) == {"store/x/part", ".lock", f"{TEMPORARY}mine"}
+        assert all_files(tmp_path) == {"store/x/part", LOCK, f"{TEMPORARY}mine"}
 
 
 def test_an_error_inside_the_lock_frees_it_unchanged(tmp_path: Path) -> None:
@@ -209,4 +209,4 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> N
     assert out.read_bytes("table") == b"old"
     assert out.list() == {"table": 3}
     with out.lock(lambda line: None):
-        assert all_files(tmp_path) == {"table", ".lock"}
+        assert all_files(tmp_path) == {"table", LOCK}

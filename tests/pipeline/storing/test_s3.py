@@ -104,7 +104,7 @@ def test_the_incremental_rules_hold_from_any_machine(
     assert published_scores(other) == expected_scores(TEXTS)
     assert verify(out) == []
     assert len(history(out)) == 3
-    assert not [key for key in objects() if ".tmp-" in key or "/work/" in key or ".lock" in key]
+    assert not [key for key in objects() if ".tmp-" in key or ".labelscore" in key]
 
 
 def test_a_mirrored_part_is_not_downloaded_again(out: Output) -> None:
