@@ -300,10 +300,16 @@ def _prune(arguments: argparse.Namespace) -> None:
 
 
 def _open(location: str) -> "Output":
-    """The output of an earlier run. Raises InputError where there is none."""
+    """The output of an earlier run, finished or not. Raises InputError where there is none."""
     from pipeline.storing.files import Output
+    from pipeline.storing.published import is_ours
 
-    return Output(location, create=False)
+    output = Output(location, create=False)
+    if not is_ours(output):
+        raise InputError(
+            f"{output} holds no finished run and no scores; make some with `labelscore run --out {output}`"
+        )
+    return output
 
 
 def _load(arguments: argparse.Namespace) -> "Loaded":

@@ -25,6 +25,7 @@ from pipeline.storing.files import Output, hash_file
 from pipeline.storing.publish import Publication, publish_tables
 from pipeline.storing.published import (
     HISTORY,
+    TABLES,
     append_history,
     mend_manifest,
     mend_tables,
@@ -34,6 +35,7 @@ from pipeline.storing.published import (
 from pipeline.storing.store import Finding, Store
 from pipeline.target import SHARD_TEXTS, Target, cut_shards, make_scoring_job, make_target, open_store
 
+REPORT_FILES = (PREDICTIONS, METRICS, MARKDOWN, PAGE)
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "pyarrow", "polars", "numpy", "prefect")
 
 
@@ -75,7 +77,7 @@ class Job:
 
         Raises InputError for what is wrong with the configuration, the data set or the model.
         """
-        refuse_foreign(self.output)
+        refuse_foreign(self.output, (*TABLES, HISTORY, *REPORT_FILES))
         self.mended = mend_manifest(self.output) + mend_tables(self.output, (HISTORY, PREDICTIONS))
         with self.timed("resolve"):
             self.target = make_target(self.config, self.output.work)
@@ -235,4 +237,4 @@ def remake_report(output: Output, rule: str | None = None) -> Report:
 
 
 def _hash_report(output: Output) -> dict[str, str]:
-    return {name: hash_file(output.path(name)) for name in (PREDICTIONS, METRICS, MARKDOWN, PAGE)}
+    return {name: hash_file(output.path(name)) for name in REPORT_FILES}

@@ -14,14 +14,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, RunError
-from pipeline.storing.files import Output, hash_bytes, hash_file
+from pipeline.storing.files import FOLDER, PLAN, Output, hash_bytes, hash_file
 from pipeline.storing.parts import STORE
-from pipeline.storing.sealed import seal, unseal
-from pipeline.storing.store import Finding
+from pipeline.storing.sealed import is_sealed, seal, unseal
+from pipeline.storing.store import PART_NAME, Finding
 
 SCHEMA_VERSION = 1
 SCORES, ITEMS, REJECTED = "scores/scores.parquet", "items.parquet", "rejected.parquet"
 PRIORS, HISTORY, MANIFEST = "priors.parquet", "history.parquet", "manifest.json"
+TABLES = (SCORES, ITEMS, REJECTED, PRIORS)
+OWN_KEYS = {"schema_version", "sha256", "run_id", "prompts", "files"}  # of a manifest: together they are only ours
 SCORES_SCHEMA = pa.schema(
     {
         "item_id": pa.int64(),
@@ -121,11 +123,27 @@ def mend_manifest(out: Output) -> list[Finding]:
     return []
 
 
-def refuse_foreign(out: Output) -> None:
-    """Before a run: leave a directory alone whose files have our names and are not ours. Raises InputError for one."""
-    names = set(out.list())
-    ours = MANIFEST in names or any(name.startswith(f"{STORE}/") for name in names)
-    if not ours and (foreign := sorted(names & {SCORES, ITEMS, REJECTED, PRIORS, HISTORY})):
+def is_ours(out: Output) -> bool:
+    """Whether a run of labelscore wrote here: a part of the store by its name, a plan or a manifest by its content."""
+    for name in out.list(STORE):
+        path = PurePosixPath(name)
+        if len(path.parts) != 3 or not FOLDER.fullmatch(path.parts[1]):
+            continue
+        if PART_NAME.fullmatch(path.name) or (path.name == PLAN and is_sealed(out.read_bytes(name))):
+            return True
+    try:
+        return out.exists(MANIFEST) and json.loads(out.read_bytes(MANIFEST)).keys() >= OWN_KEYS
+    except (ValueError, AttributeError):
+        return False
+
+
+def refuse_foreign(out: Output, names: Iterable[str]) -> None:
+    """Before a run: leave a directory alone that has files of these names, or a manifest, and is not ours.
+
+    Raises InputError for one.
+    """
+    foreign = sorted({*names, MANIFEST} & out.list().keys())
+    if foreign and not is_ours(out):
         raise InputError(f"{out} holds {foreign[0]}, which no run of labelscore wrote there; choose another --out")
 
 

@@ -473,7 +473,7 @@ OTHERS = {
     "report of an empty folder": Case(
         ("report", "o"), ("o holds no finished run", "labelscore run"), {"o": folder}, 2, True
     ),
-    "pruning an empty folder": Case(("prune", "o", "--yes"), ("no finished run",), {"o": folder}, 1, True),
+    "pruning an empty folder": Case(("prune", "o", "--yes"), ("no finished run",), {"o": folder}, 2, True),
     "report of a file": Case(("report", "o"), ("no such output",), {"o": "x"}, 2, True),
     "unknown rule of a report": commands("report", "o", "--rule", "best", words=("'best'", "choose from")),
     "classify without labels": commands("classify", "x", "--template", "{text}", words=("--labels",)),

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline.storing.files import Output
+from pipeline.storing.files import LOCK, WORK, Output
 from pipeline.storing.upkeep import verify
 from tests.flows.conftest import Command
 from tests.flows.kill_harness import SCORES
@@ -187,6 +187,104 @@ def test_a_manifest_that_contradicts_the_store_is_told(out: Path, labelscore: Co
     assert labelscore("verify", str(out)).code == 0
 
 
+# Directories of somebody else
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, but for the lock that a run leaves in its output."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != LOCK
+    }
+
+
+WRONG = ("--dataset", "missing.csv")
+FINGERPRINT = "0123456789abcdef"
+
+
+@pytest.mark.parametrize("command", [("report", "{}"), ("prune", "{}", "--yes"), ("run", *WRONG, "--out", "{}")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "store/work/thesis.txt",
+        "store/x/plan.json",
+        f"store/{FINGERPRINT}/plan.json",
+        f"store/{FINGERPRINT}/notes.txt",
+        "store/notes.txt",
+        ".lock",
+    ],
+)
+def test_a_command_that_fails_leaves_what_is_not_ours(
+    name: str, command: tuple[str, ...], tmp_path: Path, labelscore: Command
+) -> None:
+    """Names like those of our scratch files, plans and lock do not make a file ours to clean up."""
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("mine")
+    done = labelscore(*(word.format(out) for word in command))
+    assert done.code == 2, done
+    assert contents(out) == {name: b"mine"}
+    assert not (out / LOCK).exists()
+
+
+@pytest.mark.parametrize("beside", ["manifest.json", "store/notes.txt"])
+@pytest.mark.parametrize("name", ["items.parquet", "report/report.html", "report/report.md", "report/metrics.parquet"])
+def test_a_run_does_not_replace_the_files_of_others(
+    name: str, beside: str, tmp_path: Path, labelscore: Command
+) -> None:
+    """A manifest of something else, or a folder called store, does not make a directory ours to write into."""
+    for path in (tmp_path / beside, tmp_path / name):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text('{"name": "my web app"}')
+    before = contents(tmp_path)
+    done = labelscore(*RUN, "--out", str(tmp_path))
+    assert done.code == 2, done
+    (line,) = done.complaints
+    assert "no run of labelscore wrote there" in line
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", ["status", "history", "verify", "report", "prune"])
+def test_a_directory_that_is_no_output_is_refused(
+    command: str, tmp_path: Path, labelscore: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are neither counted nor checked; nor are those of the current directory for want of a name."""
+    (tmp_path / "prices.csv").write_text("1,2")
+    monkeypatch.chdir(tmp_path)
+    for where, words in ((str(tmp_path), "holds no finished run"), ("", "is empty")):
+        done = labelscore(command, where)
+        assert done.code == 2, done
+        (line,) = done.complaints
+        assert words in line
+        assert done.out == ""
+
+
+def test_the_status_of_a_run_that_never_finished_is_shown(out: Path, labelscore: Command) -> None:
+    """A first run that was killed leaves a store and no manifest; it is an output all the same."""
+    for path in (*out.glob("*.*"), *out.glob("*/*.*")):
+        path.unlink()
+    done = labelscore("status", str(out))
+    assert done.code == 0, done
+    assert "unfinished" in done.out
+
+
+def test_a_link_to_nothing_is_told_as_one(tmp_path: Path, labelscore: Command) -> None:
+    """'File exists' would be true and of no help."""
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    for where in ("dangling", "dangling/out"):
+        done = labelscore("run", "--out", str(tmp_path / where))
+        assert done.code == 2
+        (line,) = done.complaints
+        assert "dangling is a link to nothing" in line
+
+
+def test_a_single_finding_is_counted_as_one(out: Path, labelscore: Command) -> None:
+    """`verify` ends with their number, in English."""
+    empty(out / "report" / "report.md")
+    assert labelscore("verify", str(out)).out.splitlines()[-1] == "1 finding"
+
+
 # A disk that is full, or may not be written
 
 
@@ -242,7 +340,7 @@ def test_a_disk_that_became_read_only_is_told(small_disk: Path, tmp_path: Path, 
 
 def _goes_on(out: Path, folder: Path, nursery: Nursery) -> None:
     for path in out.rglob("*.parquet"):
-        if "work" not in path.parts and not path.name.startswith(".tmp-"):
+        if WORK not in path.parts and not path.name.startswith(".tmp-"):
             pl.read_parquet(path)
     again = nursery.start([*RUN, "--out", str(out)], folder / "again")
     assert again.wait() == 0, again.said()
