@@ -1,6 +1,7 @@
 """Open a finished run: `from pipeline.analysis import load_run`.
 
-Invariant: everything is lazy and read-only; nothing is read but the manifest until a query is collected.
+Invariant: everything is lazy and read-only. What the manifest vouches for is hashed on opening, so that the tables of
+two runs are never joined; nothing else is read until a query is collected.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import InputError
 from pipeline.storing.files import Output
-from pipeline.storing.published import ITEMS, MANIFEST, SCORES, read_manifest
+from pipeline.storing.published import ITEMS, MANIFEST, SCORES, need_whole, read_manifest
 
 PREDICTIONS = "report/predictions.parquet"
 
@@ -31,12 +32,17 @@ class Run:
 def load_run(out: str | Path) -> Run:
     """The tables of the run in `out`.
 
-    Raises InputError where it holds no finished run with a report, RunError where its manifest is damaged or newer.
+    Raises InputError where it holds no finished run with a report, RunError where its manifest is damaged or newer, or
+    a table is not the one that it names.
     """
     output = Output(out, create=False)
     manifest = need_manifest(output)
-    if not output.exists(PREDICTIONS):
-        raise InputError(f"{out} has no {PREDICTIONS}; make it with `labelscore report {out}`")
+    is_old = (
+        SCORES in manifest["files"] and PREDICTIONS not in manifest["files"]
+    )  # the run was killed before its report
+    if is_old or not output.exists(PREDICTIONS):
+        raise InputError(f"{out} has no {PREDICTIONS} of its last run; make it with `labelscore report {out}`")
+    need_whole(output, manifest, (SCORES, ITEMS, PREDICTIONS))
     return Run(output.root, scan(output, SCORES), scan(output, ITEMS), scan(output, PREDICTIONS), manifest)
 
 

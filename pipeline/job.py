@@ -29,6 +29,7 @@ from pipeline.storing.published import (
     append_history,
     mend_manifest,
     mend_tables,
+    need_whole,
     refuse_foreign,
     write_manifest,
 )
@@ -227,9 +228,11 @@ class Job:
 def remake_report(output: Output, rule: str | None = None) -> Report:
     """Write the report of a finished run again from its files, led by `rule` (by default the one it had).
 
-    Raises InputError where there is no finished run or the rule's scores were not kept.
+    Raises InputError where there is no finished run or the rule's scores were not kept, RunError where the tables are
+    not those of the finished run.
     """
     manifest = need_manifest(output)
+    need_whole(output, manifest, TABLES)
     report = write_report(output, rule or manifest["headline_rule"])
     files = {**manifest["files"], **_hash_report(output)}
     write_manifest(output, {**manifest, "headline_rule": report.headline_rule, "files": files})

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, RunError
-from pipeline.storing.files import FOLDER, PLAN, Output, hash_bytes, hash_file
+from pipeline.storing.files import FOLDER, PLAN, Output, hash_file
 from pipeline.storing.parts import STORE
 from pipeline.storing.sealed import is_sealed, seal, unseal
 from pipeline.storing.store import PART_NAME, Finding
@@ -147,6 +147,16 @@ def refuse_foreign(out: Output, names: Iterable[str]) -> None:
         raise InputError(f"{out} holds {foreign[0]}, which no run of labelscore wrote there; choose another --out")
 
 
+def need_whole(out: Output, manifest: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raises RunError where one of the published tables `names` is not the one that the manifest vouches for."""
+    files = {name: digest for name, digest in manifest["files"].items() if name in names}
+    for finding in changed_files(out, files):
+        raise RunError(
+            f"{out}: {finding.name} is not the one that {MANIFEST} names: the last publication was cut short, or the "
+            "file was changed since; run again"
+        )
+
+
 def mend_tables(out: Output, names: Iterable[str]) -> list[Finding]:
     """Before a run: set those tables aside that it would read back and cannot; tells what was done."""
     findings = []
@@ -167,7 +177,7 @@ def changed_files(out: Output, files: Mapping[str, str]) -> Iterator[Finding]:
     for name, digest in files.items():
         if name not in there:
             yield Finding(name, "it is missing", "run again to publish it")
-        elif (hash_bytes(out.read_bytes(name)) if out.remote else hash_file(out.path(name))) != digest:
+        elif hash_file(out.fetch(name)) != digest:
             yield Finding(name, "it is not what the manifest says (changed, or a run was cut short)", "run again")
 
 

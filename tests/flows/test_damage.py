@@ -279,6 +279,30 @@ def test_a_link_to_nothing_is_told_as_one(tmp_path: Path, labelscore: Command) -
         assert "dangling is a link to nothing" in line
 
 
+# A publication that was cut short
+
+
+@pytest.mark.parametrize("name", [SCORES, "items.parquet", "priors.parquet"])
+def test_a_publication_cut_short_is_no_finished_run(
+    name: str, out: Path, tmp_path: Path, labelscore: Command, nursery: Nursery
+) -> None:
+    """A kill between two published files leaves a table of the next run beside the old manifest: no report of both."""
+    other = tmp_path / "other"
+    run = nursery.start(["run", "--limit", "24", "--prompt", "topic", "--out", str(other)], tmp_path / "log")
+    assert run.wait() == 0, run.said()
+    shutil.copy(other / name, out / name)
+    before = contents(out)
+    done = labelscore("report", str(out))
+    assert done.code == 1, done
+    (line,) = done.complaints
+    assert name in line
+    assert "cut short" in line
+    assert "run again" in line
+    assert contents(out) == before
+    assert labelscore(*RUN, "--out", str(out)).code == 0
+    assert labelscore("report", str(out)).code == 0
+
+
 def test_a_single_finding_is_counted_as_one(out: Path, labelscore: Command) -> None:
     """`verify` ends with their number, in English."""
     empty(out / "report" / "report.md")

@@ -16,7 +16,7 @@ from polars.testing import assert_frame_equal
 from pipeline.analysis import load_run
 from pipeline.errors import InputError, RunError
 from pipeline.reporting.report import write_report
-from pipeline.storing.files import Output
+from pipeline.storing.files import Output, hash_file
 from pipeline.storing.published import write_manifest
 from tests.pipeline.reporting import tables
 
@@ -122,6 +122,26 @@ def test_a_run_opens_as_lazy_tables(tmp_path: Path) -> None:
     assert run.manifest.items() <= json.loads((out / "manifest.json").read_text()).items()
     joined = run.predictions.join(run.items, on=["item_id", "text_hash"]).collect()
     assert joined.height == run.predictions.collect().height
+
+
+def test_tables_of_two_runs_do_not_open_as_one(tmp_path: Path) -> None:
+    """A run that was killed while it published left another table, or an old report, beside the manifest."""
+    out = tables.write_run(tmp_path / "run", 20)
+    write_report(out)
+    names = ("scores/scores.parquet", "items.parquet", "report/predictions.parquet")
+    manifest = tables.make_manifest(20, ("answer", "topic")) | {"files": {n: hash_file(out / n) for n in names}}
+    write_manifest(Output(out), manifest)
+    load_run(out)
+    for name in names:
+        whole = (out / name).read_bytes()
+        (out / name).write_bytes(tables.write_run(tmp_path / "other", 21).joinpath("items.parquet").read_bytes())
+        with pytest.raises(RunError, match=rf"{name} is not the one that manifest.json names.*run again"):
+            load_run(out)
+        (out / name).write_bytes(whole)
+    del manifest["files"][names[-1]]
+    write_manifest(Output(out), manifest)
+    with pytest.raises(InputError, match=r"no report/predictions.parquet of its last run"):
+        load_run(out)
 
 
 def test_what_is_no_run_is_said_in_one_line(tmp_path: Path) -> None:
