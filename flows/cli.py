@@ -148,7 +148,7 @@ def _add_one_text_commands(add: Callable[..., Parser]) -> None:
             _add_option(command, name, RunConfig.model_fields[name])
 
 
-SCHEDULE_DETAILS = """Needs a Prefect server: start one with 'prefect server start', and export PREFECT_API_URL.
+SCHEDULE_DETAILS = """Needs a Prefect server: start one with 'prefect server start', and set PREFECT_API_URL to it.
 Takes the options of 'labelscore run'. A run scores what is new since the last one; never two at a time."""
 RUN_DETAILS = """Without options this scores the bundled sample with the bundled demonstration model: no network, no
 token.
