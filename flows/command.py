@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from flows.embedded import SECONDS_TO_START, prefect_server
+from flows.stopping import lose_no_ctrl_c
 from flows.terminal import LineHandler, err, print_result
 from pipeline.config import RunConfig
 from pipeline.errors import RunError
@@ -34,6 +35,7 @@ def run_command(config: RunConfig) -> int:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     signal.signal(signal.SIGTERM, _interrupt)
+    lose_no_ctrl_c()
     warnings.filterwarnings("ignore", message="Failed to create the Prefect home")  # we say it in a line of our own
     _log_to_terminal()
     with _server():

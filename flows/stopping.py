@@ -5,10 +5,24 @@ Invariant: outside `stop_requests` signals behave as Python and Prefect have the
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+
+def lose_no_ctrl_c() -> None:
+    """Send a Ctrl-C again that fell into a finalizer, where Python prints the KeyboardInterrupt and goes on."""
+
+    def send_again(unraisable: "sys.UnraisableHookArgs") -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            # A little later, because here it would be lost as well; the main thread gets it wherever it is raised.
+            threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
+        else:
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = send_again
 
 
 @contextmanager

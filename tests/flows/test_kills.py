@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import polars as pl
 import psutil
 import pytest
 
+from flows.stopping import lose_no_ctrl_c
 from pipeline.storing.files import Output
 from pipeline.storing.upkeep import verify
 from tests.flows.kill_harness import SCORES, campaign
@@ -65,6 +67,26 @@ def test_a_run_asked_to_stop_keeps_what_it_scored_and_says_so(
     assert f"{251 - kept} to score" in again.said()
     assert verify(Output(tmp_path / "out")) == []
     assert pl.read_parquet(tmp_path / "out" / SCORES).height == 4 * 248
+
+
+def test_ctrl_c_in_a_finalizer_is_not_lost(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python would print it and go on; it comes again in the code that was running."""
+
+    class Interrupted:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # is put back afterwards
+    lose_no_ctrl_c()
+
+    def work() -> None:
+        thing = Interrupted()
+        del thing
+        time.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("words", ["", "to score", "scored 23 of 23"])
