@@ -26,13 +26,13 @@ class Group:
 
     The row holds, item after item, the article's own tokens and then the trie's nodes. In `index` and `inverse` it is
     folded into a matrix of `width` = longest article + nodes; they are None where nothing has to be padded for that.
+    Masks are made where `lengths` lie, which is the model's device once the group has been moved there.
     """
 
     begin: int
     depth: int
-    lengths: Tensor  # (items,) own article tokens, on the CPU
+    lengths: Tensor  # (items,) own article tokens
     trie: LabelTrie
-    device: torch.device
     index: Tensor | None = None  # (items * width,) place in the flat row of each cell
     inverse: Tensor | None = None  # (tokens,) cell of each of the group's tokens
     longest: int = 0
@@ -48,8 +48,14 @@ class Group:
         filled = self.filled()
         index = torch.full(filled.shape, self.begin)
         index[filled] = torch.arange(self.begin, self.begin + self.num_tokens)
-        self.index = index.flatten().to(self.device)
-        self.inverse = filled.flatten().nonzero()[:, 0].to(self.device)
+        self.index = index.flatten()
+        self.inverse = filled.flatten().nonzero()[:, 0]
+
+    def move(self, device: torch.device) -> None:
+        """Move what attention needs to the model's device."""
+        self.lengths = self.lengths.to(device)
+        if self.index is not None and self.inverse is not None:
+            self.index, self.inverse = self.index.to(device), self.inverse.to(device)
 
     @property
     def width(self) -> int:
@@ -57,13 +63,14 @@ class Group:
 
     def filled(self) -> Tensor:
         """(items, width) bool: the cells that hold a token; articles are padded before the nodes."""
-        article = torch.arange(self.longest) < self.lengths[:, None]
-        return torch.cat([article, torch.ones(len(self.lengths), len(self.trie.tokens), dtype=torch.bool)], dim=1)
+        article = torch.arange(self.longest, device=self.lengths.device) < self.lengths[:, None]
+        return torch.cat([article, article.new_ones(len(self.lengths), len(self.trie.tokens))], dim=1)
 
     def positions(self) -> Tensor:
         """(items, width) each cell's position in a sequence of its own."""
-        article = torch.arange(self.longest).expand(len(self.lengths), -1)
-        nodes = self.lengths[:, None] - 1 + torch.tensor(self.trie.depths, dtype=torch.int64)
+        device = self.lengths.device
+        article = torch.arange(self.longest, device=device).expand(len(self.lengths), -1)
+        nodes = self.lengths[:, None] - 1 + torch.tensor(self.trie.depths, dtype=torch.int64, device=device)
         return self.depth + torch.cat([article, nodes], dim=1)
 
     def mask(self, window: int | None, num_folded: int, dtype: torch.dtype) -> Tensor:
@@ -75,22 +82,22 @@ class Group:
             window = None
         if (window, num_folded) not in self.masks:
             visible = self._visible(window)
-            mask = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, float("-inf"))
-            self.masks[window, num_folded] = mask.repeat(1, num_folded, 1)[:, None].to(self.device)
+            mask = torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, float("-inf"))
+            self.masks[window, num_folded] = mask.repeat(1, num_folded, 1)[:, None]
         return self.masks[window, num_folded]
 
     def _visible(self, window: int | None) -> Tensor:
         """(1 or items, width, depth + width) bool: which keys each cell sees; `window` counts logical positions."""
-        num_nodes, longest = len(self.trie.tokens), self.longest
+        longest, device = self.longest, self.lengths.device
         is_alike = self.index is None  # all articles have one length: one mask serves them all
-        lengths, positions = (self.lengths[:1], self.positions()[:1]) if is_alike else (self.lengths, self.positions())
-        own = torch.zeros(len(lengths), self.width, self.width, dtype=torch.bool)
-        own[:, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
-        own[:, longest:, :longest] = (torch.arange(longest) < lengths[:, None])[:, None].expand(-1, num_nodes, -1)
-        own[:, longest:, longest:] = self.trie.ancestors
-        visible = torch.cat([own.new_ones(len(lengths), self.width, self.depth), own], dim=2)
+        filled, positions = (self.filled()[:1], self.positions()[:1]) if is_alike else (self.filled(), self.positions())
+        own = torch.zeros(len(filled), self.width, self.width, dtype=torch.bool, device=device)
+        own[:, :longest, :longest] = own.new_ones(longest, longest).tril()
+        own[:, longest:, :longest] = filled[:, None, :longest]
+        own[:, longest:, longest:] = self.trie.ancestors.to(device)
+        visible = torch.cat([own.new_ones(len(filled), self.width, self.depth), own], dim=2)
         if window is not None:
-            prefix = torch.arange(self.depth).expand(len(lengths), -1)
+            prefix = torch.arange(self.depth, device=device).expand(len(filled), -1)
             keys = torch.cat([prefix, positions], dim=1)
             visible &= positions[:, :, None] - keys[:, None, :] < window
         return visible

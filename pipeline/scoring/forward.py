@@ -40,7 +40,7 @@ class TreeForward:
         if not ids:
             return False
         device = self._model.device
-        group = Group(0, 0, torch.tensor([len(ids)]), _NO_LABELS, device)
+        group = Group(0, 0, torch.tensor([len(ids)], device=device), _NO_LABELS)
         row = Row([group], self._prefix, is_prefix=True)
         last = torch.tensor([len(ids) - 1], device=device)
         self._forward(torch.tensor([ids], device=device), torch.arange(len(ids), device=device)[None], last, row)

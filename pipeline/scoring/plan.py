@@ -6,7 +6,7 @@ one batch, and its tokens after the prefix are in it once.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -81,8 +81,9 @@ def end_of_batch(units: Sequence[Unit], begin: int, max_tokens: int, max_reads: 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flat:
-    """A batch as one row of tokens. Slots of terms are items (as in the batch) times labels."""
+    """A batch as one row of tokens, laid out on the CPU. Slots of terms are items (as in the batch) times labels."""
 
+    units: Sequence[Unit]
     ids: Tensor  # (1, tokens)
     positions: Tensor  # (1, tokens)
     reads: Tensor  # (reads,) places in the row
@@ -91,8 +92,21 @@ class Flat:
     notebook_terms: Terms | None
     num_tokens: int
 
+    def to(self, device: torch.device) -> "Flat":
+        """The batch where the model is."""
+        for group in self.groups:
+            group.move(device)
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            positions=self.positions.to(device),
+            reads=self.reads.to(device),
+            terms=self.terms.to(device),
+            notebook_terms=self.notebook_terms.to(device) if self.notebook_terms else None,
+        )
 
-def lay_out(units: Sequence[Unit], device: torch.device) -> Flat:
+
+def lay_out(units: Sequence[Unit]) -> Flat:
     """Lay the units' tokens side by side: article, trie, article, trie, ..."""
     groups: list[Group] = []
     positions, reads, terms, notebook_terms = [], [], [], []
@@ -100,7 +114,7 @@ def lay_out(units: Sequence[Unit], device: torch.device) -> Flat:
     for begin, end in _find_groups(units):
         trie = units[begin].trie
         lengths = torch.tensor([len(unit.own) for unit in units[begin:end]])
-        group = Group(num_tokens, units[begin].depth, lengths, trie, device)
+        group = Group(num_tokens, units[begin].depth, lengths, trie)
         positions.append(group.positions()[group.filled()])
         reads.append(_places_of_reads(group).flatten())
         terms.append(_shift(trie.terms, begin, end, num_reads, trie))
@@ -111,12 +125,13 @@ def lay_out(units: Sequence[Unit], device: torch.device) -> Flat:
         groups.append(group)
     ids = [token for unit in units for token in (*unit.own, *unit.trie.tokens)]
     return Flat(
-        ids=torch.tensor([ids]).to(device),
-        positions=torch.cat(positions)[None].to(device),
-        reads=torch.cat(reads).to(device),
+        units=units,
+        ids=torch.tensor([ids]),
+        positions=torch.cat(positions)[None],
+        reads=torch.cat(reads),
         groups=groups,
-        terms=_concatenate(terms, device),
-        notebook_terms=_concatenate(notebook_terms, device) if notebook_terms else None,
+        terms=_concatenate(terms),
+        notebook_terms=_concatenate(notebook_terms) if notebook_terms else None,
         num_tokens=num_tokens,
     )
 
@@ -156,9 +171,9 @@ def _shift(terms: Terms, begin: int, end: int, first_read: int, trie: LabelTrie)
     )
 
 
-def _concatenate(parts: list[Terms], device: torch.device) -> Terms:
+def _concatenate(parts: list[Terms]) -> Terms:
     return Terms(
-        slots=torch.cat([part.slots for part in parts]),  # stay on the CPU, where the sums are made
-        reads=torch.cat([part.reads for part in parts]).to(device),
-        tokens=torch.cat([part.tokens for part in parts]).to(device),
+        slots=torch.cat([part.slots for part in parts]),
+        reads=torch.cat([part.reads for part in parts]),
+        tokens=torch.cat([part.tokens for part in parts]),
     )

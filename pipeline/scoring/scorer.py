@@ -34,6 +34,7 @@ _OUT_OF_MEMORY = (
 
 
 _Triple = tuple[int, int, int]  # slot, read, token of a term
+_TermScores = tuple[Tensor, Tensor, Tensor | None]  # log-probability, logit, notebook's logit, each (terms,)
 
 
 class NonFiniteScore(ValueError):
@@ -131,29 +132,44 @@ class Scorer:
         units = plan.order_items(items, prefix, notebook=self.notebook)
         self.counts.trie_tokens += len(prefix) + sum(unit.num_tokens for unit in units)
         begin = 0
-        while begin < len(units):
-            end = plan.end_of_batch(units, begin, self.batch_tokens, self._max_reads())
+        flat = self._lay_out(units, begin)
+        while flat:
             try:
-                scored = self._score_units(units[begin:end], prefix)
+                scores = self._forward(flat, prefix)
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
-                scored = None
-            if scored is None:  # out of the handler, which holds the failed forward's tensors
-                self._shrink(sum(unit.num_tokens for unit in units[begin:end]), end - begin, len(prefix))
+                scores = None
+            if scores is None:  # out of the handler, which holds the failed forward's tensors
+                self._shrink(flat.num_tokens, len(flat.units), len(prefix))
+                flat = self._lay_out(units, begin)
                 continue
-            begin = end
-            yield scored
+            begin += len(flat.units)
+            # A GPU is still at work on this batch; asking for its scores first would leave it idle meanwhile.
+            following = self._lay_out(units, begin)
+            yield self._sum_flat(flat, scores)
+            flat = following
 
-    def _score_units(self, units: Sequence[plan.Unit], prefix: tuple[int, ...]) -> ScoredBatch:
+    def _lay_out(self, units: Sequence[plan.Unit], begin: int) -> plan.Flat | None:
+        """The batch that begins at `begin`, None at the end."""
+        if begin == len(units):
+            return None
+        return plan.lay_out(units[begin : plan.end_of_batch(units, begin, self.batch_tokens, self._max_reads())])
+
+    def _forward(self, flat: plan.Flat, prefix: tuple[int, ...]) -> _TermScores:
+        """The terms' scores on the model's device, which may still be working on them."""
         if self._tree.keep_prefix(prefix):
             self.counts.forwarded_tokens += len(prefix)
-        flat = plan.lay_out(units, self._model.device)
-        logits = self._tree.logits(flat)  # (reads, vocabulary)
-        num_labels = units[0].trie.num_labels
-        sums = _sum_terms(logits, flat.terms, flat.notebook_terms, len(units) * num_labels)
+        flat = flat.to(self._model.device)
+        scores = _score_terms(self._tree.logits(flat), flat.terms, flat.notebook_terms)
         self._count(flat.num_tokens, 0, len(flat.reads))
-        return _to_batch([unit.index for unit in units], sums.view(3, len(units), num_labels), notebook=self.notebook)
+        return scores
+
+    def _sum_flat(self, flat: plan.Flat, scores: _TermScores) -> ScoredBatch:
+        num_items, num_labels = len(flat.units), flat.units[0].trie.num_labels
+        sums = _sum_terms(scores, flat.terms, flat.notebook_terms, num_items * num_labels)
+        indices = [unit.index for unit in flat.units]
+        return _to_batch(indices, sums.view(3, num_items, num_labels), notebook=self.notebook)
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
@@ -198,8 +214,9 @@ class Scorer:
         logits = self._rows.logits(batch, list(reads))  # (reads, vocabulary)
         num_tokens = sum(len(row.ids) for row in batch)
         self._count(num_tokens, len(batch) * len(batch[0].ids) - num_tokens, len(reads))
-        notebook_terms = _as_terms(terms[1], logits.device) if self.notebook else None
-        return _sum_terms(logits, _as_terms(terms[0], logits.device), notebook_terms, shape[1] * shape[2]).view(shape)
+        plain = _as_terms(terms[0]).to(logits.device)
+        notebook = _as_terms(terms[1]).to(logits.device) if self.notebook else None
+        return _sum_terms(_score_terms(logits, plain, notebook), plain, notebook, shape[1] * shape[2]).view(shape)
 
     # --- self-check -------------------------------------------------------------------------------------------------
 
@@ -275,19 +292,24 @@ def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     )
 
 
-def _sum_terms(logits: Tensor, terms: Terms, notebook_terms: Terms | None, num_slots: int) -> Tensor:
-    """(3, slots) float64 on the CPU: logprob, logit and notebook_logit, summed in one order on any device."""
+def _score_terms(logits: Tensor, terms: Terms, notebook_terms: Terms | None) -> _TermScores:
+    """Each term's log-probability, logit and, where asked for, notebook's logit, from logits (reads, vocabulary)."""
     logprobs = logits.log_softmax(dim=-1)  # (reads, vocabulary); in one pass, twice as fast as logsumexp
+    notebook = logits[notebook_terms.reads, notebook_terms.tokens] if notebook_terms else None
+    return logprobs[terms.reads, terms.tokens], logits[terms.reads, terms.tokens], notebook
+
+
+def _sum_terms(scores: _TermScores, terms: Terms, notebook_terms: Terms | None, num_slots: int) -> Tensor:
+    """(3, slots) float64 on the CPU: logprob, logit and notebook_logit, summed in one order on any device."""
     sums = torch.zeros(3, num_slots, dtype=torch.float64)
-    for row, scores, used in ((0, logprobs, terms), (1, logits, terms), (2, logits, notebook_terms)):
-        if used is not None:
-            sums[row].index_add_(0, used.slots, scores[used.reads, used.tokens].double().cpu())
+    for total, of_terms, used in zip(sums, scores, (terms, terms, notebook_terms), strict=True):
+        if of_terms is not None and used is not None:
+            total.index_add_(0, used.slots, of_terms.double().cpu())
     return sums
 
 
-def _as_terms(terms: list[_Triple], device: torch.device) -> Terms:
-    slots, reads, tokens = (torch.tensor(column) for column in zip(*terms, strict=True))
-    return Terms(slots, reads.to(device), tokens.to(device))
+def _as_terms(terms: list[_Triple]) -> Terms:
+    return Terms(*(torch.tensor(column) for column in zip(*terms, strict=True)))
 
 
 def _to_batch(indices: list[int], sums: Tensor, *, notebook: bool) -> ScoredBatch:

@@ -21,6 +21,10 @@ class Terms:
     reads: Tensor
     tokens: Tensor
 
+    def to(self, device: torch.device) -> "Terms":
+        """Reads and tokens on the device; slots stay on the CPU, where the sums are made."""
+        return Terms(self.slots, self.reads.to(device), self.tokens.to(device))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelTrie:

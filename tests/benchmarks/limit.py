@@ -69,7 +69,7 @@ def attention_padding(items: Sequence[TokenSequences], batch_tokens: int) -> flo
     num_tokens = num_cells = begin = 0
     while begin < len(units):
         end = plan.end_of_batch(units, begin, batch_tokens, max_reads=batch_tokens)
-        flat = plan.lay_out(units[begin:end], torch.device("cpu"))
+        flat = plan.lay_out(units[begin:end])
         num_tokens += flat.num_tokens
         num_cells += sum(len(group.lengths) * group.width for group in flat.groups)
         begin = end
