@@ -119,9 +119,8 @@ def main(arguments: list[str] | None = None) -> None:
         f"into a matrix, and pads there. Goal: {GOAL:.0%} for the 13.9 M model.\n\n"
         + table(header, rows)
         + f"\n\nWhere one pass goes, by operator ({name}, `{first}`, share of processor time under the profiler). What "
-        "is not a matrix product (`aten::mm`) stands between the scorer and the limit, and most of "
-        "the gap would stay if attention cost nothing. Tried, and not faster: smaller and larger batches; attention as "
-        "two products and a softmax instead of the fused kernel.\n\n" + table(["operator", "share"], operators)
+        "is not a matrix product (`aten::mm`) stands between the scorer and the limit.\n\n"
+        + table(["operator", "share"], operators)
     )
     write_section(TITLE, command_line(COMMAND, parser, options), body, options.results)
 

@@ -175,15 +175,18 @@ def test_a_failure_of_the_gpu_script_is_noted_and_not_raised(tmp_path: Path) -> 
     )
 
 
-def test_share_of_the_limit_and_scaling_write_their_sections(shared: Path, tmp_path: Path) -> None:
-    """Both run on a few items and write the section that carries their own command."""
-    from tests.benchmarks import limit, scaling
+def test_limit_scaling_and_tried_write_their_sections(shared: Path, tmp_path: Path) -> None:
+    """All run on a few items and write the section that carries their own command; nothing is compiled here."""
+    from tests.benchmarks import limit, scaling, tried
 
     results = tmp_path / "RESULTS.md"
     limit.main(["--items", "8", "--rounds", "1", "--prompts", "answer", "--results", str(results)])
     small = ["--items", "8", "--labels", "4", "16", "--lengths", "16", "--label-items", "8", "--length-tokens", "64"]
     scaling.main([*small, "--rounds", "1", "--results", str(results)])
+    uncompiled = ["512 tokens a batch", "attention as two products"]
+    tried.main(["--items", "8", "--rounds", "1", "--variants", *uncompiled, "--results", str(results)])
     text = results.read_text(encoding="utf-8")
+    assert all(f"| {name} | " in text for name in (tried.SHIPPED, *uncompiled))
     assert f"## {limit.TITLE}\n\n`{limit.COMMAND} --items 8 --rounds 1 --prompts answer`" in text
     assert f"## {scaling.TITLE}\n\n`{scaling.COMMAND} {' '.join(small)} --rounds 1`" in text
 
