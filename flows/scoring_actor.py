@@ -8,12 +8,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import pyarrow as pa
 
 from pipeline.errors import InputError
 from pipeline.reading.model import ModelRef, resolve_model
-from pipeline.shard import ScoringJob, Shard, ShardResult, ShardScorer
+from pipeline.shard import ReadTexts, ScoringJob, Shard, ShardResult, ShardScorer
 
 
 class ScoringActor:
@@ -40,14 +41,14 @@ class ScoringActor:
 
     def score(self, shard: Shard, texts: bytes) -> ShardResult:
         """Score a shard and store it; it is stored when this returns. Raises what `ShardScorer.score` raises."""
-        table = from_bytes(texts)
-        self._scorer.encode_ahead(shard, table)
-        return self._model_thread.submit(self._score, shard, table).result()
+        read = partial(from_bytes, texts)
+        self._scorer.encode_ahead(shard, read)
+        return self._model_thread.submit(self._score, shard, read).result()
 
-    def _score(self, shard: Shard, texts: pa.Table) -> ShardResult:
+    def _score(self, shard: Shard, read: ReadTexts) -> ShardResult:
         self._num_scored[shard.name] = 0
         try:
-            return self._scorer.score(shard, texts, lambda num: self._count(shard, num), self._stop.is_set)
+            return self._scorer.score(shard, read, lambda num: self._count(shard, num), self._stop.is_set)
         finally:
             self._scorer.drain()
 

@@ -6,6 +6,7 @@ Invariant: whoever scores a shard writes it to the store; what comes back is cou
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 import pyarrow as pa
@@ -44,7 +45,8 @@ def open_workers(job: Job, should_stop: Callable[[], bool]) -> Iterator[Workers]
             yield workers
         return
     with job.timed("load"):
-        scorer = ShardScorer(job.scoring)
+        first = job.shards[0]
+        scorer = ShardScorer(job.scoring, (first, partial(read_texts, first)))
     try:
         yield InProcess(scorer, should_stop)
     finally:
@@ -61,15 +63,15 @@ class InProcess:
     def score(self, shards: list[Shard], score_shard: ScoreShard, advance: Advance) -> Iterator[ShardResult]:
         """One shard after the other, in order."""
         for shard, following in zip(shards, [*shards[1:], None], strict=True):
-            self._scorer.encode_ahead(shard, read_texts(shard))
+            self._scorer.encode_ahead(shard, partial(read_texts, shard))
             if following:
-                self._scorer.encode_ahead(following, read_texts(following))
+                self._scorer.encode_ahead(following, partial(read_texts, following))
             yield score_shard(self, shard, advance)
         self._scorer.drain()
 
     def score_one(self, shard: Shard, advance: Advance) -> ShardResult:
         """Score a shard in this thread."""
-        return self._scorer.score(shard, read_texts(shard), advance, self._should_stop)
+        return self._scorer.score(shard, partial(read_texts, shard), advance, self._should_stop)
 
 
 def read_texts(shard: Shard) -> pa.Table:

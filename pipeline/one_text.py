@@ -15,7 +15,7 @@ from pipeline.bundled import DEMO_MODEL
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.prompts import Boundary, Prompt, make_prompt
-from pipeline.reading.model import ModelRef, load_model
+from pipeline.reading.model import ModelRef, load_model, load_tokenizer
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS, RULES, label_constants, with_inputs
 from pipeline.scoring.scorer import NonFiniteScore
 from pipeline.scoring.tokens import Encoder
@@ -39,7 +39,8 @@ def load(model: str = DEMO_MODEL, *, revision: str | None = None, device: str = 
     """Load a model by hub id or directory. Raises InputError where it cannot be had or used."""
     settings = {"model": model, "revision": revision, "device": device, "dtype": dtype}
     ref = find_model(RunConfig.model_validate(settings))
-    return Loaded(ref, *load_model(ref))
+    tokenizer = load_tokenizer(ref)
+    return Loaded(ref, load_model(ref), tokenizer)
 
 
 def classify(

@@ -15,13 +15,15 @@ from transformers import PreTrainedModel
 
 from pipeline.errors import Interrupted, RunError
 from pipeline.prompts import Prompt
-from pipeline.reading.model import ModelRef, load_model
+from pipeline.reading.model import ModelRef, load_model, load_tokenizer
 from pipeline.scoring.scorer import Counts, NonFiniteScore, ScoredBatch, Scorer
 from pipeline.scoring.tokens import Encoder, TokenSequences
 from pipeline.storing.parts import SCHEMA, PartWriter
 
 # What a killed run loses at most is what it scored since the last part: on a slow model a shard takes hours.
 SECONDS_BETWEEN_PARTS = 30.0
+
+ReadTexts = Callable[[], pa.Table]  # the texts of a shard: columns text_hash and text
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +71,19 @@ class ShardResult:
 
 
 class ShardScorer:
-    """A loaded model that scores shards one after the other; tokenising and writing run beside the forward pass."""
+    """A loaded model that scores shards one after the other.
 
-    def __init__(self, job: ScoringJob) -> None:
-        """Load the model.
+    Reading and encoding the next shard and writing the last one run beside the forward pass.
+    """
+
+    def __init__(self, job: ScoringJob, first: tuple[Shard, ReadTexts] | None = None) -> None:
+        """Load the model, and meanwhile read and encode the shard `first`, as `encode_ahead` would.
 
         Raises InputError where it cannot be loaded or a prompt does not fit its context, RunError where it gives NaN.
         """
         self._job = job
         self._prompts = {prompt.prompt.name: prompt for prompt in job.prompts}
-        model, tokenizer = load_model(job.model)
+        tokenizer = load_tokenizer(job.model)
         self._encoders = {
             name: Encoder(
                 tokenizer,
@@ -90,21 +95,28 @@ class ShardScorer:
             )
             for name, each in self._prompts.items()
         }
-        self._scorer = make_scorer(model, job.model, batch_tokens=job.batch_tokens, notebook=job.notebook)
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._write: Future[None] | None = None
         self._ahead: dict[str, Future[tuple[pa.Table, list[TokenSequences]]]] = {}
+        try:
+            if first:
+                self.encode_ahead(*first)
+            model = load_model(job.model)
+            self._scorer = make_scorer(model, job.model, batch_tokens=job.batch_tokens, notebook=job.notebook)
+        except BaseException:
+            self.close()
+            raise
 
-    def encode_ahead(self, shard: Shard, texts: pa.Table) -> None:
-        """Begin to encode a shard that will be scored soon. `texts` has the columns text_hash and text."""
+    def encode_ahead(self, shard: Shard, read: ReadTexts) -> None:
+        """Begin to read and encode a shard that will be scored soon."""
         if shard.name not in self._ahead:
-            self._ahead[shard.name] = self._encoding.submit(self._encode, shard, texts)
+            self._ahead[shard.name] = self._encoding.submit(self._encode, shard, read)
 
     def score(
         self,
         shard: Shard,
-        texts: pa.Table,
+        read: ReadTexts,
         on_progress: Callable[[int], None] = lambda num_texts: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> ShardResult:
@@ -113,7 +125,7 @@ class ShardScorer:
         Raises Interrupted after the batch in which `should_stop` became true, RunError for a score that is not finite.
         """
         started = time.perf_counter()
-        self.encode_ahead(shard, texts)
+        self.encode_ahead(shard, read)
         texts, encoded = self._ahead.pop(shard.name).result()
         before = replace(self._scorer.counts)
         batches: list[ScoredBatch] = []
@@ -153,7 +165,8 @@ class ShardScorer:
             self._encoding.shutdown(wait=False, cancel_futures=True)
             self._writing.shutdown(wait=True)
 
-    def _encode(self, shard: Shard, texts: pa.Table) -> tuple[pa.Table, list[TokenSequences]]:
+    def _encode(self, shard: Shard, read: ReadTexts) -> tuple[pa.Table, list[TokenSequences]]:
+        texts = read()
         return texts, self._encoders[shard.prompt].encode(texts.column("text").to_pylist())
 
     def _write_soon(

@@ -203,15 +203,13 @@ def count_parameters(ref: ModelRef) -> int:
 # Loading
 
 
-def load_model(ref: ModelRef) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """The model (eval mode, on its device, in its dtype) and its tokenizer.
+def load_model(ref: ModelRef) -> "PreTrainedModel":
+    """The model, in eval mode, on its device, in its dtype.
 
-    Raises InputError for weights that are broken or incomplete and for a tokenizer that is missing or slow,
-    RunError where memory runs out.
+    Raises InputError for weights that are broken or incomplete, RunError where memory runs out.
     """
-    tokenizer = load_tokenizer(ref)
     with _quiet():
-        return _load_weights(ref), tokenizer
+        return _load_weights(ref)
 
 
 def _load_weights(ref: ModelRef) -> "PreTrainedModel":

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, MambaConfig
 
 from pipeline.errors import InputError
-from pipeline.reading.model import UNLIMITED_CONTEXT, count_parameters, load_model, resolve_model
+from pipeline.reading.model import UNLIMITED_CONTEXT, count_parameters, load_model, load_tokenizer, resolve_model
 from tests.hub_server import save_tiny_gemma
 
 
@@ -32,10 +32,17 @@ def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
 
+def load_whole(path: Path) -> None:
+    """All of a model, as a run does it."""
+    ref = resolve_model(path, device="cpu")
+    load_tokenizer(ref)
+    load_model(ref)
+
+
 def refuse(path: Path, reason: str) -> None:
     """Resolving or loading must end in one line with this reason."""
     with pytest.raises(InputError, match=reason) as caught:
-        load_model(resolve_model(path, device="cpu"))
+        load_whole(path)
     assert "\n" not in str(caught.value)
 
 
@@ -70,12 +77,13 @@ def test_files_that_do_not_change_scores_do_not_change_the_identity(gemma: Path)
 
 def test_loading_gives_the_weights_in_eval_mode_and_the_dtype_asked_for(gemma: Path) -> None:
     """Every tensor as saved; nothing is left to chance."""
-    model, tokenizer = load_model(resolve_model(gemma, device="cpu"))
+    ref = resolve_model(gemma, device="cpu")
+    model = load_model(ref)
     assert (model.training, model.dtype, model.device.type) == (False, torch.float32, "cpu")
-    assert tokenizer("a").input_ids
+    assert load_tokenizer(ref)("a").input_ids
     expected = AutoModelForCausalLM.from_pretrained(gemma).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
-    half, _ = load_model(resolve_model(gemma, device="cpu", dtype="bfloat16"))
+    half = load_model(resolve_model(gemma, device="cpu", dtype="bfloat16"))
     assert half.dtype == torch.bfloat16
 
 
@@ -86,7 +94,7 @@ def test_sharded_weights_are_one_model(gemma: Path) -> None:
     model.save_pretrained(gemma, max_shard_size="10KB")
     assert len(list(gemma.glob("*.safetensors"))) > 1
     ref = resolve_model(gemma, device="cpu")
-    loaded, _ = load_model(ref)
+    loaded = load_model(ref)
     assert count_parameters(ref) == loaded.num_parameters()
     assert all(torch.equal(t, model.state_dict()[name]) for name, t in loaded.state_dict().items())
     shard = min(gemma.glob("*.safetensors"))
@@ -145,7 +153,7 @@ def test_a_pickle_is_never_loaded(gemma: Path, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     for name in ("pytorch_model.bin", "training_args.bin", "tokenizer.pkl"):
         (gemma / name).write_bytes(pickle.dumps(Boom(mark)))
-    load_model(resolve_model(gemma, device="cpu"))
+    load_whole(gemma)
     (gemma / "model.safetensors").unlink()
     refuse(gemma, "pickle files, which can run code and are never loaded; convert them to safetensors")
     assert not mark.exists()
@@ -246,17 +254,17 @@ def test_on_a_gpu_auto_is_bfloat16_there(gemma: Path) -> None:
     """Weights are on the GPU after loading."""
     ref = resolve_model(gemma)
     assert (ref.device, ref.dtype) == ("cuda", "bfloat16")
-    assert load_model(ref)[0].device.type == "cuda"
+    assert load_model(ref).device.type == "cuda"
 
 
 def test_gpt2_loads_with_its_tied_head(gemma: Path) -> None:
     """Tied weights are not missing weights."""
     GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=8, n_layer=1, n_head=1, n_positions=64)).save_pretrained(gemma)
-    model, _ = load_model(resolve_model(gemma, device="cpu"))
+    model = load_model(resolve_model(gemma, device="cpu"))
     assert type(model).__name__ == "GPT2LMHeadModel"
 
 
 def test_loading_prints_nothing(gemma: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Neither bars nor reports."""
-    load_model(resolve_model(gemma, device="cpu"))
+    load_whole(gemma)
     assert "".join(capfd.readouterr()) == ""
