@@ -89,7 +89,7 @@ class RunConfig(BaseModel):
         "auto", description="the model's number format; auto is bfloat16 on a GPU and float32 on a CPU"
     )
     batch_tokens: Count | None = Field(None, description="tokens in one forward pass; halved when memory runs out")
-    shard_size: Count | None = Field(None, description="articles in one task; auto is 1000 on a CPU, 8000 on a GPU")
+    shard_size: Count | None = Field(None, description="articles in one task; auto is 2000 on a CPU, 8000 on a GPU")
     workers: Annotated[int, Field(ge=1, le=4096), _NO_TRUTH] = Field(
         1, description="processes that score, each with the model loaded (more than one needs the extra 'ray')"
     )
