@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from pipeline.scoring.trie import LabelTrie
+from pipeline.scoring.trie import ROOT, LabelTrie
 
 NAME = "labelscore_tree"
 # Keyword arguments with tensors in them that do not change what attention computes here.
@@ -37,7 +37,7 @@ class Group:
     inverse: Tensor | None = None  # (tokens,) cell of each of the group's tokens
     longest: int = 0
     num_tokens: int = 0
-    masks: dict[tuple[int | None, int], Tensor] = field(default_factory=dict)
+    masks: dict[tuple[int | None, int, bool], Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         num_nodes = len(self.trie.tokens)
@@ -73,18 +73,33 @@ class Group:
         nodes = self.lengths[:, None] - 1 + torch.tensor(self.trie.depths, dtype=torch.int64, device=device)
         return self.depth + torch.cat([article, nodes], dim=1)
 
-    def mask(self, window: int | None, num_folded: int, dtype: torch.dtype) -> Tensor:
-        """(1 or items, 1, num_folded * width, depth + width) what is added to attention scores: 0 or -inf.
+    @property
+    def num_reads(self) -> int:
+        """How many rows of logits are read over all items."""
+        return len(self.lengths) * len(self.trie.reads)
 
-        `num_folded` query heads share a key head and are laid one after the other along the queries.
+    def mask(self, window: int | None, num_folded: int, dtype: torch.dtype, *, at_reads: bool = False) -> Tensor:
+        """(1 or items, 1, num_folded * queries, depth + width) what is added to attention scores: 0 or -inf.
+
+        The queries are all `width` cells or, `at_reads`, those whose logits are read. `num_folded` query heads share a
+        key head and are laid one after the other along the queries.
         """
         if window is not None and window >= self.depth + self.longest + max(self.trie.depths, default=0):
             window = None
-        if (window, num_folded) not in self.masks:
+        key = (window, num_folded, at_reads)
+        if key not in self.masks:
             visible = self._visible(window)
+            if at_reads:
+                cells = self._read_cells()[: len(visible), :, None]  # where articles are alike, so are their cells
+                visible = visible.gather(1, cells.expand(-1, -1, visible.shape[2]))
             mask = torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, float("-inf"))
-            self.masks[window, num_folded] = mask.repeat(1, num_folded, 1)[:, None]
-        return self.masks[window, num_folded]
+            self.masks[key] = mask.repeat(1, num_folded, 1)[:, None]
+        return self.masks[key]
+
+    def _read_cells(self) -> Tensor:
+        """(items, reads) cells of the folded matrix; the root is the article's last token."""
+        reads = torch.tensor(self.trie.reads, device=self.lengths.device)
+        return torch.where(reads == ROOT, self.lengths[:, None] - 1, self.longest + reads)
 
     def _visible(self, window: int | None) -> Tensor:
         """(1 or items, width, depth + width) bool: which keys each cell sees; `window` counts logical positions."""
@@ -118,7 +133,13 @@ class Row:
     groups: list[Group]
     prefix: Prefix
     is_prefix: bool = False  # the row is the prefix itself, to be kept
+    keeps_keys: bool = False  # the next layer is to keep its keys and values and go no further
+    keys_and_values: tuple[Tensor, Tensor] | None = None  # what it kept: its queries are then the places that are read
     windows: dict[int, int | None] = field(default_factory=dict)  # sliding window of each layer that asked
+
+
+class KeysKept(Exception):
+    """A layer has come to its attention and its keys and values are kept; the rest of it is not wanted."""
 
 
 def attend(
@@ -136,7 +157,8 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attention over a flat row: query (1, heads, tokens, size), key and value (1, key heads, tokens, size).
 
-    Returns (1, tokens, heads, value size). Raises NotImplementedError for what it cannot honour.
+    Returns (1, tokens, heads, value size). In a layer of which only the places that are read are wanted there are as
+    many queries, and keys and values are those that it kept. Raises NotImplementedError for what it cannot honour.
     """
     strange = {name for name, given in kwargs.items() if isinstance(given, Tensor)} - _HARMLESS
     if labelscore_row is None or attention_mask is not None or strange:
@@ -145,14 +167,31 @@ def attend(
     row.windows[layer] = sliding_window
     if row.is_prefix:
         row.prefix.keys[layer], row.prefix.values[layer] = key[0], value[0]
+    if row.keeps_keys:
+        row.keys_and_values = key, value
+        raise KeysKept
+    at_reads = row.keys_and_values is not None
+    if row.keys_and_values is not None:
+        key, value = row.keys_and_values
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     out = query.new_zeros(query.shape[2], query.shape[1], value.shape[-1])  # (tokens, heads, size)
+    begin = 0
     for group in row.groups:
-        queries, keys, values = (_fold(group, tensor) for tensor in (query, key, value))  # (items, heads, width, size)
+        keys, values = _fold(group, key), _fold(group, value)  # (items, key heads, width, size)
         if group.depth:
             keys = _prepend(row.prefix.keys[layer][:, : group.depth], keys)
             values = _prepend(row.prefix.values[layer][:, : group.depth], values)
-        _unfold(group, _attend_cells(group, queries, keys, values, scaling, sliding_window, softcap), out)
+        mask = group.mask(sliding_window, query.shape[1] // key.shape[1], query.dtype, at_reads=at_reads)
+        if at_reads:
+            end = begin + group.num_reads
+            # (heads, items * reads, size) -> (items, heads, reads, size)
+            queries = query[0, :, begin:end].reshape(query.shape[1], len(group.lengths), -1, query.shape[3])
+            queries = queries.transpose(0, 1)
+            cells = _attend_cells(queries, keys, values, mask, scaling, softcap)
+            out[begin:end] = cells.transpose(1, 2).flatten(0, 1)
+            begin = end
+        else:
+            _unfold(group, _attend_cells(_fold(group, query), keys, values, mask, scaling, softcap), out)
     return out[None], None
 
 
@@ -180,28 +219,20 @@ def _unfold(group: Group, cells: Tensor, out: Tensor) -> None:
 
 
 def _attend_cells(
-    group: Group,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scaling: float,
-    window: int | None,
-    softcap: float | None,
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, softcap: float | None
 ) -> Tensor:
-    """Scaled dot-product attention of (items, heads, width, size) over (items, key heads, depth + width, size).
+    """Scaled dot-product attention of (items, heads, queries, size) over (items, key heads, depth + width, size).
 
     Query heads that share a key head become further rows of one query, so that keys are never repeated.
     """
-    items, heads, width, size = query.shape
-    num_folded = heads // key.shape[1]
-    mask = group.mask(window, num_folded, query.dtype)
-    query = query.reshape(items, key.shape[1], num_folded * width, size)
+    items, heads, num_queries, size = query.shape
+    query = query.reshape(items, key.shape[1], -1, size)
     if softcap is None:
         cells = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
     else:
         scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scaling / softcap) + mask
         cells = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype) @ value
-    return cells.reshape(items, heads, width, value.shape[-1])
+    return cells.reshape(items, heads, num_queries, value.shape[-1])
 
 
 AttentionInterface.register(NAME, attend)

@@ -6,14 +6,15 @@ made by the model's own head, whatever it does after its last matrix product.
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pipeline.scoring import attention
-from pipeline.scoring.attention import Group, Prefix, Row
+from pipeline.scoring.attention import Group, KeysKept, Prefix, Row
 from pipeline.scoring.label_rows import LabelRow, pad
 from pipeline.scoring.plan import Flat
 from pipeline.scoring.strings import Ids
@@ -23,10 +24,15 @@ _NO_LABELS = make_trie(((0,),), (1,), False)
 
 
 class TreeForward:
-    """Forwards flat rows; keeps the keys and values of the last shared prefix."""
+    """Forwards flat rows; keeps the keys and values of the last shared prefix.
+
+    last_layer: the layer that is done only for the places that are read, as nothing else of it is needed after its keys
+    and values; None where all of it is to be done.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
+        self.last_layer = _find_last_layer(model)
         self._prefix_ids: Ids = ()
         self._prefix = Prefix()
         self.windows: dict[int, int | None] = {}  # the sliding window that each layer asked for
@@ -54,14 +60,50 @@ class TreeForward:
 
     def _forward(self, ids: Tensor, positions: Tensor, reads: Tensor, row: Row) -> Tensor:
         row.windows = self.windows
-        with _tree_attention(self._model):
+        kept = reads
+        with _tree_attention(self._model), ExitStack() as stack:
+            if self.last_layer is not None and not row.is_prefix:
+                stack.enter_context(_only_at(reads, ids.shape[1], self.last_layer, row))
+                kept = torch.arange(len(reads), device=reads.device)
             output = self._model(
-                input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=reads, labelscore_row=row
+                input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=kept, labelscore_row=row
             )
         logits: Tensor = output.logits[0]
         if len(logits) != len(reads):
             raise NotImplementedError("logits at chosen places")
         return logits
+
+
+def _find_last_layer(model: PreTrainedModel) -> nn.Module | None:
+    """The last of the layers that a token goes through one after the other; None where they are not in a list."""
+    num_layers = model.config.get_text_config(decoder=True).num_hidden_layers
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == num_layers]
+    return stacks[0][-1] if len(stacks) == 1 else None
+
+
+@contextmanager
+def _only_at(reads: Tensor, num_tokens: int, layer: nn.Module, row: Row) -> Iterator[None]:
+    """Let `layer` make the keys and values of all tokens, and the rest of its work at the places `reads` alone."""
+
+    def select(given: Any) -> Any:
+        if isinstance(given, tuple):
+            return tuple(map(select, given))
+        if isinstance(given, Tensor) and given.dim() > 1 and given.shape[1] == num_tokens:
+            return given.index_select(1, reads)
+        return given
+
+    def keep_and_select(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        row.keeps_keys = True
+        with suppress(KeysKept):
+            module.forward(*args, **kwargs)
+        row.keeps_keys = False
+        return select(args), {name: select(given) for name, given in kwargs.items()}
+
+    handle = layer.register_forward_pre_hook(keep_and_select, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

@@ -224,6 +224,9 @@ class Scorer:
         """Stay on the tree only if it gives the scores of single forwards; windows too wide to probe must be known."""
         batch_tokens = self.batch_tokens
         self.path_reason = self._find_fault(probe)
+        if self.path_reason is not None and self._tree.last_layer is not None:
+            self._tree.last_layer = None  # some models' code wants every token to come out of its last layer
+            self.path_reason = self._find_fault(probe)
         self.batch_tokens = batch_tokens  # where memory was short for a moment, the probe has left it at a few tokens
         if self.path_reason is None:
             return

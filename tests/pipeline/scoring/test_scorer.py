@@ -47,6 +47,23 @@ def test_the_tree_gives_the_scores_of_single_forwards(name: str) -> None:
     assert scorer.counts.batches > 2
 
 
+@pytest.mark.parametrize("name", TREE_CONFIGS)
+def test_the_last_layer_is_done_at_the_places_that_are_read(name: str) -> None:
+    """What follows its keys and values sees the reads alone; GPT-2's code wants all tokens back, and gets them."""
+    model, items = tiny_model(name), make_items(12)
+    scorer = Scorer(model)
+    sizes: list[int] = []
+    norm = [module for module in model.modules() if type(module).__name__.endswith("Norm")][-1]
+    handle = norm.register_forward_pre_hook(lambda module, given: sizes.append(given[0].shape[-2]))
+    try:
+        collect(scorer, items)
+    finally:
+        handle.remove()
+    reads = scorer.counts.read_positions
+    assert scorer.counts.batches == 1
+    assert sizes[-1] > reads if name == "gpt2" else sizes[-1] == reads
+
+
 @pytest.mark.parametrize("name", ROWS_CONFIGS)
 def test_models_that_take_no_tree_are_scored_in_rows(name: str) -> None:
     """The self-check notices state-space models, ALiBi and attention of a model's own; their scores are right too."""
