@@ -91,8 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
         "article's last token and forward nothing; a prompt takes no fewer than two labels, so 1 is measured as 2, "
         "which reads and forwards the same. The others have two words, five labels to a first word:\n\n"
         + table(["labels", "trie nodes an item", "reads an item", *header], by_labels)
-        + f"\n\nOver about {options.length_tokens:,} article tokens each:\n\n"
-        + table(["article tokens", *header], by_length)
+        + f"\n\nOver about {options.length_tokens:,} article tokens each; `from text` tokenises all 40 rows before it "
+        "cuts them:\n\n" + table(["article tokens", *header], by_length)
     )
     write_section(TITLE, command_line(COMMAND, parser, options), body, options.results)
 
