@@ -17,8 +17,9 @@ def lose_no_ctrl_c() -> None:
 
     def send_again(unraisable: "sys.UnraisableHookArgs") -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            # A little later, because here it would be lost as well; the main thread gets it wherever it is raised.
-            threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
+            # A little later, because here it would be lost as well; to the main thread itself, which may be waiting.
+            main = threading.main_thread().ident or 0
+            threading.Timer(0.01, signal.pthread_kill, [main, signal.SIGINT]).start()
         else:
             sys.__unraisablehook__(unraisable)
 
