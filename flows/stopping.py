@@ -13,12 +13,15 @@ from types import FrameType
 
 
 def lose_no_ctrl_c() -> None:
-    """Send a Ctrl-C again that fell into a finalizer, where Python prints the KeyboardInterrupt and goes on."""
+    """Send a Ctrl-C again that fell into a finalizer, where Python prints the KeyboardInterrupt and goes on.
+
+    Called in the main thread.
+    """
+    main = threading.get_ident()
 
     def send_again(unraisable: "sys.UnraisableHookArgs") -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
             # A little later, because here it would be lost as well; to the main thread itself, which may be waiting.
-            main = threading.main_thread().ident or 0
             threading.Timer(0.01, signal.pthread_kill, [main, signal.SIGINT]).start()
         else:
             sys.__unraisablehook__(unraisable)

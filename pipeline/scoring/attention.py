@@ -88,16 +88,18 @@ class Group:
             window = None
         key = (window, num_folded, at_reads)
         if key not in self.masks:
-            visible = self._visible(window)
             if at_reads:
-                cells = self._read_cells()[: len(visible), :, None]  # where articles are alike, so are their cells
-                visible = visible.gather(1, cells.expand(-1, -1, visible.shape[2]))
-            mask = torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, float("-inf"))
+                cells = self.mask(window, num_folded, dtype)[:, 0, : self.width]
+                reads = self.read_cells()[: len(cells), :, None]  # where articles are alike, so are their cells
+                mask = cells.gather(1, reads.expand(-1, -1, cells.shape[2]))
+            else:
+                visible = self._visible(window)
+                mask = torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, float("-inf"))
             self.masks[key] = mask.repeat(1, num_folded, 1)[:, None]
         return self.masks[key]
 
-    def _read_cells(self) -> Tensor:
-        """(items, reads) cells of the folded matrix; the root is the article's last token."""
+    def read_cells(self) -> Tensor:
+        """(items, reads) cells of each item that are read; the root is the article's last token."""
         reads = torch.tensor(self.trie.reads, device=self.lengths.device)
         return torch.where(reads == ROOT, self.lengths[:, None] - 1, self.longest + reads)
 

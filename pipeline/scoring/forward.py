@@ -60,11 +60,11 @@ class TreeForward:
 
     def _forward(self, ids: Tensor, positions: Tensor, reads: Tensor, row: Row) -> Tensor:
         row.windows = self.windows
-        kept = reads
+        kept: Tensor | int = reads
         with _tree_attention(self._model), ExitStack() as stack:
             if self.last_layer is not None and not row.is_prefix:
                 stack.enter_context(_only_at(reads, ids.shape[1], self.last_layer, row))
-                kept = torch.arange(len(reads), device=reads.device)
+                kept = 0  # all that are left
             output = self._model(
                 input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=kept, labelscore_row=row
             )

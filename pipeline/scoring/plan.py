@@ -121,7 +121,7 @@ def lay_out(units: Sequence[Unit]) -> Flat:
         if trie.notebook_terms is not None:
             notebook_terms.append(_shift(trie.notebook_terms, begin, end, num_reads, trie))
         num_tokens += group.num_tokens
-        num_reads += len(lengths) * len(trie.reads)
+        num_reads += group.num_reads
         groups.append(group)
     ids = [token for unit in units for token in (*unit.own, *unit.trie.tokens)]
     return Flat(
@@ -155,10 +155,8 @@ def _find_groups(units: Sequence[Unit]) -> list[tuple[int, int]]:
 
 def _places_of_reads(group: Group) -> Tensor:
     """(items, reads) places in the flat row."""
-    last = group.lengths + len(group.trie.tokens)
-    begins = group.begin + last.cumsum(0) - last
-    # The root is the node -1: the article's last token.
-    return (begins + group.lengths)[:, None] + torch.tensor(group.trie.reads)
+    cells = torch.arange(len(group.lengths))[:, None] * group.width + group.read_cells()
+    return group.begin + cells if group.index is None else group.index[cells]
 
 
 def _shift(terms: Terms, begin: int, end: int, first_read: int, trie: LabelTrie) -> Terms:

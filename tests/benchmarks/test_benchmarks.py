@@ -193,7 +193,7 @@ def test_limit_scaling_and_tried_write_their_sections(shared: Path, tmp_path: Pa
 
 @pytest.mark.bench
 def test_overlap_and_memory_run_the_whole_command(shared: Path, tmp_path: Path) -> None:
-    """On a few items, reading what they need from the run's manifest."""
+    """On a few items: one by turns with the scorer alone, one from the run's manifest."""
     pytest.importorskip("psutil")
     from tests.benchmarks import memory, overlap
 
