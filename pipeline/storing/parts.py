@@ -210,7 +210,9 @@ def load_scores(out: Output, part: Part) -> tuple[Array, Array]:
 def _load(out: Output, part: Part, columns: list[str]) -> tuple[Array, pa.Table]:
     words = part.fingerprint.label_words
     try:
-        table = pq.read_table(io.BytesIO(_verified_bytes(out, part.name)), columns=columns)
+        # On this thread alone: one of Arrow's that lets go of Python's bytes while Python ends would abort the process.
+        source = pa.BufferReader(_verified_bytes(out, part.name))
+        table = pq.ParquetFile(source).read(columns, use_threads=False)
         keys = keys_of(table["text_hash"].combine_chunks()).reshape(-1, len(words), 4)
         if (keys != keys[:, :1]).any():
             raise ValueError("a text's rows are not together")

@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from pipeline.storing.store import Store, hash_text
 from tests.pipeline.storing.stored import (
     ANSWER,
     PRIORS,
+    ROOT,
     TOPIC,
     fill,
     fingerprint,
@@ -397,6 +400,27 @@ def test_a_part_that_changes_after_it_was_verified_is_not_read(out: Output) -> N
     out.write_bytes(name, data[:-1])
     with pytest.raises(RunError, match=r"changed or is no part.*labelscore verify"):
         list(store.scores(items, fingerprint()))
+
+
+THREADS_OF_A_READING = """
+import os, sys
+from pipeline.storing.parts import load_scores
+from tests.pipeline.storing.stored import *
+store = Store(Output(sys.argv[1]), [wanted()])
+before = set(os.listdir("/proc/self/task"))
+for part in store.parts(fingerprint()):
+    load_scores(store.out, part)
+print(len(store.parts(fingerprint())), set(os.listdir("/proc/self/task")) - before)
+"""
+
+
+def test_a_part_is_read_without_a_thread_that_may_outlive_python(out: Output) -> None:
+    """A thread of Arrow's that lets go of Python's bytes while Python ends aborts a process that failed in order."""
+    run(out, TEXTS)
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS_OF_A_READING, str(out)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split(maxsplit=1) == ["5", "set()\n"]
 
 
 def test_scratch_files_do_not_outlive_their_use(out: Output) -> None:
