@@ -4,6 +4,7 @@ Invariant: a forward here leaves the model as it was; both ways return the logit
 made by the model's own head, whatever it does after its last matrix product.
 """
 
+import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -33,30 +34,43 @@ class TreeForward:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self.last_layer = _find_last_layer(model)
+        self.prefix = Prefix()
         self._prefix_ids: Ids = ()
-        self._prefix = Prefix()
         self.windows: dict[int, int | None] = {}  # the sliding window that each layer asked for
+
+    @property
+    def device(self) -> torch.device:
+        return self._model.device
+
+    def twin(self) -> "TreeForward":
+        """Another forward with the same weights, for a thread of its own: a model keeps some of its state in itself."""
+        weights = {id(tensor): tensor for tensor in (*self._model.parameters(), *self._model.buffers())}
+        twin = TreeForward(copy.deepcopy(self._model, weights))
+        twin.windows = self.windows
+        if self.last_layer is None:
+            twin.last_layer = None
+        return twin
 
     @torch.inference_mode()
     def keep_prefix(self, ids: Ids) -> bool:
         """Compute the prefix's keys and values unless they are there; returns whether tokens were forwarded."""
         if ids == self._prefix_ids:
             return False
-        self._prefix_ids, self._prefix = (), Prefix()
+        self._prefix_ids, self.prefix = (), Prefix()
         if not ids:
             return False
         device = self._model.device
         group = Group(0, 0, torch.tensor([len(ids)], device=device), _NO_LABELS)
-        row = Row([group], self._prefix, is_prefix=True)
+        row = Row([group], self.prefix, is_prefix=True)
         last = torch.tensor([len(ids) - 1], device=device)
         self._forward(torch.tensor([ids], device=device), torch.arange(len(ids), device=device)[None], last, row)
         self._prefix_ids = ids
         return True
 
     @torch.inference_mode()
-    def logits(self, flat: Flat) -> Tensor:
-        """(reads, vocabulary) float32."""
-        return self._forward(flat.ids, flat.positions, flat.reads, Row(flat.groups, self._prefix)).float()
+    def logits(self, flat: Flat, prefix: Prefix) -> Tensor:
+        """(reads, vocabulary) float32, of items after this prefix."""
+        return self._forward(flat.ids, flat.positions, flat.reads, Row(flat.groups, prefix)).float()
 
     def _forward(self, ids: Tensor, positions: Tensor, reads: Tensor, row: Row) -> Tensor:
         row.windows = self.windows

@@ -5,9 +5,11 @@ of the model's dtype. This is checked on two probe items whenever a model is tak
 tree is scored one row for each label.
 """
 
-import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,14 +18,16 @@ from transformers import PreTrainedModel
 from pipeline.errors import RunError
 from pipeline.scoring import label_rows, plan
 from pipeline.scoring.forward import RowsForward, TreeForward
+from pipeline.scoring.lanes import Lanes, open_lanes
 from pipeline.scoring.probe import Probe, make_probe
+from pipeline.scoring.strings import Ids
 from pipeline.scoring.tokens import TokenSequences
 from pipeline.scoring.trie import Terms
 
-# One batch reads at most so many logits (items x places x vocabulary), 1 GiB in float32.
-_MAX_LOGITS = 2**28
-# Measured: a CPU likes what stays in its cache, a GPU what fills it.
+# Measured: a CPU likes what stays in its cache, and has a batch in each lane; a GPU likes what fills it.
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+# One batch reads at most so many logits (items x places x vocabulary), 256 MiB or 1 GiB in float32.
+_MAX_LOGITS = {"cpu": 2**26, "cuda": 2**28}
 # What PyTorch says besides OutOfMemoryError: its CPU allocators, the driver, and cuBLAS for its workspace.
 _OUT_OF_MEMORY = (
     "can't allocate memory",
@@ -33,6 +37,7 @@ _OUT_OF_MEMORY = (
 )
 
 
+_Result = TypeVar("_Result")
 _Triple = tuple[int, int, int]  # slot, read, token of a term
 _TermScores = tuple[Tensor, Tensor, Tensor | None]  # log-probability, logit, notebook's logit, each (terms,)
 
@@ -73,7 +78,17 @@ class Counts:
     padding_tokens: int = 0
     read_positions: int = 0
     out_of_memory: int = 0
-    seconds: float = 0.0
+
+
+class _Batch(NamedTuple):
+    span: range  # of the units
+    flat: plan.Flat
+
+
+class _Started(NamedTuple):
+    batch: _Batch
+    was_alone: bool  # with no other batch beside it
+    wait: Callable[[], _TermScores | None]
 
 
 class Scorer:
@@ -93,14 +108,11 @@ class Scorer:
         self._model = model
         model.eval()  # type: ignore[no-untyped-call]
         self._tree, self._rows = TreeForward(model), RowsForward(model)
-        try:
-            probe = make_probe(model)
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
+        probe = _attempt(make_probe, model)
+        if probe is None:
             raise RunError(
                 f"out of memory on {model.device} with a probe of some tokens; use a smaller model or --dtype bfloat16"
-            ) from None
+            )
         self._check_path(probe)
         self.counts = Counts()
 
@@ -113,57 +125,73 @@ class Scorer:
         if not items:
             return
         batches = self._score_tree(items) if self.path == "tree" else self._score_rows(items)
-        while True:
-            started = time.perf_counter()
-            try:
-                batch = next(batches, None)
-            except NonFiniteScore as error:
-                raise NonFiniteScore(error.index, self._find_culprit(items[error.index], error.label_index)) from None
-            self.counts.seconds += time.perf_counter() - started
-            if batch is None:
-                return
-            self.counts.items += len(batch.indices)
-            yield batch
+        try:
+            for batch in batches:
+                self.counts.items += len(batch.indices)
+                yield batch
+        except NonFiniteScore as error:
+            raise NonFiniteScore(error.index, self._find_culprit(items[error.index], error.label_index)) from None
 
     # --- tree -------------------------------------------------------------------------------------------------------
 
     def _score_tree(self, items: Sequence[TokenSequences]) -> Iterator[ScoredBatch]:
         prefix = plan.find_prefix([item.prompt_ids for item in items])
         units = plan.order_items(items, prefix, notebook=self.notebook)
-        self.counts.trie_tokens += len(prefix) + sum(unit.num_tokens for unit in units)
-        begin = 0
-        flat = self._lay_out(units, begin)
-        while flat:
-            try:
-                scores = self._forward(flat, prefix)
-            except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                scores = None
-            if scores is None:  # out of the handler, which holds the failed forward's tensors
-                self._shrink(flat.num_tokens, len(flat.units), len(prefix))
-                flat = self._lay_out(units, begin)
+        num_tokens = sum(unit.num_tokens for unit in units)
+        self.counts.trie_tokens += len(prefix) + num_tokens
+        with open_lanes(self._tree, num_tokens // self._least_tokens()) as lanes:
+            yield from self._score_units(units, prefix, lanes)
+
+    def _score_units(self, units: Sequence[plan.Unit], prefix: Ids, lanes: Lanes) -> Iterator[ScoredBatch]:
+        todo = [range(len(units))]  # the next ones last
+        left = list(accumulate((unit.num_tokens for unit in reversed(units)), initial=0))[::-1]  # tokens from each on
+        following: _Batch | None = None
+        started: deque[_Started] = deque()
+        while todo or following or started:
+            if todo and not following:
+                # A GPU is still at work on the batch before; asking for its scores first would leave it idle meanwhile.
+                span = todo.pop()
+                # The last batches get smaller, so that the lanes end at one time.
+                budget = min(self.batch_tokens, max(self._least_tokens(), left[span.start] // lanes.num))
+                end = min(span.stop, plan.end_of_batch(units, span.start, budget, self._max_reads()))
+                if end < span.stop:
+                    todo.append(range(end, span.stop))
+                following = _Batch(range(span.start, end), plan.lay_out(units[span.start : end]))
+            if following and len(started) < lanes.depth:
+                started.append(_Started(following, lanes.depth == 1, self._start(following.flat, prefix, lanes)))
+                following = None
                 continue
-            begin += len(flat.units)
-            # A GPU is still at work on this batch; asking for its scores first would leave it idle meanwhile.
-            following = self._lay_out(units, begin)
-            yield self._sum_flat(flat, scores)
-            flat = following
+            first = started.popleft()
+            scores = first.wait()
+            flat = first.batch.flat
+            if scores is not None:
+                self._count(flat.num_tokens, 0, len(flat.reads))
+                yield self._sum_flat(flat, scores)
+                continue
+            todo += [batch.span for batch in (following, first.batch) if batch]
+            following = None
+            if first.was_alone or (lanes.depth > 1 and len(flat.units) > 1):
+                self._shrink(flat.num_tokens, len(flat.units), len(prefix))
+            lanes.depth = 1  # what does not fit beside others may fit alone
 
-    def _lay_out(self, units: Sequence[plan.Unit], begin: int) -> plan.Flat | None:
-        """The batch that begins at `begin`, None at the end."""
-        if begin == len(units):
-            return None
-        return plan.lay_out(units[begin : plan.end_of_batch(units, begin, self.batch_tokens, self._max_reads())])
+    def _least_tokens(self) -> int:
+        return max(1, self.batch_tokens // 8)
 
-    def _forward(self, flat: plan.Flat, prefix: tuple[int, ...]) -> _TermScores:
+    def _start(self, flat: plan.Flat, prefix: Ids, lanes: Lanes) -> Callable[[], _TermScores | None]:
+        """Begin a forward; the function returned waits for the scores, None where the memory did not suffice."""
+        if not _attempt(self._keep_prefix, prefix):
+            return lambda: None
+        return lanes.start(lambda tree: _attempt(self._forward, tree, flat))
+
+    def _keep_prefix(self, ids: Ids) -> bool:
+        if self._tree.keep_prefix(ids):
+            self.counts.forwarded_tokens += len(ids)
+        return True
+
+    def _forward(self, tree: TreeForward, flat: plan.Flat) -> _TermScores:
         """The terms' scores on the model's device, which may still be working on them."""
-        if self._tree.keep_prefix(prefix):
-            self.counts.forwarded_tokens += len(prefix)
         flat = flat.to(self._model.device)
-        scores = _score_terms(self._tree.logits(flat), flat.terms, flat.notebook_terms)
-        self._count(flat.num_tokens, 0, len(flat.reads))
-        return scores
+        return _score_terms(tree.logits(flat, self._tree.prefix), flat.terms, flat.notebook_terms)
 
     def _sum_flat(self, flat: plan.Flat, scores: _TermScores) -> ScoredBatch:
         num_items, num_labels = len(flat.units), flat.units[0].trie.num_labels
@@ -186,15 +214,11 @@ class Scorer:
         while begin < len(todo):
             end = label_rows.end_of_batch(todo, begin, self.batch_tokens, self._max_reads())
             batch = todo[begin:end]
-            try:
-                sums += self._sum_rows(batch, sums.shape)
-            except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                end = begin
-            if end == begin:
+            added = _attempt(self._sum_rows, batch, sums.shape)
+            if added is None:
                 self._shrink(len(batch) * len(batch[0].ids), len(batch))
                 continue
+            sums += added
             begin = end
             for row in batch:
                 missing[row.index] -= 1
@@ -267,7 +291,8 @@ class Scorer:
     # --- both -------------------------------------------------------------------------------------------------------
 
     def _max_reads(self) -> int:
-        return max(1, _MAX_LOGITS // int(self._model.config.get_text_config().vocab_size))
+        max_logits = _MAX_LOGITS.get(self._model.device.type, 2**26)
+        return max(1, max_logits // int(self._model.config.get_text_config().vocab_size))
 
     def _count(self, num_tokens: int, num_padding: int, num_reads: int) -> None:
         self.counts.batches += 1
@@ -287,6 +312,16 @@ class Scorer:
             )
         self.counts.out_of_memory += 1
         self.batch_tokens = max(1, min(self.batch_tokens, num_tokens) // 2)
+
+
+def _attempt(work: Callable[..., _Result], *arguments: Any) -> _Result | None:
+    """What `work` gives, or None where it ran out of memory; what the failed work held is free again then."""
+    try:
+        return work(*arguments)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+    return None
 
 
 def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:

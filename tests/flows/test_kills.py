@@ -48,7 +48,7 @@ def test_a_run_asked_to_stop_keeps_what_it_scored_and_says_so(
 ) -> None:
     """SIGTERM and Ctrl-C while scoring: one line, exit code 1, and the next run scores what is left and no more."""
     command = ["run", "--out", str(tmp_path / "out"), "--shard-size", "2", "--batch-tokens", "64"]
-    run = start_command(command, tmp_path / "log", server_env)
+    run = start_command(command, tmp_path / "log", server_env | {"OMP_NUM_THREADS": "2"})  # two lanes
     wait_for(run, "scored 20 of")
     asked = time.monotonic()
     run.send(number)

@@ -198,14 +198,13 @@ class Cramped:
         self, model: PreTrainedModel, max_tokens: int, error: Exception | type[Exception] = torch.OutOfMemoryError
     ) -> None:
         self.refused = 0
-        self._error = error
-        self._max_tokens = max_tokens
-        self._hook = model.register_forward_pre_hook(self._refuse, with_kwargs=True)
 
-    def _refuse(self, module: object, args: object, kwargs: dict[str, Tensor]) -> None:
-        if kwargs["input_ids"].numel() > self._max_tokens:
-            self.refused += 1
-            raise self._error
+        def refuse(module: object, args: object, kwargs: dict[str, Tensor]) -> None:
+            if kwargs["input_ids"].numel() > max_tokens:
+                self.refused += 1
+                raise error
+
+        self._hook = model.register_forward_pre_hook(refuse, with_kwargs=True)
 
     def __enter__(self) -> "Cramped":
         return self
