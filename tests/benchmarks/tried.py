@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.prompts import BUILT_IN
-from pipeline.scoring import attention
+from pipeline.scoring import attention, lanes
 from pipeline.scoring.tokens import Encoder, TokenSequences
 from tests.benchmarks import inputs
 from tests.benchmarks.gpu import Score, compiled_parts, ours
@@ -42,13 +42,25 @@ def with_two_products(score: Score) -> Score:
     return run
 
 
+def with_shared_cores(score: Score) -> Score:
+    """All cores on one batch at a time, instead of a lane for each."""
+
+    def run(items: Any) -> Tensor:
+        with patch.object(lanes, "_MAX_LANES", 1):
+            return score(items)
+
+    return run
+
+
 def variants() -> dict[str, Callable[[], Score]]:
     """Name -> what makes it; each has a model of its own, as compiling changes it."""
     found = {SHIPPED: lambda: ours(inputs.random_gemma())}
     for size in BATCH_TOKENS:
         found[f"{size:,} tokens a batch"] = lambda size=size: ours(inputs.random_gemma(), batch_tokens=size)
     found["attention as two products"] = lambda: with_two_products(ours(inputs.random_gemma()))
-    found["torch.compile of MLPs and norms"] = lambda: compiled_parts(inputs.random_gemma())
+    found["cores share each batch"] = lambda: with_shared_cores(ours(inputs.random_gemma()))
+    # Each lane would compile its copy of the model.
+    found["cores share each batch, torch.compile"] = lambda: with_shared_cores(compiled_parts(inputs.random_gemma()))
     return found
 
 
