@@ -19,7 +19,7 @@ from pipeline.scoring.trie import LabelTrie, Terms, make_trie
 # The prefix goes on while so large a share of the items goes along with it; the others leave it where they depart.
 _FOLLOWERS = 0.9
 # Items join a group for attention while at most this share of its cells would be padding.
-_MAX_PADDED = 0.1
+_MAX_PADDED = 0.06
 
 
 @dataclass(frozen=True, slots=True, eq=False)
