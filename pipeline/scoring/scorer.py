@@ -179,14 +179,12 @@ class Scorer:
 
     def _start(self, flat: plan.Flat, prefix: Ids, lanes: Lanes) -> Callable[[], _TermScores | None]:
         """Begin a forward; the function returned waits for the scores, None where the memory did not suffice."""
-        if not _attempt(self._keep_prefix, prefix):
+        is_new = _attempt(self._tree.keep_prefix, prefix)
+        if is_new is None:
             return lambda: None
+        if is_new:
+            self.counts.forwarded_tokens += len(prefix)
         return lanes.start(lambda tree: _attempt(self._forward, tree, flat))
-
-    def _keep_prefix(self, ids: Ids) -> bool:
-        if self._tree.keep_prefix(ids):
-            self.counts.forwarded_tokens += len(ids)
-        return True
 
     def _forward(self, tree: TreeForward, flat: plan.Flat) -> _TermScores:
         """The terms' scores on the model's device, which may still be working on them."""
