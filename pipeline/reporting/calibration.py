@@ -1,6 +1,7 @@
 """Whether confidence means anything: reliability, accuracy on the most confident items, margins by class.
 
-Invariant: over items with a gold label only; the order of the rows of predictions.parquet never matters.
+Invariant: over items with a gold label only, margins by class over those with exactly one; the order of the rows of
+predictions.parquet never matters.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.analysis import PromptFacts
-from pipeline.reporting.metrics import KEY, with_wilson
+from pipeline.reporting.metrics import KEY, sum_copies, with_wilson
 
 NUM_BINS = 15  # of equal width, as in Guo et al. 2017
 NUM_MARGIN_BINS = 40
@@ -30,6 +31,7 @@ def reliability_table(predictions: pl.LazyFrame) -> pl.DataFrame:
             n=pl.len().cast(pl.Int64),
             confidence=pl.col("confidence").mean(),
             num_correct=pl.col("correct").sum().cast(pl.Int64),
+            copies=sum_copies(),
         )
         .sort(*KEY, "bin")
         .collect(engine="streaming")
@@ -39,7 +41,7 @@ def reliability_table(predictions: pl.LazyFrame) -> pl.DataFrame:
             accuracy=pl.col("num_correct") / pl.col("n"),
         )
     )
-    return with_wilson(table, "num_correct", "n").drop("num_correct")
+    return with_wilson(table, "num_correct", "n").drop("num_correct", "copies")
 
 
 def coverage_table(predictions: pl.LazyFrame, prompts: Sequence[str], rules: Sequence[str]) -> pl.DataFrame:
@@ -89,7 +91,7 @@ def margin_table(predictions: pl.LazyFrame, rule: str, prompts: Sequence[str]) -
         signed = pl.when("correct").then(pl.col("margin")).otherwise(-pl.col("margin"))
         chosen = (
             predictions.filter(pl.col("prompt") == prompt, pl.col("rule") == rule)
-            .drop_nulls("correct")
+            .drop_nulls("gold")  # an item of several right classes belongs to none of them
             .select("gold", signed=signed)
             .collect()
         )

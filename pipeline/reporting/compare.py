@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from pipeline.analysis import Run
+from pipeline.analysis import Manifest, Run
 from pipeline.errors import InputError
-from pipeline.reporting.comparisons import RUNS, Side, compare_sides
+from pipeline.reporting.comparisons import RUNS, Side, compare_sides, count_patterns
 from pipeline.reporting.differences import Difference, run_differences
+from pipeline.reporting.items import right_classes, say_classes, text_key, with_gold_ids
 from pipeline.reporting.stats import Pairs
 
 PAIR = ("text_hash", "occurrence")
@@ -19,9 +20,10 @@ PAIR = ("text_hash", "occurrence")
 
 @dataclass(frozen=True, slots=True)
 class RunComparison:
-    """num_common items have the same text; `comparisons` are as in `compare_sides`, one row per shared prompt.
+    """num_common items have the same text, one of num_distinct texts.
 
-    `comparisons` is empty where no common item has the same gold label in both. `differences`: what else differs.
+    `comparisons` are as in `compare_sides`, one row per shared prompt, and empty where no common item has the same gold
+    label in both. `differences`: what else differs.
     `flips`: prompt, text, gold, predicted_a, predicted_b, confidence_a, confidence_b, correct_a, correct_b, item_id_a,
     item_id_b: the items predicted differently, those where a run was surest first.
     """
@@ -32,6 +34,7 @@ class RunComparison:
     num_a: int
     num_b: int
     num_common: int
+    num_distinct: int
     num_gold_differs: int
     differences: tuple[Difference, ...]
     comparisons: pl.DataFrame
@@ -48,7 +51,8 @@ def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
     """Compare two runs on their common texts, prompt by prompt, under one rule.
 
     Where no prompt's name is in both, each prompt of A meets each of B. Items whose gold labels differ between the
-    runs are counted and left out of the accuracies. Raises InputError where no text is common to both.
+    runs are counted and left out of the accuracies; several right classes are the same where all their names are.
+    Raises InputError where no text is common to both.
     """
     pairs = _pair_prompts(a, b, rule)
     joined = [_join(a, b, x, y, rule) for x, y in pairs]
@@ -70,6 +74,7 @@ def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
         num_a=a.items.select(pl.len()).collect().item(),
         num_b=b.items.select(pl.len()).collect().item(),
         num_common=num_common,
+        num_distinct=joined[0]["text_hash"].n_unique(),
         num_gold_differs=joined[0].filter(_gold_differs()).height,
         differences=run_differences(a, b),
         comparisons=compare_sides(RUNS, found),
@@ -108,8 +113,7 @@ def _by_text(predictions: pl.LazyFrame, rules: list[str]) -> pl.DataFrame:
     Numbers, because strings in the table of all items take several GB at millions of items.
     """
     cells = [pl.when(pl.col("rule") == rule).then(pl.col("predicted").hash()).max().alias(rule) for rule in rules]
-    key = pl.col("text_hash").str.head(16).str.to_integer(base=16, dtype=pl.UInt64)
-    keys = predictions.filter(pl.col("rule") == rules[0]).select("item_id", key=key).unique("key")
+    keys = predictions.filter(pl.col("rule") == rules[0]).select("item_id", key=text_key()).unique("key")
     by_item = predictions.group_by("item_id").agg(cells)
     return keys.join(by_item, on="item_id").drop("item_id").collect(engine="streaming")
 
@@ -129,17 +133,22 @@ def _prompts(run: Run, rule: str) -> list[str]:
 
 
 def _join(a: Run, b: Run, prompt_a: str, prompt_b: str, rule: str) -> pl.DataFrame:
-    sides = [
-        with_occurrence(run.predictions.filter(pl.col("prompt") == prompt, pl.col("rule") == rule)).select(
-            *PAIR, "item_id", "gold", "predicted", "confidence", "correct"
-        )
-        for run, prompt in ((a, prompt_a), (b, prompt_b))
-    ]
-    names = ("item_id", "gold", "predicted", "confidence", "correct")
-    left, right = (
-        side.rename({name: f"{name}_{letter}" for name in names}) for side, letter in zip(sides, "ab", strict=True)
-    )
+    left, right = _side(a, prompt_a, rule, "a"), _side(b, prompt_b, rule, "b")
     return left.join(right, on=PAIR).sort("item_id_a").collect()
+
+
+def _side(run: Run, prompt: str, rule: str, letter: str) -> pl.LazyFrame:
+    """One run's predictions: PAIR, and under names with the run's letter what the two have of their own.
+
+    `gold` is the names of the right classes in alphabetical order: the classes of the other run may have other ids.
+    """
+    (names,) = (p.label_names for p in Manifest.model_validate(run.manifest).prompts if p.name == prompt)
+    chosen = run.predictions.filter(pl.col("prompt") == prompt, pl.col("rule") == rule)
+    return with_occurrence(with_gold_ids(chosen)).select(
+        *PAIR,
+        right_classes(names).list.sort().alias(f"gold_{letter}"),
+        pl.col("item_id", "predicted", "confidence", "correct").name.suffix(f"_{letter}"),
+    )
 
 
 def _gold_differs() -> pl.Expr:
@@ -151,7 +160,11 @@ def _pair_table(joined: pl.DataFrame) -> Pairs:
     a, b = pl.col("correct_a"), pl.col("correct_b")
     cells = judged.select((a & b).sum().alias("both"), (a & ~b).sum().alias("only_a"), (~a & b).sum().alias("only_b"))
     both, only_a, only_b = cells.row(0)
-    return Pairs(both, only_a, only_b, judged.height - both - only_a - only_b)
+    texts = judged.group_by("text_hash").agg(
+        rows=pl.len(), net=pl.col("correct_a").cast(pl.Int64).sum() - pl.col("correct_b").cast(pl.Int64).sum()
+    )
+    patterns = count_patterns(texts.with_columns(n=1)) if texts.height < judged.height else ()
+    return Pairs(both, only_a, only_b, judged.height - both - only_a - only_b, patterns)
 
 
 def _flips(joined: pl.DataFrame, prompt_a: str, prompt_b: str) -> pl.DataFrame:
@@ -160,7 +173,7 @@ def _flips(joined: pl.DataFrame, prompt_a: str, prompt_b: str) -> pl.DataFrame:
         joined.filter(pl.col("predicted_a") != pl.col("predicted_b"))
         .sort(pl.max_horizontal("confidence_a", "confidence_b"), "item_id_a", descending=[True, False])
         .select(
-            pl.lit(name).alias("prompt"), pl.col("gold_a").alias("gold"), "predicted_a", "predicted_b", "confidence_a",
-            "confidence_b", "correct_a", "correct_b", "item_id_a", "item_id_b",
+            pl.lit(name).alias("prompt"), say_classes(pl.col("gold_a")).alias("gold"), "predicted_a", "predicted_b",
+            "confidence_a", "confidence_b", "correct_a", "correct_b", "item_id_a", "item_id_b",
         )
     )  # fmt: skip

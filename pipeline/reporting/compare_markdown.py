@@ -6,7 +6,7 @@ Invariant: whatever comes from outside passes through `escape` or `code` of pipe
 from typing import Any
 
 from pipeline.reporting.compare import RunComparison
-from pipeline.reporting.comparisons import ASSUMPTIONS
+from pipeline.reporting.comparisons import assumptions
 from pipeline.reporting.differences import Difference
 from pipeline.reporting.markdown import comparison_section
 from pipeline.reporting.markup import code, escape, percent, table
@@ -20,7 +20,7 @@ def render_comparison(comparison: RunComparison) -> str:
     """The comparison as Markdown that also reads in a terminal."""
     parts = [_header(comparison)]
     if comparison.comparisons.height:
-        parts += [comparison_section(comparison.comparisons), ASSUMPTIONS]
+        parts += [comparison_section(comparison.comparisons), assumptions(comparison.comparisons)]
     else:
         parts.append("The runs have no gold label in common, so neither can be called better; what flipped is below.")
     parts.append(_flips(comparison))
@@ -34,6 +34,8 @@ def _header(comparison: RunComparison) -> str:
         f"- B: {code(comparison.name_b)}, {comparison.num_b:,} articles\n"
         f"- {comparison.num_common:,} articles are in both, by their text",
     ]
+    if comparison.num_distinct < comparison.num_common:
+        lines[-1] += f" ({comparison.num_distinct:,} distinct texts)"
     if comparison.num_gold_differs:
         lines[-1] += f"; {comparison.num_gold_differs:,} of them have another gold label in B and are left out below"
     if comparison.rule in CAUTIONS:

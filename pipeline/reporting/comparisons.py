@@ -1,7 +1,8 @@
 """Prompts against prompts and rules against the headline rule, on the same items.
 
 Invariant: every difference carries its paired interval and a p-value corrected within its named family; the words say
-"established" only where the corrected p-value is under 5 %.
+"established" only where the corrected p-value is under 5 %. A difference is over items; what is tested are independent
+units, which are the distinct texts where texts repeat.
 """
 
 from collections.abc import Sequence
@@ -10,10 +11,12 @@ from itertools import combinations
 
 import polars as pl
 
+from pipeline.reporting.items import text_key
 from pipeline.reporting.stats import (
     ALPHA,
     POWER,
     Pairs,
+    TextPattern,
     holm,
     items_to_settle,
     least_discordant,
@@ -36,6 +39,13 @@ ASSUMPTIONS = (
     "measured, so take it as an order of magnitude."
 )
 
+REPEATED = (
+    "Texts repeat here, so a text with all its items is one unit: the interval and the standard error take whole "
+    "texts, p is the exact sign test over texts (those with more items right under A against those with more under B), "
+    "which is McNemar's where nothing repeats, and what would settle a difference is counted in distinct texts. A "
+    "difference that comes only from texts that many items share is not called established."
+)
+
 SCHEMA = {
     "family": pl.String,
     "prompt_a": pl.String,
@@ -47,6 +57,9 @@ SCHEMA = {
     "only_a": pl.Int64,
     "only_b": pl.Int64,
     "neither": pl.Int64,
+    "num_texts": pl.Int64,
+    "texts_a": pl.Int64,
+    "texts_b": pl.Int64,
     "difference": pl.Float64,
     "standard_error": pl.Float64,
     "low": pl.Float64,
@@ -68,10 +81,32 @@ class Side:
     name: str
 
 
-def pair_counts(right: pl.DataFrame, a: str, b: str) -> Pairs:
-    """The 2x2 table of two columns of `right`, which has one row per pattern of right and wrong, and its count n."""
+def repeats(comparisons: pl.DataFrame) -> bool:
+    """Whether texts repeat among the items compared."""
+    return bool((comparisons["num_texts"] < comparisons["n"]).any())
+
+
+def assumptions(comparisons: pl.DataFrame) -> str:
+    """How differences are tested: ASSUMPTIONS, and what texts that repeat change about them."""
+    return f"{ASSUMPTIONS} {REPEATED}" if repeats(comparisons) else ASSUMPTIONS
+
+
+def pair_counts(right: pl.DataFrame, texts: pl.DataFrame | None, a: str, b: str) -> Pairs:
+    """The 2x2 table of two columns of `right`, which has one row per pattern of right and wrong, and its count n.
+
+    `texts`: the same from `text_patterns`, where texts repeat.
+    """
     cells = {(x, y): n for x, y, n in right.group_by(_cell(a), _cell(b)).agg(pl.col("n").sum()).iter_rows()}
-    return Pairs(*(int(cells.get(cell, 0)) for cell in ((True, True), (True, False), (False, True), (False, False))))
+    counts = (int(cells.get(cell, 0)) for cell in ((True, True), (True, False), (False, True), (False, False)))
+    both, only_a, only_b, neither = counts
+    net = pl.col(_cell(a)) - pl.col(_cell(b))
+    return Pairs(both, only_a, only_b, neither, () if texts is None else count_patterns(texts.with_columns(net=net)))
+
+
+def count_patterns(texts: pl.DataFrame) -> tuple[TextPattern, ...]:
+    """`texts` has one row per kind of text: its items `rows`, their `net` difference, and the number n of such."""
+    counts = texts.group_by("rows", "net").agg(pl.col("n").sum()).sort("rows", "net")
+    return tuple(TextPattern(*map(int, row)) for row in counts.iter_rows())
 
 
 def _cell(value: str) -> str:
@@ -94,38 +129,64 @@ def right_patterns(predictions: pl.LazyFrame, column: str, values: Sequence[str]
     )
 
 
+def text_patterns(predictions: pl.LazyFrame, column: str, values: Sequence[str]) -> pl.DataFrame:
+    """As `right_patterns`, over texts: `right:VALUE` is how many of a text's items are right, `rows` all it has."""
+    cells = [
+        pl.when(pl.col(column) == value).then(pl.col("correct").cast(pl.Int64)).sum().alias(_cell(value))
+        for value in values
+    ]
+    return (
+        predictions.drop_nulls("correct")
+        .group_by(key=text_key())
+        .agg(*cells, rows=(pl.col(column) == values[0]).sum().cast(pl.Int64))
+        .group_by("rows", *map(_cell, values))
+        .agg(n=pl.len().cast(pl.Int64))
+        .collect(engine="streaming")
+    )
+
+
 def compare_sides(family: str, found: Sequence[tuple[Side, Side, Pairs]], seed: int = 0) -> pl.DataFrame:
     """One row per pair (columns in SCHEMA): difference, interval, tests corrected within the family, and words."""
-    adjusted = holm([mcnemar_exact(pairs.only_a, pairs.only_b) for _, _, pairs in found])
+    adjusted = holm([_test(pairs) for _, _, pairs in found])
     rows = [_row(family, a, b, pairs, p, len(found), seed) for (a, b, pairs), p in zip(found, adjusted, strict=True)]
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
+def _test(pairs: Pairs) -> float:
+    return mcnemar_exact(pairs.units.only_a, pairs.units.only_b)
+
+
 def _row(family: str, a: Side, b: Side, pairs: Pairs, p_holm: float, size: int, seed: int) -> tuple[object, ...]:
-    interval = paired_bootstrap(pairs, seed)
-    established = p_holm < ALPHA
-    needed = None if established else _two_digits(_items_needed(pairs, ALPHA / size))
+    interval, units = paired_bootstrap(pairs, seed), pairs.units
+    established = _is_established(pairs, p_holm)
+    needed = None if established else _two_digits(_units_needed(pairs, ALPHA / size))
     words = say_difference(a.name, b.name, pairs, p_holm, needed)
     return (
         family, a.prompt, a.rule, b.prompt, b.rule, pairs.num_items, pairs.both, pairs.only_a, pairs.only_b,
-        pairs.neither, pairs.difference, paired_standard_error(pairs), interval.low, interval.high,
-        mcnemar_exact(pairs.only_a, pairs.only_b), p_holm, established, needed,
+        pairs.neither, units.num_items, units.only_a, units.only_b, pairs.difference, paired_standard_error(pairs),
+        interval.low, interval.high, _test(pairs), p_holm, established, needed,
         f"Under '{a.prompt}': {words}" if family == RULES else words,
     )  # fmt: skip
 
 
-def _items_needed(pairs: Pairs, alpha: float) -> int | None:
-    """Connor's number of items, raised to what the exact test allows; None at equality.
+def _is_established(pairs: Pairs, p_holm: float) -> bool:
+    return p_holm < ALPHA and pairs.units_agree
+
+
+def _units_needed(pairs: Pairs, alpha: float) -> int | None:
+    """Connor's number of items (of distinct texts, where they repeat), raised to what the exact test allows.
 
     Connor's formula is a normal approximation: with few and one-sided disagreements it asks for fewer items than there
-    are, which have just failed, or for so few that the discrete test could not get under `alpha` on any outcome.
+    are, which have just failed, or for so few that the discrete test could not get under `alpha` on any outcome. None
+    at equality, and where the texts do not share the items' difference.
     """
-    connor = items_to_settle(pairs, alpha)
+    units = pairs.units
+    connor = items_to_settle(units, alpha) if pairs.units_agree else None
     if connor is None:
         return None
-    discordant = pairs.only_a + pairs.only_b
-    reachable = -(-least_discordant(alpha) * pairs.num_items // discordant)
-    return max(connor, reachable, pairs.num_items + 1)
+    discordant = units.only_a + units.only_b
+    reachable = -(-least_discordant(alpha) * units.num_items // discordant)
+    return max(connor, reachable, units.num_items + 1)
 
 
 def _two_digits(count: int | None) -> int | None:
@@ -138,41 +199,55 @@ def _two_digits(count: int | None) -> int | None:
 
 def say_difference(a: str, b: str, pairs: Pairs, p_holm: float, needed: int | None) -> str:
     """One sentence: which is better and whether that is established at this n, and if not, what would settle it."""
-    n, gap = pairs.num_items, 100 * abs(pairs.difference)
+    gap, units = 100 * abs(pairs.difference), pairs.units
+    n, what = f"{units.num_items:,}", "distinct texts" if pairs.texts else "items"
     better, worse = (a, b) if pairs.difference >= 0 else (b, a)
     if pairs.only_a == pairs.only_b:
-        return f"{a} and {b} get the same number of the {n:,} items right; no difference is established."
+        return f"{a} and {b} get the same number of the {pairs.num_items:,} items right; no difference is established."
     claim = f"{better} gets {gap:.1f} points more right than {worse}"
-    if p_holm < ALPHA:
-        return f"{claim}; established on these {n:,} items."
-    discordant = pairs.only_a + pairs.only_b
+    if not pairs.units_agree:
+        for_better, for_worse = sorted((units.only_a, units.only_b))
+        return (
+            f"{claim}, which is not established: it comes from texts that several items share; of the {n} distinct "
+            f"texts {for_better:,} speak for {better} and {for_worse:,} for {worse}."
+        )
+    if _is_established(pairs, p_holm):
+        return f"{claim}; established on these {n} {what}."
+    discordant = units.only_a + units.only_b
     few = f"only {discordant} tell them apart, and " if discordant < FEW else ""
-    settle = f"about {needed:,} items would settle it" if needed else "more items would be needed"
-    return f"{claim}, which is not established at n = {n:,}; {few}{settle}."
+    settle = f"about {needed:,} {what} would settle it" if needed else f"more {what} would be needed"
+    at = f"n = {n} {what}" if pairs.texts else f"n = {n}"
+    return f"{claim}, which is not established at {at}; {few}{settle}."
 
 
-def compare_prompts(predictions: pl.LazyFrame, prompts: Sequence[str], rule: str) -> pl.DataFrame:
-    """All pairs of prompts under one rule: the family PROMPTS."""
+def compare_prompts(predictions: pl.LazyFrame, prompts: Sequence[str], rule: str, *, repeated: bool) -> pl.DataFrame:
+    """All pairs of prompts under one rule: the family PROMPTS. `repeated`: whether texts repeat."""
     if len(prompts) < 2:
         return pl.DataFrame(schema=SCHEMA)
-    right = right_patterns(predictions.filter(pl.col("rule") == rule), "prompt", prompts)
+    chosen = predictions.filter(pl.col("rule") == rule)
+    right = right_patterns(chosen, "prompt", prompts)
+    texts = text_patterns(chosen, "prompt", prompts) if repeated else None
     sides = {prompt: Side(prompt, rule, f"'{prompt}'") for prompt in prompts}
-    return compare_sides(PROMPTS, [(sides[a], sides[b], pair_counts(right, a, b)) for a, b in combinations(prompts, 2)])
+    pairs = [(sides[a], sides[b], pair_counts(right, texts, a, b)) for a, b in combinations(prompts, 2)]
+    return compare_sides(PROMPTS, pairs)
 
 
 def compare_rules(
-    predictions: pl.LazyFrame, prompts: Sequence[str], rules: Sequence[str], headline: str
+    predictions: pl.LazyFrame, prompts: Sequence[str], rules: Sequence[str], headline: str, *, repeated: bool
 ) -> pl.DataFrame:
     """Every other rule against the headline rule, within each prompt: the family RULES, one correction over all.
 
     Not all pairs of rules: the question is whether a rule beats the one that leads; asking 28 at once is fishing.
+    `repeated`: whether texts repeat.
     """
     found = []
     for prompt in prompts:
-        right = right_patterns(predictions.filter(pl.col("prompt") == prompt), "rule", rules)
+        chosen = predictions.filter(pl.col("prompt") == prompt)
+        right = right_patterns(chosen, "rule", rules)
+        texts = text_patterns(chosen, "rule", rules) if repeated else None
         lead = Side(prompt, headline, f"'{headline}'")
         for rule in rules:
             if rule != headline:
                 side = Side(prompt, rule, f"'{rule}'")
-                found.append((side, lead, pair_counts(right, rule, headline)))
+                found.append((side, lead, pair_counts(right, texts, rule, headline)))
     return compare_sides(RULES, found)

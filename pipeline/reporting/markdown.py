@@ -9,7 +9,7 @@ import polars as pl
 
 from pipeline.reporting import notes
 from pipeline.reporting.calibration import margins_by_class, shown_coverage
-from pipeline.reporting.comparisons import ASSUMPTIONS
+from pipeline.reporting.comparisons import assumptions, repeats
 from pipeline.reporting.markup import code, escape, folded, interval, number, p_value, percent, table
 from pipeline.reporting.rules import CAUTIONS
 
@@ -25,7 +25,8 @@ def render_markdown(report: "Report") -> str:
     """The whole of report.md."""
     parts = [_summary(report), _prompts(report)]
     if report.has_gold:
-        parts += [_prompt_comparisons(report), _rules(report), _classes(report), _confidence(report), _length(report),
+        classes = _classes(report) if report.num_single else _histograms(report)
+        parts += [_prompt_comparisons(report), _rules(report), classes, _confidence(report), _length(report),
                   _wrong(report)]  # fmt: skip
     else:
         parts.append(_histograms(report))
@@ -72,16 +73,20 @@ def _figures(row: dict[str, Any]) -> list[str]:
 
 
 def _comparison_rows(comparisons: pl.DataFrame) -> str:
-    header = ["A", "B", "A - B (points)", "95 % interval", "SE", "only A right", "only B right", "p", "p (Holm)"]
+    by_text = repeats(comparisons)
+    units = ["texts for A", "texts for B"] if by_text else []
+    header = ["A", "B", "A - B (points)", "95 % interval", "SE", "only A right", "only B right", *units, "p",
+              "p (Holm)"]  # fmt: skip
     rows = []
     for row in comparisons.iter_rows(named=True):
         a, b = (row["prompt_a"], row["prompt_b"])
         if row["prompt_a"] == row["prompt_b"]:
             a, b = f"{a}: {row['rule_a']}", f"{b}: {row['rule_b']}"
+        units = [f"{row['texts_a']:,}", f"{row['texts_b']:,}"] if by_text else []
         rows.append([
             code(a), code(b), f"{100 * row['difference']:+z.1f}", interval(row["low"], row["high"]),
-            number(100 * row["standard_error"], 1), f"{row['only_a']:,}", f"{row['only_b']:,}", p_value(row["p"]),
-            p_value(row["p_holm"]),
+            number(100 * row["standard_error"], 1), f"{row['only_a']:,}", f"{row['only_b']:,}", *units,
+            p_value(row["p"]), p_value(row["p_holm"]),
         ])  # fmt: skip
     return table(header, rows, left=2)
 
@@ -102,7 +107,7 @@ def _prompt_comparisons(report: "Report") -> str:
         return ""
     return (
         f"## Prompts compared\n\nFamily: {_family(report.prompt_comparisons)}.\n\n"
-        f"{comparison_section(report.prompt_comparisons)}\n\n{ASSUMPTIONS}"
+        f"{comparison_section(report.prompt_comparisons)}\n\n{assumptions(report.prompt_comparisons)}"
     )
 
 
@@ -122,7 +127,7 @@ def _rules(report: "Report") -> str:
         body += f"\n\nFamily: {_family(report.rule_comparisons)}, each against the headline rule.\n\n"
         body += comparison_section(report.rule_comparisons)
         if report.prompt_comparisons.is_empty():
-            body += f"\n\n{ASSUMPTIONS}"
+            body += f"\n\n{assumptions(report.rule_comparisons)}"
     title = f"Other rules from the same scores ({len(report.rules) - 1})"
     intro = (
         f"{escape(notes.lead_line(report))} Whichever of the others does best on these very items is flattered by "
@@ -178,13 +183,15 @@ def _confidence(report: "Report") -> str:
         tables = [
             table(["mean confidence", "accuracy", "95 % interval", "items"], bins, left=0),
             table(["answered", "items", "accuracy", "confidence of at least"], coverage, left=0),
-            table(["gold", "items", "median margin, about"], margins),
+            *([table(["gold", "items", "median margin, about"], margins)] if margins else []),
         ]
         sections.append(folded(escape(prompt.name), "\n\n".join(tables)))
     legend = (
         "Accuracy by confidence, accuracy when only the most confident items are answered, and the winner's lead over "
         f"the next label in the units of `{report.headline_rule}`, negative where the winner was wrong."
     )
+    if not report.num_single:
+        legend = "Accuracy by confidence, and accuracy when only the most confident items are answered."
     return f"## Confidence under `{report.headline_rule}`\n\n{legend}\n\n" + "\n\n".join(sections)
 
 

@@ -1,7 +1,8 @@
 """Figures of each prompt and rule, as small tables from predictions.parquet.
 
 Invariant: every figure is over the items with a gold label (n says how many), except the histogram, ties and
-truncated items, which are over all.
+truncated items, which are over all, and those of classes, which are over the items with exactly one right class.
+Where texts repeat, shares stay over items and intervals count as many as `effective_number` says.
 
 scikit-learn has most of these, one prompt and rule at a time and over all rows in memory; here one pass counts
 them all. The tests hold each one against scikit-learn.
@@ -12,24 +13,40 @@ from collections.abc import Sequence
 import polars as pl
 
 from pipeline.analysis import PromptFacts
-from pipeline.reporting.stats import wilson_interval
+from pipeline.reporting.stats import effective_number, wilson_interval
 
 COVERAGES = (0.5, 0.8, 0.9)
 NUM_LENGTH_BINS = 5
 COLLAPSE = 0.75  # one label for three quarters of the items ...
 EXCESS = 0.25  # ... and for a quarter of them more than have it as gold, so that two balanced classes count too
 KEY = ("prompt", "rule")
+COUNTS = ("num_items", "num_gold", "num_single", "num_distinct", "num_effective", "mean_right")  # what figures are over
 
 
 def count_confusions(predictions: pl.LazyFrame) -> pl.DataFrame:
-    """prompt, rule, gold_id (null without a gold label), predicted_id, n: what most figures are made from."""
+    """prompt, rule, gold_id (null unless there is exactly one right class), predicted_id, n, copies (their sum).
+
+    What the histogram and the figures of classes are made from.
+    """
     keys = (*KEY, "gold_id", "predicted_id")
-    return predictions.group_by(keys).agg(n=pl.len().cast(pl.Int64)).sort(keys).collect(engine="streaming")
+    counts = predictions.group_by(keys).agg(n=pl.len().cast(pl.Int64), copies=sum_copies())
+    return counts.sort(keys).collect(engine="streaming")
 
 
-def with_wilson(frame: pl.DataFrame, num_correct: str, num_items: str, prefix: str = "") -> pl.DataFrame:
-    """`frame` with the columns `low` and `high`: Wilson's interval of num_correct / num_items, null at 0 items."""
-    ends = [wilson_interval(k, n) if n else None for k, n in frame.select(num_correct, num_items).iter_rows()]
+def sum_copies() -> pl.Expr:
+    """How many items share each item's text, added up: what `effective_number` wants beside a count of items."""
+    return pl.col("copies").cast(pl.Int64).sum()
+
+
+def with_wilson(
+    frame: pl.DataFrame, num_correct: str, num_items: str, copies: str = "copies", prefix: str = ""
+) -> pl.DataFrame:
+    """`frame` with the columns `low` and `high`: Wilson's interval of num_correct / num_items, null at 0 items.
+
+    `copies` names the column with the items' copies added up: the interval is as wide as that of so many texts.
+    """
+    rows = frame.select(num_correct, num_items, pl.col(copies).alias("sum of copies")).iter_rows()
+    ends = [wilson_interval(k, n, effective_number(n, c)) if n else None for k, n, c in rows]
     return frame.with_columns(
         pl.Series(f"{prefix}low", [e.low if e else None for e in ends], dtype=pl.Float64),
         pl.Series(f"{prefix}high", [e.high if e else None for e in ends], dtype=pl.Float64),
@@ -50,20 +67,26 @@ def _labels(prompts: Sequence[PromptFacts], rules: Sequence[str]) -> pl.DataFram
 
 
 def confusion_table(counts: pl.DataFrame, prompts: Sequence[PromptFacts], rules: Sequence[str]) -> pl.DataFrame:
-    """prompt, rule, gold_id, gold, predicted_id, predicted, n, share (of the gold label's items); empty cells are 0."""
+    """prompt, rule, gold_id, gold, predicted_id, predicted, n, copies, share (of the gold label's items).
+
+    Over items with exactly one right class; empty cells are 0.
+    """
     labels = _labels(prompts, rules)
     gold = labels.rename({"label_id": "gold_id", "label": "gold"})
     predicted = labels.rename({"label_id": "predicted_id", "label": "predicted"})
     return (
         gold.join(predicted, on=KEY, maintain_order="left_right")
         .join(counts, on=[*KEY, "gold_id", "predicted_id"], how="left", maintain_order="left")
-        .with_columns(pl.col("n").fill_null(0))
+        .with_columns(pl.col("n", "copies").fill_null(0))
         .with_columns(share=_ratio("n", pl.col("n").sum().over(*KEY, "gold_id")))
     )
 
 
 def histogram_table(counts: pl.DataFrame, prompts: Sequence[PromptFacts], rules: Sequence[str]) -> pl.DataFrame:
-    """prompt, rule, label_id, label, n and share of all items predicted so, gold_share (null without gold labels)."""
+    """prompt, rule, label_id, label, n and share of all items predicted so, gold_share (null without gold labels).
+
+    gold_share is of the items with exactly one right class.
+    """
     predicted = counts.group_by(*KEY, pl.col("predicted_id").alias("label_id")).agg(pl.col("n").sum())
     gold = (
         counts.drop_nulls("gold_id").group_by(*KEY, pl.col("gold_id").alias("label_id")).agg(num_gold=pl.col("n").sum())
@@ -102,18 +125,20 @@ def class_table(confusion: pl.DataFrame) -> pl.DataFrame:
     """
     keys = [*KEY, "label_id", "label"]
     gold = confusion.group_by(*KEY, label_id="gold_id", label="gold", maintain_order=True).agg(
-        support=pl.col("n").sum(), num_correct=pl.col("n").filter(pl.col("gold_id") == pl.col("predicted_id")).sum()
+        support=pl.col("n").sum(),
+        num_correct=pl.col("n").filter(pl.col("gold_id") == pl.col("predicted_id")).sum(),
+        copies=pl.col("copies").sum(),
     )
     predicted = confusion.group_by(*KEY, label_id="predicted_id", label="predicted").agg(
-        num_predicted=pl.col("n").sum()
+        num_predicted=pl.col("n").sum(), predicted_copies=pl.col("copies").sum()
     )
     table = gold.join(predicted, on=keys, maintain_order="left").with_columns(
         precision=_ratio("num_correct", pl.col("num_predicted")),
         recall=_ratio("num_correct", pl.col("support")),
         f1=2 * _ratio("num_correct", pl.col("support") + pl.col("num_predicted")),
     )
-    table = with_wilson(table, "num_correct", "num_predicted", "precision_")
-    return with_wilson(table, "num_correct", "support", "recall_")
+    table = with_wilson(table, "num_correct", "num_predicted", "predicted_copies", "precision_")
+    return with_wilson(table, "num_correct", "support", prefix="recall_").drop("copies", "predicted_copies")
 
 
 def summary_table(
@@ -122,15 +147,20 @@ def summary_table(
     """One row per prompt and rule: accuracy with its interval and everything else that is one number.
 
     Balanced accuracy is the mean recall of the classes that have items, macro F1 the mean F1 of those that have items
-    or predictions (both as in scikit-learn). All but num_items, ties and truncated are null without gold labels.
+    or predictions (both as in scikit-learn). All but num_items, ties and truncated are null without gold labels;
+    balanced accuracy, macro F1 and Brier score are over the num_single items with exactly one right class, and null
+    without any. num_distinct: texts of the items with a gold label; num_effective: as how many they count in intervals.
     """
     scored = classes.group_by(KEY, maintain_order=True).agg(
-        num_gold=pl.col("support").sum(),
-        num_correct=pl.col("num_correct").sum(),
+        num_single=pl.col("support").sum(),
         balanced_accuracy=pl.col("recall").mean(),
         macro_f1=pl.col("f1").mean(),
     )
-    scored = scored.with_columns(accuracy=_ratio("num_correct", pl.col("num_gold")))
+    scored = scored.join(facts, on=KEY, how="left", maintain_order="left")
+    effective = [float(effective_number(n, c)) if n else None for n, c in scored.select("num_gold", "copies").rows()]
+    scored = scored.with_columns(
+        pl.Series("num_effective", effective, dtype=pl.Float64), accuracy=_ratio("num_correct", pl.col("num_gold"))
+    )
     ece = reliability.group_by(KEY).agg(
         ece=((pl.col("accuracy") - pl.col("confidence")).abs() * pl.col("n")).sum() / pl.col("n").sum()
     )
@@ -143,19 +173,33 @@ def summary_table(
         )
     )
     table = with_wilson(scored, "num_correct", "num_gold")
-    for other in (ece, at, brier.select(*KEY, "brier"), facts):
+    for other in (ece, at, brier.select(*KEY, "brier")):
         table = table.join(other, on=KEY, how="left", maintain_order="left")
     return table.select(
         *KEY, "num_items", "num_gold", "num_correct", "accuracy", "low", "high", "balanced_accuracy", "macro_f1",
-        "ece", "brier", *(f"accuracy_at_{c * 100:.0f}" for c in COVERAGES), "ties", "truncated",
+        "ece", "brier", *(f"accuracy_at_{c * 100:.0f}" for c in COVERAGES), "ties", "truncated", "num_single",
+        "num_distinct", "num_effective", "mean_right",
     )  # fmt: skip
 
 
 def count_facts(predictions: pl.LazyFrame) -> pl.DataFrame:
-    """prompt, rule, num_items, ties, truncated: over all items, with a gold label or without."""
+    """prompt, rule, num_items, ties, truncated over all items; the others over those with a gold label.
+
+    num_gold, num_correct, copies (their sum), num_distinct (texts), mean_right (right classes of an item, on average).
+    """
+    right = pl.col("gold_ids").list.len().fill_null(1).filter(pl.col("correct").is_not_null())
     return (
         predictions.group_by(KEY)
-        .agg(num_items=pl.len().cast(pl.Int64), ties=pl.col("tie").sum(), truncated=pl.col("truncated").sum())
+        .agg(
+            num_items=pl.len().cast(pl.Int64),
+            ties=pl.col("tie").sum(),
+            truncated=pl.col("truncated").sum(),
+            num_gold=pl.col("correct").count().cast(pl.Int64),
+            num_correct=pl.col("correct").sum().cast(pl.Int64),
+            copies=sum_copies(),
+            num_distinct=(1 / pl.col("copies")).sum().round().cast(pl.Int64),  # a text of w items is here w times
+            mean_right=right.mean(),
+        )
         .collect(engine="streaming")
     )
 
@@ -172,11 +216,12 @@ def length_table(length: pl.DataFrame) -> pl.DataFrame:
             tokens_high=pl.col("prompt_tokens").max(),
             n=pl.col("n").sum().cast(pl.Int64),
             num_correct=pl.col("num_correct").sum().cast(pl.Int64),
+            copies=pl.col("copies").sum(),
         )
         .sort("prompt", "bin")
         .with_columns(accuracy=pl.col("num_correct") / pl.col("n"))
     )
-    return with_wilson(table, "num_correct", "n").drop("bin", "num_correct")
+    return with_wilson(table, "num_correct", "n").drop("bin", "num_correct", "copies")
 
 
 def tidy(summary: pl.DataFrame, classes: pl.DataFrame, histogram: pl.DataFrame, mass: pl.DataFrame) -> pl.DataFrame:
@@ -185,8 +230,11 @@ def tidy(summary: pl.DataFrame, classes: pl.DataFrame, histogram: pl.DataFrame, 
     `label` is null for figures of a whole prompt and rule; `rule` is null for label_mass, which has none.
     Figures that do not exist (no gold labels, a label never predicted) have no row.
     """
-    figures = [c for c in summary.columns if c not in {*KEY, "num_items", "num_gold", "low", "high"}]
-    over_all = {"ties", "truncated"}
+    figures = [c for c in summary.columns if c not in {*KEY, *COUNTS, "low", "high"}]
+    over = {
+        **dict.fromkeys(("ties", "truncated"), "num_items"),
+        **dict.fromkeys(("balanced_accuracy", "macro_f1", "brier"), "num_single"),
+    }
     rows = [
         summary.select(
             *KEY,
@@ -195,7 +243,7 @@ def tidy(summary: pl.DataFrame, classes: pl.DataFrame, histogram: pl.DataFrame, 
             pl.col(figure).cast(pl.Float64).alias("value"),
             (pl.col("low") if figure == "accuracy" else pl.lit(None, pl.Float64)).alias("low"),
             (pl.col("high") if figure == "accuracy" else pl.lit(None, pl.Float64)).alias("high"),
-            pl.col("num_items" if figure in over_all else "num_gold").cast(pl.Int64).alias("n"),
+            pl.col(over.get(figure, "num_gold")).cast(pl.Int64).alias("n"),
         ).filter(pl.col("n") > 0)
         for figure in figures
     ]

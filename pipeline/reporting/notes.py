@@ -123,9 +123,13 @@ def warnings(report: "Report") -> list[str]:
             "This is the demonstration model: tiny, built from this project's own sample texts. Its figures show that "
             "the machinery works; they say nothing about any other model or data set."
         )
+    lines += repeat_lines(report)
+    lines += several_lines(report)
     widest = report.headline.select((pl.col("high") - pl.col("low")).max() / 2).item() if report.has_gold else None
     if widest is not None and widest > WIDE:
-        lines.append(f"Few items: at n = {report.num_gold:,} an accuracy carries up to +-{100 * widest:.0f} points.")
+        few = f"Few texts: at {report.num_distinct:,} distinct ones" if report.repeats else "Few items: at"
+        n = "" if report.repeats else f" n = {report.num_gold:,}"
+        lines.append(f"{few}{n} an accuracy carries up to +-{100 * widest:.0f} points.")
     collapsed = report.collapsed.filter(pl.col("rule") == report.headline_rule)
     others = ~pl.col("prompt").is_in(collapsed["prompt"].implode())
     lines += collapse_lines(collapsed)
@@ -133,6 +137,34 @@ def warnings(report: "Report") -> list[str]:
     lines += _per_prompt(report.headline, "ties", "Ties, each given to the lowest label id")
     lines += _per_prompt(report.headline, "truncated", "Articles cut at their end to fit")
     return lines
+
+
+def repeat_lines(report: "Report") -> list[str]:
+    """How many texts are distinct, and what follows from it; empty where none repeats."""
+    if not report.repeats:
+        return []
+    return [
+        f"{report.num_gold:,} items hold {report.num_distinct:,} distinct texts; accuracy is over the items, intervals "
+        f"count them as {report.num_effective:,.0f} (Kish's effective number), and paired tests take each text once."
+    ]
+
+
+def several_lines(report: "Report") -> list[str]:
+    """How many items have several right classes, and which figures leave them out; empty where none has."""
+    several = report.num_gold - report.num_single
+    if not several:
+        return []
+    figures = "confusions, figures by class, balanced accuracy, macro F1, Brier score, margins by class"
+    if not report.num_single:
+        return [
+            f"Every item with a gold label ({several:,}) has several right classes, and a prediction of any of them is "
+            f"right. What needs one right class is left out: {figures} and the shares of gold labels."
+        ]
+    return [
+        f"{several:,} of {report.num_gold:,} items have several right classes, and a prediction of any of them is "
+        f"right. They are left out of what needs one right class, which is over the other {report.num_single:,}: "
+        f"{figures} and the shares of gold labels."
+    ]
 
 
 def _per_prompt(headline: pl.DataFrame, column: str, what: str) -> list[str]:

@@ -75,7 +75,7 @@ def accuracy_figure(report: "Report") -> Figure:
     """Accuracy of each prompt under the headline rule."""
     published = published_accuracies(report)
     rows = _named(report.headline, "prompt", pl.lit(True), published)
-    chance = 1 / len(report.manifest.prompts[0].labels)
+    chance = report.chance
     sentence = (
         f"Points are accuracies under the rule {report.headline_rule}, lines their 95 % intervals; dashed: chance."
     )
@@ -97,7 +97,7 @@ def published_accuracies(report: "Report") -> dict[str, float]:
 
 def rule_figures(report: "Report") -> list[Figure]:
     """Accuracy of each rule, a chart per prompt on the same axis."""
-    chance = 1 / len(report.manifest.prompts[0].labels)
+    chance = report.chance
     domain = axis_around(report.summary["low"], report.summary["high"], chance)
     figures = []
     for i, prompt in enumerate(report.manifest.prompts):

@@ -38,16 +38,24 @@ def history_part(report: "Report") -> dict[str, Any] | None:
         "num_scored": ("scored", count),
         "seconds": ("seconds", number),
     }
-    with_gold = runs.filter(pl.col("num_gold") > 0)
+    # How far texts repeated is not in the history; that of this run is the best guess for runs of the same output.
+    widened = report.num_gold / report.num_effective if report.repeats else 1
+    with_gold = runs.filter(pl.col("num_gold") > 0).with_columns(copies=pl.col("num_gold") * widened)
     return {
         "num_left_out": max(0, len(ids) - NUM_RUNS),
-        "figures": [*history_figures(with_gold), *count_figures(runs)],
+        "figures": [*history_figures(with_gold, repeats=report.repeats), *count_figures(runs)],
         "table": make_table("Past runs of this output", runs, columns),
     }
 
 
-def history_figures(runs: pl.DataFrame) -> list[Figure]:
-    """A chart per prompt on the same axis. `runs`: rows of history.parquet with gold labels, under one rule."""
+def history_figures(runs: pl.DataFrame, *, repeats: bool) -> list[Figure]:
+    """A chart per prompt on the same axis.
+
+    `runs`: rows of history.parquet with gold labels, under one rule, and `copies` as `with_wilson` wants it.
+    """
+    sentence = "Points are runs, upright lines their 95 % intervals."
+    if repeats:
+        sentence += " All are widened by as much as texts repeat in this run; of earlier ones that is not recorded."
     rows = with_wilson(runs, "num_correct", "num_gold").rename({"num_gold": "n"}).with_columns(interval=interval())
     columns: Columns = {
         "finished": ("finished (UTC)", moment),
@@ -59,7 +67,7 @@ def history_figures(runs: pl.DataFrame) -> list[Figure]:
         Figure(
             f"history-{i}",
             f"Accuracy over past runs, prompt {prompt}.",
-            "Points are runs, upright lines their 95 % intervals.",
+            sentence,
             history_chart(
                 own.select("finished", "accuracy", "low", "high", "n"), axis_around(rows["low"], rows["high"])
             ),

@@ -10,7 +10,7 @@ import polars as pl
 
 from pipeline.analysis import PromptFacts
 from pipeline.reporting import notes
-from pipeline.reporting.comparisons import ASSUMPTIONS
+from pipeline.reporting.comparisons import assumptions, repeats
 from pipeline.reporting.page_figures import (
     Figure,
     accuracy_figure,
@@ -58,6 +58,13 @@ TERMS = (
                     "Holm's method."),
 )  # fmt: skip
 
+REPEAT_TERMS = (
+    ("Effective number", "As how many independent items those count that share texts: (sum w)^2 / sum w^2 over texts "
+                         "with w items each (Kish). Wilson's intervals are for so many."),
+    ("Texts for A, for B", "The distinct texts with more items right under A, or under B. Where texts repeat, p is the "
+                           "exact sign test of these two numbers."),
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Headline:
@@ -98,7 +105,7 @@ def make_page(report: "Report") -> dict[str, Any]:
         "lead": notes.lead_line(report),
         "prompts": [prompt_part(report, i) for i in range(len(report.manifest.prompts))],
         "comparisons": make_family(report.prompt_comparisons, "Prompts against prompts"),
-        "assumptions": ASSUMPTIONS,
+        "assumptions": assumptions(report.prompt_comparisons),
         "wrong": wrong_part(report),
         "history": history_part(report),
         "rules": rules_part(report),
@@ -106,7 +113,7 @@ def make_page(report: "Report") -> dict[str, Any]:
         "around": notes.settings_lines(report),
         "versions": notes.version_line(report),
         "words": {prompt.name: words_table(prompt) for prompt in report.manifest.prompts},
-        "terms": TERMS,
+        "terms": TERMS + (REPEAT_TERMS if report.repeats else ()),
     }
 
 
@@ -205,7 +212,7 @@ def prompt_part(report: "Report", index: int) -> PromptPart:
         "gold_share": ("share of gold labels", percent),
     }
     tables = [make_table(f"What {name} predicts", report.histogram.filter(chosen), histogram)]
-    if row["num_gold"]:
+    if row["num_single"]:
         frame = report.classes.filter(chosen).with_columns(
             precision_interval=interval("precision_low", "precision_high"),
             recall_interval=interval("recall_low", "recall_high"),
@@ -219,6 +226,7 @@ def make_family(comparisons: pl.DataFrame, title: str, by: str = "prompt") -> Fa
     """One family of comparisons; None where it has none."""
     if comparisons.is_empty():
         return None
+    by_text = repeats(comparisons)
     frame = comparisons.with_columns(
         interval=pl.format(
             "{}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{}",
@@ -234,9 +242,10 @@ def make_family(comparisons: pl.DataFrame, title: str, by: str = "prompt") -> Fa
         "standard_error": ("SE, points", spread),
         "only_a": ("only A right", count),
         "only_b": ("only B right", count),
+        **({"texts_a": ("texts for A", count), "texts_b": ("texts for B", count)} if by_text else {}),
         "p": ("p", p_value),
         "p_holm": ("p (Holm)", p_value),
-        "items_to_settle": ("items to settle it", count),
+        "items_to_settle": (f"{'texts' if by_text else 'items'} to settle it", count),
     }  # fmt: skip
     return Family(title, notes.comparison_lines(comparisons), make_table(title, frame, columns))
 

@@ -54,7 +54,7 @@ def wrong_part(report: "Report") -> dict[str, Any]:
 def _wrong_row(row: dict[str, Any]) -> WrongRow:
     article = row["text"] or ""
     cut = article[:MAX_TEXT_CHARS] + " […]" if len(article) > MAX_TEXT_CHARS else article
-    marks = {row["gold"]: "gold", row["predicted"]: "predicted"}
+    marks = {**dict.fromkeys(row["right"], "gold"), row["predicted"]: "predicted"}
     scores = [
         Score(label, number(score), marks.get(label, ""))
         for label, score in sorted(zip(row["labels"], row["scores"], strict=True), key=lambda pair: -pair[1])

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.analysis import PromptFacts
 from pipeline.errors import RunError
+from pipeline.reporting.items import GOLD_IDS, ItemFacts
 from pipeline.reporting.rules import decide, label_constants, log_sum_exp, wide_scores, with_inputs, with_log_q
 
 BLOCK_ROWS = 1 << 16  # score rows in memory at once: some 40 MB with eight rules; larger blocks are no faster
@@ -43,7 +44,9 @@ SCHEMA = pa.schema(
         "predicted": pa.string(),
         "gold_id": pa.int16(),
         "gold": pa.string(),
+        "gold_ids": pa.list_(pa.int16()),
         "correct": pa.bool_(),
+        "copies": pa.int32(),
         "confidence": pa.float64(),
         "margin": pa.float64(),
         "tie": pa.bool_(),
@@ -57,8 +60,9 @@ SCHEMA = pa.schema(
 class Tallies:
     """What predictions.parquet does not hold, added up over all items.
 
-    brier: prompt, rule, brier (mean over items with gold), n.    mass: prompt, label_mass (mean over items), n.
-    length: prompt, prompt_tokens, n, num_correct (items with gold, headline rule).
+    brier: prompt, rule, brier (mean over items with one gold label), n.
+    mass: prompt, label_mass (mean over items), n.
+    length: prompt, prompt_tokens, n, num_correct, copies (summed; items with gold, headline rule).
     """
 
     brier: pl.DataFrame
@@ -111,6 +115,7 @@ def make_blocks(item_ids: pl.Series, rows_per_item: int) -> Blocks:
 
 def write_predictions(
     scores: pl.LazyFrame,
+    facts: ItemFacts,
     prompts: Sequence[PromptFacts],
     rules: Sequence[str],
     constants: pl.DataFrame,
@@ -126,13 +131,16 @@ def write_predictions(
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         for low, high in blocks:
             parts = []
+            several = facts.gold_ids(low, high)
             for prompt in prompts:
                 wide = _whole_items(scores, prompt, rules, constants, low, high)
                 decisions = {rule: decide(wide, rule, prompt.label_ids) for rule in rules}
-                parts += [_as_rows(decision, prompt, rule) for rule, decision in decisions.items()]
+                beside = _beside(wide, several, facts)
+                judged = {rule: _judge(decision, beside) for rule, decision in decisions.items()}
+                parts += [_as_rows(decision, prompt, rule) for rule, decision in judged.items()]
                 brier += [_brier_sums(decision, prompt, rule) for rule, decision in decisions.items()]
                 mass.append(wide.select(pl.lit(prompt.name).alias("prompt"), pl.col("label_mass").sum(), n=pl.len()))
-                length.append(_length_counts(wide, decisions[headline], prompt))
+                length.append(_length_counts(wide, judged[headline], prompt))
             rows = pl.concat(parts).sort("item_id", maintain_order=True)  # keeps prompts and rules in their order
             writer.write_table(rows.to_arrow().cast(SCHEMA))
     tallies = Tallies(_mean(brier, "brier"), _mean(mass, "label_mass"), _add_lengths(length))
@@ -154,7 +162,7 @@ def _mean(sums: list[pl.DataFrame], name: str) -> pl.DataFrame:
 
 def _add_lengths(counts: list[pl.DataFrame]) -> pl.DataFrame:
     keys = ["prompt", "prompt_tokens"]
-    return pl.concat(counts).group_by(keys).agg(pl.col("n", "num_correct").sum()).sort(keys)
+    return pl.concat(counts).group_by(keys).agg(pl.col("n", "num_correct", "copies").sum()).sort(keys)
 
 
 def _block(scores: pl.LazyFrame, prompt: str, low: int, high: int) -> pl.LazyFrame:
@@ -179,6 +187,27 @@ def _whole_items(
     return wide
 
 
+def _beside(wide: pl.DataFrame, several: pl.DataFrame | None, facts: ItemFacts) -> pl.DataFrame:
+    """gold_ids and copies of the items of `wide`, in its order."""
+    ids = wide.select("item_id")
+    if several is None:
+        rows = ids.with_columns(gold_ids=pl.lit(None, GOLD_IDS))
+    else:
+        rows = ids.join(several, on="item_id", how="left", maintain_order="left")
+    return rows.select("gold_ids", facts.repeats.count_copies(wide))
+
+
+def _judge(decision: pl.DataFrame, beside: pl.DataFrame) -> pl.DataFrame:
+    """A decision with gold_ids and copies; where an item has several right classes, any of them is correct."""
+    any_of_them = pl.col("gold_ids").list.contains(pl.col("predicted_id"))
+    judged = decision.with_columns(beside)
+    if beside["gold_ids"].null_count() < beside.height:
+        judged = judged.with_columns(
+            correct=pl.when(pl.col("gold_ids").is_not_null()).then(any_of_them).otherwise("correct")
+        )
+    return judged.with_columns(copies=pl.when(pl.col("correct").is_not_null()).then("copies"))
+
+
 def _as_rows(decision: pl.DataFrame, prompt: PromptFacts, rule: str) -> pl.DataFrame:
     names = prompt.label_names
     return decision.select(
@@ -190,7 +219,9 @@ def _as_rows(decision: pl.DataFrame, prompt: PromptFacts, rule: str) -> pl.DataF
         pl.col("predicted_id").replace_strict(names, return_dtype=pl.String).alias("predicted"),
         "gold_id",
         pl.col("gold_id").replace_strict(names, default=None, return_dtype=pl.String).alias("gold"),
+        "gold_ids",
         "correct",
+        "copies",
         "confidence",
         "margin",
         "tie",
@@ -210,9 +241,9 @@ def _brier_sums(decision: pl.DataFrame, prompt: PromptFacts, rule: str) -> pl.Da
 def _length_counts(wide: pl.DataFrame, headline: pl.DataFrame, prompt: PromptFacts) -> pl.DataFrame:
     return (
         wide.select("prompt_tokens")
-        .with_columns(headline["correct"])
+        .with_columns(headline["correct"], headline["copies"])
         .filter(pl.col("correct").is_not_null())
         .group_by("prompt_tokens")
-        .agg(n=pl.len(), num_correct=pl.col("correct").sum())
-        .select(pl.lit(prompt.name).alias("prompt"), "prompt_tokens", "n", "num_correct")
+        .agg(n=pl.len(), num_correct=pl.col("correct").sum(), copies=pl.col("copies").cast(pl.Int64).sum())
+        .select(pl.lit(prompt.name).alias("prompt"), "prompt_tokens", "n", "num_correct", "copies")
     )

@@ -16,6 +16,7 @@ from pipeline.errors import InputError
 from pipeline.reporting import calibration, metrics
 from pipeline.reporting.compare import changed_predictions
 from pipeline.reporting.comparisons import compare_prompts, compare_rules
+from pipeline.reporting.items import read_item_facts, right_classes, say_classes
 from pipeline.reporting.markdown import render_markdown
 from pipeline.reporting.page import render_page
 from pipeline.reporting.predictions import Tallies, make_blocks, make_constants, write_predictions
@@ -32,7 +33,10 @@ NUM_WRONG = 60  # confidently wrong items kept for each prompt
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything a report shows, as small tables (their columns: the functions that make them)."""
+    """Everything a report shows, as small tables (their columns: the functions that make them).
+
+    What is counted over items with a gold label is the same under every prompt and rule.
+    """
 
     out: str
     manifest: Manifest
@@ -58,12 +62,37 @@ class Report:
 
     @property
     def num_gold(self) -> int:
-        """Items with a gold label: the same under every prompt and rule."""
+        """Items with a gold label, that is with one right class or several."""
         return int(self.summary["num_gold"][0])
 
     @property
     def has_gold(self) -> bool:
         return self.num_gold > 0
+
+    @property
+    def num_single(self) -> int:
+        """Items with exactly one right class: all with a gold label, but for those with several."""
+        return int(self.summary["num_single"][0])
+
+    @property
+    def num_distinct(self) -> int:
+        """Distinct texts of the items with a gold label."""
+        return int(self.summary["num_distinct"][0])
+
+    @property
+    def repeats(self) -> bool:
+        """Whether items with a gold label share a text."""
+        return self.num_distinct < self.num_gold
+
+    @property
+    def num_effective(self) -> float:
+        """As how many independent items those with a gold label count in intervals (Kish)."""
+        return float(self.summary["num_effective"][0] or 0)
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing among the labels of the first prompt: several right classes are guessed sooner."""
+        return float(self.summary["mean_right"][0] or 1) / len(self.manifest.prompts[0].labels)
 
     @property
     def headline(self) -> pl.DataFrame:
@@ -87,7 +116,9 @@ def write_report(out: str | Path | Output, headline_rule: str = "sum") -> Report
     blocks = make_blocks(items.select("item_id").collect()["item_id"], rows_per_item)
     constants = make_constants(scores, manifest.prompts, blocks, priors)
     with output.writing(PREDICTIONS) as path:
-        tallies = write_predictions(scores, manifest.prompts, rules, constants, blocks, path, headline_rule)
+        tallies = write_predictions(
+            scores, read_item_facts(items), manifest.prompts, rules, constants, blocks, path, headline_rule
+        )
         predictions = pl.scan_parquet(path)
         previous = pl.scan_parquet(output.fetch(PREDICTIONS)) if output.exists(PREDICTIONS) else None
         changed = changed_predictions(previous, predictions)
@@ -131,6 +162,7 @@ def _build(
     coverage = calibration.coverage_table(predictions, names, rules)
     facts = metrics.count_facts(predictions)
     summary = metrics.summary_table(classes, facts, reliability, coverage, tallies.brier)
+    repeated = bool((summary["num_distinct"] < summary["num_gold"]).any())
     rows = history_rows(manifest, headline, summary, changed)
     return Report(
         out=str(output),
@@ -148,8 +180,8 @@ def _build(
         margins=calibration.margin_table(predictions, headline, names),
         mass=tallies.mass,
         length=metrics.length_table(tallies.length),
-        prompt_comparisons=compare_prompts(predictions, names, headline),
-        rule_comparisons=compare_rules(predictions, names, rules, headline),
+        prompt_comparisons=compare_prompts(predictions, names, headline, repeated=repeated),
+        rule_comparisons=compare_rules(predictions, names, rules, headline, repeated=repeated),
         wrong=pl.concat(wrong_items(predictions, scores, items, constants, prompt, headline) for prompt in prompts),
         history=_history(output, rows),
         history_rows=rows,
@@ -167,9 +199,10 @@ def wrong_items(
 ) -> pl.DataFrame:
     """The NUM_WRONG wrong items of one prompt with the largest margin, text and all label scores beside them.
 
-    prompt, item_id, text, gold, predicted, confidence, margin, truncated, labels and scores (lists in label order, the
-    scores under `rule`).
+    prompt, item_id, text, gold (in words), predicted, confidence, margin, truncated, right (a list: the names of the
+    right classes), labels and scores (lists in label order, the scores under `rule`).
     """
+    right = right_classes(prompt.label_names)
     worst = (
         predictions.filter(pl.col("prompt") == prompt.name, pl.col("rule") == rule, ~pl.col("correct"))
         .top_k(NUM_WRONG, by=["margin", "item_id"])
@@ -188,8 +221,8 @@ def wrong_items(
         worst.join(texts, on="item_id", how="left", maintain_order="left")
         .join(cells, on="item_id", how="left", maintain_order="left")
         .select(
-            "prompt", "item_id", "text", "gold", "predicted", "confidence", "margin", "truncated",
-            labels.alias("labels"), "scores",
+            "prompt", "item_id", "text", say_classes(right).alias("gold"), "predicted", "confidence", "margin",
+            "truncated", right.alias("right"), labels.alias("labels"), "scores",
         )
     )  # fmt: skip
 

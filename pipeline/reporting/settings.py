@@ -17,6 +17,7 @@ class Settings(BaseModel):
     rule: str | None = None
     num_shots: int = 0
     shots_split: str = "train"
+    shots_draw: str = "random"
     seed: int = 0
     chat_template: bool = False
     max_text_tokens: int | None = None
@@ -24,7 +25,8 @@ class Settings(BaseModel):
     @property
     def facts(self) -> list[tuple[str, str]]:
         """Name and value of each setting that changed what the model read."""
-        shots = f"{self.num_shots:,}, from {self.shots_split}, seed {self.seed}" if self.num_shots else ""
+        draw = "the first rows" if self.shots_draw == "first" else f"seed {self.seed}"
+        shots = f"{self.num_shots:,}, from {self.shots_split}, {draw}" if self.num_shots else ""
         cut = "" if self.max_text_tokens is None else f"{self.max_text_tokens:,} tokens"
         found = [
             ("Solved examples", shots),

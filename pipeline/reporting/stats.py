@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,7 @@ LEVEL = 0.95
 ALPHA = 1 - LEVEL
 POWER = 0.8
 NUM_DRAWS = 10_000
+MAX_CELLS = 5_000_000  # of a bootstrap's draws in memory at once: 40 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,27 @@ def normal_quantile(p: float) -> float:
     return NormalDist().inv_cdf(p)
 
 
-def wilson_interval(num_correct: int, num_items: int, level: float = LEVEL) -> Interval:
-    """Wilson's score interval of a proportion (Wilson 1927); the whole [0, 1] where there are no items."""
+def effective_number(num_items: int, copies: float) -> float:
+    """Kish's effective number of texts, (sum w)^2 / sum w^2 over texts with w items each (Kish 1965).
+
+    `copies`: the sum over the items of how many share the item's text. Over whole texts that is sum w^2; where the
+    items are only some of a text's (the same text under another gold label) it is more, and the number too small, but
+    never under the one text that there is.
+    """
+    return num_items if copies == num_items else max(1.0, num_items * num_items / copies)
+
+
+def wilson_interval(
+    num_correct: int, num_items: int, num_effective: float | None = None, level: float = LEVEL
+) -> Interval:
+    """Wilson's score interval of a proportion (Wilson 1927); the whole [0, 1] where there are no items.
+
+    `num_effective`: as how many independent items they count, where texts repeat (`effective_number`).
+    """
     if num_items == 0:
         return Interval(0.0, 1.0)
     z = normal_quantile((1 + level) / 2)
-    p, n = num_correct / num_items, num_items
+    p, n = num_correct / num_items, num_items if num_effective is None else num_effective
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     # The ends are exact at 0 and 1; rounding would leave 1e-17 there.
@@ -43,14 +60,27 @@ def wilson_interval(num_correct: int, num_items: int, level: float = LEVEL) -> I
     return Interval(low, high)
 
 
+class TextPattern(NamedTuple):
+    """`num_texts` distinct texts of `rows` items each, `net` of them right under A less those right under B."""
+
+    rows: int
+    net: int
+    num_texts: int
+
+
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Items by whether predictions A and B are right: both, only A, only B, neither."""
+    """Items by whether predictions A and B are right: both, only A, only B, neither.
+
+    `texts`: the same items by their distinct texts, which are the units of every test and interval; empty where no text
+    repeats and each item is a unit.
+    """
 
     both: int
     only_a: int
     only_b: int
     neither: int
+    texts: tuple[TextPattern, ...] = ()
 
     @property
     def num_items(self) -> int:
@@ -61,12 +91,33 @@ class Pairs:
         """Accuracy of A minus accuracy of B; 0 where there are no items."""
         return (self.only_a - self.only_b) / self.num_items if self.num_items else 0.0
 
+    @property
+    def units(self) -> "Pairs":
+        """What the tests count: the items, or where texts repeat the distinct texts.
+
+        Texts with more items right under A are its `only_a`, those with more under B its `only_b`, the others `both`.
+        """
+        if not self.texts:
+            return self
+        only_a = sum(text.num_texts for text in self.texts if text.net > 0)
+        only_b = sum(text.num_texts for text in self.texts if text.net < 0)
+        return Pairs(sum(text.num_texts for text in self.texts) - only_a - only_b, only_a, only_b, 0)
+
+    @property
+    def units_agree(self) -> bool:
+        """Whether more units speak for the side that has more items right: one text of many items may outweigh them."""
+        return self.difference * self.units.difference > 0
+
 
 def paired_standard_error(pairs: Pairs) -> float:
     """Standard error of the mean of the per-item differences (1, 0 or -1), n - 1 in the variance; nan below two items.
 
     What two independent samples of the same accuracies would have is larger: the items both get right cancel.
+    Where texts repeat they are clusters: sqrt(T / (T - 1) sum_t (d_t - w_t D)^2) / n, with w_t items of text t, d_t
+    their net difference and D the difference over all n items (a ratio of cluster totals: Cochran 1977).
     """
+    if pairs.texts:
+        return _clustered_standard_error(pairs)
     n = pairs.num_items
     if n < 2:
         return math.nan
@@ -74,9 +125,19 @@ def paired_standard_error(pairs: Pairs) -> float:
     return math.sqrt((squares - n * pairs.difference**2) / (n - 1) / n)
 
 
+def _clustered_standard_error(pairs: Pairs) -> float:
+    rows, net, num_texts = np.array(pairs.texts, dtype=np.float64).T  # each (patterns,)
+    count = float(num_texts.sum())
+    if count < 2:
+        return math.nan
+    squares = float((num_texts * (net - rows * pairs.difference) ** 2).sum())
+    return math.sqrt(count / (count - 1) * squares) / pairs.num_items
+
+
 def mcnemar_exact(only_a: int, only_b: int) -> float:
     """McNemar's exact test: two-sided binomial p-value of the discordant items under a fair coin (McNemar 1947).
 
+    Of texts instead of items (`Pairs.units`) it is the exact sign test over texts.
     p = min(1, 2 P(X <= min(only_a, only_b))), X binomial(only_a + only_b, 1/2).
     """
     n, k = only_a + only_b, min(only_a, only_b)
@@ -92,16 +153,36 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
 def paired_bootstrap(pairs: Pairs, seed: int = 0, num_draws: int = NUM_DRAWS, level: float = LEVEL) -> Interval:
     """Percentile interval of the difference in accuracy over resampled items (Efron and Tibshirani 1993).
 
-    Drawing items with replacement makes the 2x2 table a multinomial, so the table is drawn instead of the items.
+    Drawing items with replacement makes the 2x2 table a multinomial, so the table is drawn instead of the items. Where
+    texts repeat they are drawn, each with its items, and the difference of a draw is over the items drawn.
     """
     n = pairs.num_items
     if n == 0:
         return Interval(math.nan, math.nan)
-    shares = np.array([pairs.only_a, pairs.only_b, pairs.both + pairs.neither]) / n
-    draws = np.random.default_rng(seed).multinomial(n, shares, size=num_draws)  # (draws, 3)
-    differences = (draws[:, 0] - draws[:, 1]) / n
+    rng = np.random.default_rng(seed)
+    if pairs.texts:
+        differences = _draw_texts(pairs.texts, rng, num_draws)
+    else:
+        shares = np.array([pairs.only_a, pairs.only_b, pairs.both + pairs.neither]) / n
+        draws = rng.multinomial(n, shares, size=num_draws)  # (draws, 3)
+        differences = (draws[:, 0] - draws[:, 1]) / n
     low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
+
+
+def _draw_texts(texts: Sequence[TextPattern], rng: np.random.Generator, num_draws: int) -> np.ndarray:
+    """The difference in each of `num_draws` samples of texts with replacement. Returns (draws,)."""
+    # Ordered as the 2x2 table is, the undecided last: items that are all there k times draw as they would once.
+    ordered = sorted(texts, key=lambda text: (text.net == 0, text.net < 0, text))
+    rest = [] if ordered[-1].net == 0 else [TextPattern(1, 0, 0)]
+    rows, net, num_texts = np.array([*ordered, *rest]).T  # each (patterns,)
+    total, step = int(num_texts.sum()), max(1, MAX_CELLS // len(rows))
+    parts = []
+    for start in range(0, num_draws, step):
+        size = min(step, num_draws - start)
+        draws = rng.multinomial(total, num_texts / total, size=size)  # (part of the draws, patterns)
+        parts.append((draws @ net) / (draws @ rows))
+    return np.concatenate(parts)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

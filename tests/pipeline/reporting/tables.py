@@ -68,6 +68,32 @@ def make_items(
     )
 
 
+def repeat(items: pl.DataFrame, counts: Sequence[int]) -> pl.DataFrame:
+    """Each row as often as `counts` says, the copies of a text far apart, under new ids."""
+    times = np.arange(max(counts))[:, None] < np.array(counts)  # (turns, items)
+    rows = np.nonzero(times)[1]
+    return items[rows].with_columns(item_id=pl.int_range(len(rows), dtype=pl.Int64))
+
+
+def with_several(items: pl.DataFrame, rng: np.random.Generator, share: float, num_labels: int = 4) -> pl.DataFrame:
+    """The items with a last column `gold_ids`: about a `share` of them get two or three right classes, and no gold."""
+    chosen = rng.random(items.height) < share
+    lists = [sorted(rng.choice(num_labels, int(rng.integers(2, 4)), replace=False).tolist()) for _ in chosen]
+    gold_ids = [classes if several else None for classes, several in zip(lists, chosen, strict=True)]
+    one = pl.col("gold_ids").is_null()
+    return items.with_columns(pl.Series("gold_ids", gold_ids, dtype=pl.List(pl.Int16))).with_columns(
+        pl.when(one).then("gold_id").alias("gold_id"), pl.when(one).then("gold").alias("gold")
+    )
+
+
+def make_text_scores(items: pl.DataFrame, prompt: str, rng: np.random.Generator, **how: Any) -> pl.DataFrame:
+    """As `make_scores`, where texts repeat: the rows of a text share its scores."""
+    texts = items.unique("text_hash", maintain_order=True)
+    scores = make_scores(texts, prompt, rng, **how).drop("item_id", "gold_id")
+    rows = items.select("item_id", "text_hash", "gold_id")
+    return rows.join(scores, on="text_hash", maintain_order="left_right").select(SCORE_SCHEMA.keys())
+
+
 def make_scores(
     items: pl.DataFrame,
     prompt: str,
@@ -222,14 +248,15 @@ def write_run(
     demonstration: bool = False,
     published: dict[str, float] | None = None,
     config: dict[str, Any] | None = None,
+    items: pl.DataFrame | None = None,
 ) -> Path:
-    """A whole run in `out`, as `labelscore run` leaves it before its report."""
+    """A whole run in `out`, as `labelscore run` leaves it before its report; over `items`, if they are given."""
     rng = np.random.default_rng(seed)
-    items = make_items(num_items, rng, label_names, gold)
-    tables = [
-        make_scores(items, p, rng, words, label_names, signal * (1 + i / 2), notebook=notebook)
-        for i, p in enumerate(prompts)
-    ]
+    if items is None:
+        items = make_items(num_items, rng, label_names, gold)
+    num_items = items.height
+    how: dict[str, Any] = {"words": words, "label_names": label_names, "notebook": notebook}
+    tables = [make_text_scores(items, p, rng, signal=signal * (1 + i / 2), **how) for i, p in enumerate(prompts)]
     (out / "scores").mkdir(parents=True, exist_ok=True)
     pl.concat(tables).sort("item_id", "prompt", "label_id").write_parquet(out / "scores" / "scores.parquet")
     items.write_parquet(out / "items.parquet")

@@ -1,0 +1,71 @@
+"""Texts that repeat and several right classes, as items.parquet has them, against loops over its rows."""
+
+from collections import Counter
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.reporting.items import find_repeats, read_item_facts, right_classes, say_classes, with_gold_ids
+from tests.pipeline.reporting.tables import hash_text
+
+SCHEMA = {"item_id": pl.Int64, "text_hash": pl.String, "gold_id": pl.Int16, "gold_ids": pl.List(pl.Int16)}
+NO_GOLD, ONE, SEVERAL = "none", "one", "several"
+
+rows_of_items = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from([NO_GOLD, ONE, SEVERAL])), max_size=40)
+
+
+def make_items(rows: list[tuple[str, str]]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            (i, hash_text(text), 1 if kind == ONE else None, [0, 2] if kind == SEVERAL else None)
+            for i, (text, kind) in enumerate(rows)
+        ],
+        schema=SCHEMA,
+        orient="row",
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows_of_items)
+def test_copies_are_the_labelled_rows_that_share_a_text(rows: list[tuple[str, str]]) -> None:
+    """Rows without a gold label count for nobody."""
+    items = make_items(rows)
+    found = find_repeats(items.lazy()).count_copies(items)
+    labelled = Counter(text for text, kind in rows if kind != NO_GOLD)
+    assert found.dtype == pl.Int32
+    assert found.to_list() == [max(1, labelled[text]) for text, _ in rows]
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows_of_items)
+def test_what_is_kept_of_repeats_are_the_repeated_texts_only(rows: list[tuple[str, str]]) -> None:
+    labelled = Counter(text for text, kind in rows if kind != NO_GOLD)
+    assert sorted(find_repeats(make_items(rows).lazy()).rows.tolist()) == sorted(n for n in labelled.values() if n > 1)
+
+
+@pytest.mark.parametrize("kinds", [[ONE, NO_GOLD], [ONE, SEVERAL]])
+def test_several_right_classes_are_looked_for_only_where_there_are_any(kinds: list[str]) -> None:
+    """A block gets those of its own items; a table without the column, or with nothing in it, has none."""
+    items = make_items([(text, kind) for text in "abc" for kind in kinds])
+    facts = read_item_facts(items.lazy())
+    found = facts.gold_ids(2, 4)
+    if SEVERAL in kinds:
+        assert found is not None
+        assert found.rows() == [(3, [0, 2])]
+    else:
+        assert found is None
+    assert read_item_facts(items.lazy().drop("gold_ids")).gold_ids(0, 6) is None
+
+
+def test_right_classes_are_named_whether_there_is_one_or_there_are_several() -> None:
+    names = {0: "joy", 1: "anger", 2: "love"}
+    rows = pl.DataFrame(
+        {"gold": ["anger", None, None], "gold_ids": [None, [0, 2], None]},
+        schema={"gold": pl.String, "gold_ids": pl.List(pl.Int16)},
+    )
+    assert rows.select(right_classes(names)).to_series().to_list() == [["anger"], ["joy", "love"], None]
+    assert rows.select(say_classes(right_classes(names))).to_series().to_list() == ["anger", "joy or love", None]
+    before = with_gold_ids(rows.lazy().drop("gold_ids")).select(right_classes(names)).collect()
+    assert before.to_series().to_list() == [["anger"], None, None]

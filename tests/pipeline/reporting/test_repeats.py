@@ -1,0 +1,331 @@
+"""Reports over texts that repeat: accuracy over items, intervals and tests over texts, and the words for it."""
+
+import json
+import math
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import scipy.stats
+from polars.testing import assert_frame_equal
+from statsmodels.stats.proportion import proportion_confint
+
+from pipeline.analysis import Run, load_run
+from pipeline.reporting.compare import changed_predictions, compare_runs
+from pipeline.reporting.compare_markdown import render_comparison
+from pipeline.reporting.comparisons import PROMPTS, Side, assumptions, compare_sides, say_difference
+from pipeline.reporting.page_history import history_part
+from pipeline.reporting.report import Report, write_report
+from pipeline.reporting.stats import Pairs, TextPattern, paired_bootstrap
+from tests.pipeline.reporting import tables
+from tests.pipeline.reporting.pages import read_html
+
+NAMES = ("answer", "topic", "n")
+SENTENCE = "distinct texts; accuracy is over the items, intervals count them as"
+
+
+def repeated_items(seed: int = 3) -> pl.DataFrame:
+    """90 texts, a third of them in up to six rows; some rows have no gold label, some another than their twins."""
+    rng = np.random.default_rng(seed)
+    counts = rng.choice([1, 1, 1, 2, 3, 6], 90).tolist()
+    items = tables.repeat(tables.make_items(90, rng), counts)
+    other = rng.integers(0, 4, items.height)
+    items = items.with_columns(
+        gold_id=pl.when(pl.Series(rng.random(items.height) < 0.1)).then(pl.Series(other)).otherwise("gold_id")
+    ).with_columns(gold_id=pl.when(pl.Series(rng.random(items.height) >= 0.1)).then("gold_id").cast(pl.Int16))
+    names = dict(enumerate(tables.AG_NEWS))
+    return items.with_columns(gold=pl.col("gold_id").replace_strict(names, return_dtype=pl.String))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tables.write_run(tmp_path_factory.mktemp("run"), prompts=NAMES, seed=5, items=repeated_items(), signal=1.0)
+
+
+@pytest.fixture(scope="module")
+def report(run: Path) -> Report:
+    return write_report(run)
+
+
+@pytest.fixture(scope="module")
+def rows(run: Path, report: Report) -> list[dict[str, Any]]:
+    return load_run(run).predictions.collect().to_dicts()
+
+
+def kish(texts: list[str]) -> float:
+    weights = Counter(texts).values()
+    return sum(weights) ** 2 / sum(w * w for w in weights)
+
+
+def test_every_prediction_knows_how_many_labelled_items_share_its_text(rows: list[dict[str, Any]]) -> None:
+    """Null where the item has no gold label, as `correct` is."""
+    labelled = Counter((r["prompt"], r["rule"], r["text_hash"]) for r in rows if r["gold"] is not None)
+    for r in rows:
+        expected = labelled[r["prompt"], r["rule"], r["text_hash"]] if r["gold"] is not None else None
+        assert r["copies"] == expected
+        assert (r["copies"] is None) == (r["correct"] is None)
+
+
+def test_accuracy_is_over_items_and_its_interval_over_texts(report: Report, rows: list[dict[str, Any]]) -> None:
+    for found in report.summary.iter_rows(named=True):
+        own = [r for r in rows if (r["prompt"], r["rule"]) == (found["prompt"], found["rule"])]
+        judged = [r for r in own if r["correct"] is not None]
+        effective = kish([r["text_hash"] for r in judged])
+        assert found["num_items"] == len(own) > found["num_gold"] == len(judged)
+        assert found["num_distinct"] == len({r["text_hash"] for r in judged}) < len(judged)
+        assert found["num_effective"] == pytest.approx(effective)
+        accuracy = sum(r["correct"] for r in judged) / len(judged)
+        assert found["accuracy"] == pytest.approx(accuracy)
+        low, high = proportion_confint(accuracy * effective, effective, method="wilson")
+        assert (found["low"], found["high"]) == pytest.approx((low, high))
+
+
+def test_bins_of_confidence_and_length_count_whole_texts(run: Path, report: Report, rows: list[dict[str, Any]]) -> None:
+    """Items of one text have the same confidence and length, so each bin has Kish's number of its own texts."""
+    lengths = dict(
+        load_run(run).scores.filter(pl.col("prompt") == "answer").select("item_id", "prompt_tokens").collect().rows()
+    )
+    judged = [r for r in rows if (r["prompt"], r["rule"]) == ("answer", "sum") and r["correct"] is not None]
+    answer = pl.col("prompt") == "answer"
+    bins = [
+        (b, [r for r in judged if b["bin_low"] < r["confidence"] <= b["bin_high"]])
+        for b in report.reliability.filter(answer, pl.col("rule") == "sum").to_dicts()
+    ] + [
+        (b, [r for r in judged if b["tokens_low"] <= lengths[r["item_id"]] <= b["tokens_high"]])
+        for b in report.length.filter(answer).to_dicts()
+    ]
+    assert len(bins) > 10
+    for b, inside in bins:
+        assert b["n"] == len(inside)
+        effective = kish([r["text_hash"] for r in inside])
+        low, high = proportion_confint(b["accuracy"] * effective, effective, method="wilson")
+        assert (b["low"], b["high"]) == pytest.approx((low, high), abs=1e-9)
+
+
+def test_precision_counts_whole_texts_and_recall_is_never_too_sure(report: Report, rows: list[dict[str, Any]]) -> None:
+    """Items of one text are all predicted alike; those with another gold label make recall's interval wider only."""
+    for c in report.classes.filter(pl.col("prompt") == "topic", pl.col("rule") == "sum").to_dicts():
+        judged = [r for r in rows if (r["prompt"], r["rule"]) == ("topic", "sum") and r["correct"] is not None]
+        for part, name in (("predicted", "precision"), ("gold", "recall")):
+            inside = [r for r in judged if r[part] == c["label"]]
+            effective = kish([r["text_hash"] for r in inside])
+            low, high = proportion_confint(c[name] * effective, effective, method="wilson")
+            if name == "precision":
+                assert (c["precision_low"], c["precision_high"]) == pytest.approx((low, high), abs=1e-9)
+            else:
+                assert c["recall_low"] <= low + 1e-9
+                assert c["recall_high"] >= high - 1e-9
+
+
+def test_comparisons_take_each_text_once(report: Report, rows: list[dict[str, Any]]) -> None:
+    """The difference is over items; test, standard error and the counts behind them against a loop over texts."""
+    verdicts: dict[tuple[str, str], dict[int, tuple[str, bool]]] = defaultdict(dict)
+    for r in rows:
+        if r["correct"] is not None:
+            verdicts[r["prompt"], r["rule"]][r["item_id"]] = (r["text_hash"], r["correct"])
+    for c in pl.concat([report.prompt_comparisons, report.rule_comparisons]).iter_rows(named=True):
+        a, b = verdicts[c["prompt_a"], c["rule_a"]], verdicts[c["prompt_b"], c["rule_b"]]
+        net: dict[str, list[int]] = defaultdict(list)
+        for item, (text, right) in a.items():
+            net[text].append(right - b[item][1])
+        n, difference = len(a), sum(map(sum, net.values())) / len(a)
+        assert (c["n"], c["num_texts"]) == (n, len(net))
+        assert c["difference"] == pytest.approx(difference)
+        assert c["only_a"] - c["only_b"] == sum(map(sum, net.values()))
+        for_a, for_b = sum(sum(d) > 0 for d in net.values()), sum(sum(d) < 0 for d in net.values())
+        assert (c["texts_a"], c["texts_b"]) == (for_a, for_b)
+        assert c["p"] == pytest.approx(scipy.stats.binomtest(for_a, for_a + for_b).pvalue if for_a + for_b else 1.0)
+        squares = sum((sum(d) - len(d) * difference) ** 2 for d in net.values())
+        assert c["standard_error"] == pytest.approx(math.sqrt(len(net) / (len(net) - 1) * squares) / n, abs=1e-12)
+        patterns = Counter((len(d), sum(d)) for d in net.values())
+        pairs = Pairs(n, 0, 0, 0, tuple(TextPattern(*key, count) for key, count in sorted(patterns.items())))
+        interval = paired_bootstrap(pairs)  # itself held against a loop in test_stats_repeats
+        assert (c["low"], c["high"]) == (interval.low, interval.high)
+        assert c["low"] <= c["difference"] <= c["high"]
+
+
+def test_a_data_set_that_is_there_three_times_says_what_it_says_once(tmp_path: Path) -> None:
+    """Every figure, interval, standard error and p-value; only the counts are three times as many."""
+    items = tables.make_items(80, np.random.default_rng(0))
+    once, thrice = (
+        write_report(tables.write_run(tmp_path / name, prompts=NAMES, seed=3, items=own, notebook=True, signal=3.0))
+        for name, own in (("once", items), ("thrice", tables.repeat(items, [3] * 80)))
+    )
+    counts = pl.col("metric").is_in(["num_correct", "ties", "truncated"])
+    assert_frame_equal(thrice.metrics.filter(~counts).drop("n"), once.metrics.filter(~counts).drop("n"), abs_tol=1e-9)
+    assert (thrice.metrics["n"] == 3 * once.metrics["n"]).all()
+    for name in ("reliability", "length"):
+        assert_frame_equal(getattr(thrice, name).drop("n"), getattr(once, name).drop("n"), abs_tol=1e-9)
+    for name in ("prompt_comparisons", "rule_comparisons"):
+        found, expected = getattr(thrice, name), getattr(once, name)
+        over_items = ["n", "both", "only_a", "only_b", "neither"]
+        assert_frame_equal(found.drop(*over_items, "words"), expected.drop(*over_items, "words"), abs_tol=1e-9)
+        assert (found["only_a"] == 3 * expected["only_a"]).all()
+        assert (found["num_texts"] == 80).all()
+    assert set(thrice.rule_comparisons["established"]) == {True, False}
+    assert (once.num_distinct, thrice.num_distinct, once.repeats, thrice.repeats) == (80, 80, False, True)
+    assert thrice.num_effective == pytest.approx(once.num_effective)
+
+
+def test_both_reports_say_how_many_texts_are_distinct(run: Path, report: Report) -> None:
+    line = (
+        f"{report.num_gold:,} items hold {report.num_distinct:,} {SENTENCE} {report.num_effective:,.0f} "
+        "(Kish's effective number), and paired tests take each text once."
+    )
+    markdown, page = ((run / "report" / name).read_text() for name in ("report.md", "report.html"))
+    assert line in markdown.partition("## ")[0]
+    assert line in read_html(page).all("section")[0].text
+    for text in (markdown, page):
+        assert "exact sign test over texts" in text
+        assert "texts for A" in text
+    assert f"Few texts: at {report.num_distinct} distinct ones an accuracy carries up to" in markdown
+
+
+def test_reports_without_repeats_do_not_speak_of_texts(tmp_path: Path) -> None:
+    report = write_report(tables.write_run(tmp_path, 60, NAMES))
+    assert not report.repeats
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "report" / name).read_text()
+        assert "Kish" not in text
+        assert "distinct texts" not in text
+        assert "texts for A" not in text
+    assert (report.prompt_comparisons["num_texts"] == report.prompt_comparisons["n"]).all()
+    assert (report.prompt_comparisons["texts_a"] == report.prompt_comparisons["only_a"]).all()
+
+
+def test_repeats_of_items_without_a_gold_label_change_nothing(tmp_path: Path) -> None:
+    """They are in no figure that has an interval."""
+    items = tables.make_items(60, np.random.default_rng(1))
+    bare = pl.when(pl.col("item_id") < 60)
+    more = tables.repeat(items, [2] * 60).with_columns(gold_id=bare.then("gold_id"), gold=bare.then("gold"))
+    once, twice = (
+        write_report(tables.write_run(tmp_path / name, prompts=("answer",), items=own))
+        for name, own in (("once", items), ("twice", more))
+    )
+    assert not twice.repeats
+    same = ["num_gold", "num_correct", "accuracy", "low", "high", "num_distinct", "num_effective"]
+    assert (
+        twice.summary.filter(pl.col("rule") != "batch")
+        .select(same)
+        .equals(once.summary.filter(pl.col("rule") != "batch").select(same))
+    )
+
+
+def test_past_runs_are_drawn_with_the_width_that_this_run_has(run: Path, tmp_path: Path) -> None:
+    out = tables.write_run(tmp_path, prompts=("answer",), seed=5, items=repeated_items())
+    first = write_report(out)
+    first.history_rows.with_columns(run_id=pl.lit("earlier")).write_parquet(out / "history.parquet")
+    again = write_report(out)
+    part = history_part(again)
+    assert part is not None
+    figure = part["figures"][0]
+    assert "widened by as much as texts repeat in this run" in figure.sentence
+    (drawn,) = (rows for rows in figure.spec["datasets"].values() if "low" in rows[0])
+    row = again.headline.row(0, named=True)
+    assert [(d["low"], d["high"]) for d in drawn] == [pytest.approx((row["low"], row["high"]), abs=1e-9)] * 2
+
+
+SIDE = Side("p", "sum", "'p'")
+
+
+def test_words_speak_of_distinct_texts_where_texts_repeat() -> None:
+    pairs = Pairs(20, 5, 9, 16, (TextPattern(1, 1, 5), TextPattern(3, -3, 3), TextPattern(2, 0, 18)))
+    words = say_difference("'a'", "'b'", Pairs(20, 3, 9, 18, pairs.texts), p_holm=0.4, needed=640)
+    assert "of the 26 distinct texts 3 speak for 'b' and 5 for 'a'" in words
+    agreeing = Pairs(20, 3, 10, 17, (TextPattern(1, 1, 3), TextPattern(2, -2, 5), TextPattern(1, 0, 37)))
+    words = say_difference("'a'", "'b'", agreeing, p_holm=0.4, needed=640)
+    assert words == (
+        "'b' gets 14.0 points more right than 'a', which is not established at n = 45 distinct texts; about 640 "
+        "distinct texts would settle it."
+    )
+    assert "only 5 tell them apart" in say_difference(
+        "'a'", "'b'", Pairs(40, 0, 10, 0, (TextPattern(2, -2, 5), TextPattern(1, 0, 40))), 0.06, 60
+    )
+    words = say_difference("'a'", "'b'", agreeing, p_holm=0.01, needed=None)
+    assert words == "'b' gets 14.0 points more right than 'a'; established on these 45 distinct texts."
+
+
+def test_a_difference_that_one_text_makes_is_not_established() -> None:
+    """One text of 900 items speaks for A, 40 of one item each for B: the test finds B better, the items A."""
+    pairs = Pairs(0, 900, 40, 60, (TextPattern(900, 900, 1), TextPattern(1, -1, 40), TextPattern(1, 0, 60)))
+    row = compare_sides(PROMPTS, [(SIDE, SIDE, pairs)]).row(0, named=True)
+    assert row["p_holm"] < 0.001
+    assert not row["established"]
+    assert row["items_to_settle"] is None
+    assert "comes from texts that several items share; of the 101 distinct texts 1 speak" in row["words"]
+
+
+def test_what_would_settle_a_difference_is_counted_in_texts() -> None:
+    """As many texts as the same texts would need in one item each, however many items there are of which."""
+    once = Pairs(60, 12, 6, 22)
+    thrice = Pairs(180, 36, 18, 66, (TextPattern(3, 3, 12), TextPattern(3, -3, 6), TextPattern(3, 0, 82)))
+    mixed = Pairs(60, 60, 6, 22, (TextPattern(5, 5, 12), TextPattern(1, -1, 6), TextPattern(1, 0, 82)))
+    row, *others = (compare_sides(PROMPTS, [(SIDE, SIDE, p)]).row(0, named=True) for p in (once, thrice, mixed))
+    assert row["items_to_settle"] > 100
+    for other in others:
+        assert other["items_to_settle"] == row["items_to_settle"]
+        assert f"about {row['items_to_settle']} distinct texts" in other["words"]
+
+
+def strip_new_columns(out: Path) -> Run:
+    """The run with predictions as they were written before they had `copies` and `gold_ids`."""
+    path = out / "report" / "predictions.parquet"
+    pl.read_parquet(path).drop("copies", "gold_ids").write_parquet(path)
+    return load_run(out)
+
+
+def test_two_runs_are_compared_text_by_text_old_ones_too(tmp_path: Path) -> None:
+    """With every row three times the tests say what they say once, and the header how many texts are distinct."""
+    items = tables.make_items(80, np.random.default_rng(0))
+    thrice = tables.repeat(items, [3] * 80)
+    runs = {}
+    for kind, own in (("once", items), ("thrice", thrice)):
+        for seed in (1, 2):
+            out = tables.write_run(tmp_path / f"{kind}-{seed}", prompts=("answer",), seed=seed, items=own)
+            write_report(out)
+            runs[kind, seed] = strip_new_columns(out) if seed == 2 else load_run(out)
+    once, found = (compare_runs(runs[kind, 1], runs[kind, 2]) for kind in ("once", "thrice"))
+    assert (found.num_common, found.num_distinct) == (240, 80)
+    same = [
+        "difference",
+        "standard_error",
+        "low",
+        "high",
+        "p",
+        "p_holm",
+        "established",
+        "num_texts",
+        "texts_a",
+        "texts_b",
+    ]
+    assert_frame_equal(found.comparisons.select(same), once.comparisons.select(same), abs_tol=1e-9)
+    assert found.comparisons["only_a"].item() == 3 * once.comparisons["only_a"].item() > 0
+    printed = render_comparison(found)
+    assert "240 articles are in both, by their text (80 distinct texts)" in printed
+    assert "exact sign test over texts" in printed
+    assert "exact sign test over texts" not in render_comparison(once)
+
+
+def test_predictions_of_before_are_compared_for_changes(run: Path, report: Report) -> None:
+    predictions = load_run(run).predictions
+    old = predictions.drop("copies", "gold_ids")
+    changed = changed_predictions(old, predictions)
+    assert changed["num_changed"].unique().to_list() == [0]
+    assert changed["num_common"].unique().to_list() == [90]
+
+
+def test_assumptions_of_nothing_are_the_ordinary_ones(report: Report) -> None:
+    assert assumptions(report.prompt_comparisons.clear()) in assumptions(report.prompt_comparisons)
+    assert "sign test" not in assumptions(report.prompt_comparisons.clear())
+
+
+def test_blocks_count_the_copies_of_the_whole_run(run: Path, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text's items lie in many blocks."""
+    monkeypatch.setattr("pipeline.reporting.predictions.BLOCK_ROWS", 100)
+    cut = write_report(run)
+    exact = ["prompt", "rule", "num_correct", "low", "high", "num_distinct", "num_effective"]
+    assert cut.summary.select(exact).equals(report.summary.select(exact))
+    assert json.dumps(cut.length.rows()) == json.dumps(report.length.rows())
