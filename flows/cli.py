@@ -7,6 +7,7 @@ and exit code 1. What is heavy to import (torch, Prefect) is imported by the com
 import argparse
 import errno
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -16,7 +17,8 @@ from pydantic.fields import FieldInfo
 
 from pipeline.config import RULES, RunConfig, load_config
 from pipeline.errors import InputError, LabelscoreError
-from pipeline.prompts import BOUNDARIES
+from pipeline.prompts import BOUNDARIES, seam_note
+from pipeline.wording import show
 
 if TYPE_CHECKING:
     from pipeline.one_text import Loaded
@@ -134,9 +136,13 @@ def make_parser() -> Parser:
 
 
 def _add_one_text_commands(add: Callable[..., Parser]) -> None:
-    classify = add("classify", _classify, "score the labels of one text under every rule, and name the winner")
-    classify.add_argument("--labels", required=True, type=_comma_separated, help="the label words: positive,negative")
-    classify.add_argument("--template", required=True, help="text with {text} in it, exactly once")
+    classify = add(
+        "classify", _classify, "score the labels of one text under every rule, and name the winner", CLASSIFY_DETAILS
+    )
+    classify.add_argument("--labels", required=True, type=_label_words, metavar="A,B,...", help=LABELS_HELP)
+    classify.add_argument(
+        "--template", required=True, type=_typed, help="text with {text} in it, exactly once; \\n is a line break"
+    )
     classify.add_argument("--boundary", choices=BOUNDARIES, default="joint", help="how label words join the prompt")
     tokens = add("tokens", _tokens, "show each token of a text with its id, logit, log-probability and rank")
     tokens.add_argument("--notebook", action="store_true", help="also show the logits at the token's own position")
@@ -148,6 +154,13 @@ def _add_one_text_commands(add: Callable[..., Parser]) -> None:
             _add_option(command, name, RunConfig.model_fields[name])
 
 
+CLASSIFY_DETAILS = """  labelscore classify "Well done!" --template "Review: {text}\\nMood:" --labels " good, bad"
+
+Label words are scored exactly as written, as by 'labelscore run': begin them with the blank that stands before them."""
+LABELS_HELP = (
+    "the label words, scored as written: ' positive, negative'; in double quotes where they hold a comma: "
+    "'\"yes, of course\",no'; or ag_news"
+)
 SCHEDULE_DETAILS = """Needs a Prefect server: start one with 'prefect server start', and set PREFECT_API_URL to it.
 Takes the options of 'labelscore run'. A run scores what is new since the last one; never two at a time."""
 RUN_DETAILS = """Without options this scores the bundled sample with the bundled demonstration model: no network, no
@@ -176,6 +189,8 @@ def _add_option(parser: Parser, name: str, field: FieldInfo) -> None:
     elif name == "prompt":
         settings |= {"action": "append", "metavar": "NAME"}
     elif name == "label_names":
+        settings |= {"type": _label_names, "metavar": "A,B,...|ID=A,ID=B,..."}
+    elif name == "columns":
         settings |= {"type": _comma_separated, "metavar": "A,B,..."}
     elif choices:
         settings["metavar"] = "|".join(choices)
@@ -207,8 +222,66 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _comma_separated(text: str) -> tuple[str, ...] | str:
-    return text if text == "ag_news" else tuple(part.strip() for part in text.split(","))
+def _comma_separated(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in _split_commas(text))
+
+
+def _label_names(text: str) -> tuple[str, ...] | dict[str, str] | str:
+    """Names in the order of their ids, or by id where each part says one: 1=World,2=Sports."""
+    parts = _comma_separated(text)
+    pairs = [re.fullmatch(r"([+-]?[0-9]+|true|false)\s*=\s*(.*)", part, re.DOTALL) for part in parts]
+    by_id = {pair[1]: pair[2] for pair in pairs if pair}
+    if not by_id:
+        return text if text == "ag_news" else parts
+    if len(by_id) < len(parts):
+        raise InputError(f"--label-names {show(text)}: give each class an id of its own, as in 1=World,2=Sports")
+    return by_id
+
+
+# The csv module keeps the blanks after every comma or drops them all; here they belong to words, and not before quotes.
+_PART = re.compile(r'\s*"((?:[^"]|"")*)"\s*,|([^",]*),')
+_WRAPPED = re.compile(r"\s*(?:\[[^][]*,[^][]*\]|\([^()]*,[^()]*\)|'[^']*,[^']*')\s*")
+
+
+def _split_commas(text: str) -> tuple[str, ...]:
+    """The parts between commas, with their blanks; a part in double quotes may hold commas and doubled quotes.
+
+    Raises InputError where a quote is not closed, or all of it stands in brackets or single quotes.
+    """
+    if _WRAPPED.fullmatch(text):
+        raise InputError(f"{show(text)} stands in brackets or single quotes; write the parts alone: a,b,c")
+    found = list(_PART.finditer(f"{text},"))
+    if "".join(match[0] for match in found) != f"{text},":
+        raise InputError(
+            f"cannot read {show(text)}: a double quote is not closed or stands amid a part; write a part that holds "
+            'commas in double quotes, and a double quote inside them twice: "yes, of course",no'
+        )
+    return tuple(match[2] if match[1] is None else match[1].replace('""', '"') for match in found)
+
+
+def _label_words(text: str) -> tuple[str, ...] | str:
+    """Label words as typed, each with its blank. Raises InputError where some have one and some do not."""
+    if text.strip() == "ag_news":
+        return "ag_news"
+    words = tuple(_typed(part) for part in _split_commas(text))
+    bare = [each.strip() for each in words]
+    if all(bare) and len({each[0].isspace() for each in words}) > 1:
+        with_blanks, without = (_join_commas([before + each for each in bare]) for before in (" ", ""))
+        raise InputError(
+            f"some of the label words {show(text)} begin with a blank and some do not, and they are scored as written; "
+            f"write {show(with_blanks, 200)} or {show(without, 200)}"
+        )
+    return words
+
+
+def _join_commas(parts: Sequence[str]) -> str:
+    quoted = ('"' + part.replace('"', '""') + '"' for part in parts)
+    return ",".join(in_quotes if set(',"') & set(part) else part for part, in_quotes in zip(parts, quoted, strict=True))
+
+
+def _typed(text: str) -> str:
+    """Text as a person means it who types \\n or \\t in a shell, where they are a backslash and a letter."""
+    return text.replace(r"\r\n", "\r\n").replace(r"\n", "\n").replace(r"\t", "\t")
 
 
 def _config(arguments: argparse.Namespace) -> RunConfig:
@@ -313,26 +386,27 @@ def _open(location: str) -> "Output":
 
 
 def _load(arguments: argparse.Namespace) -> "Loaded":
-    from pipeline.one_text import load
+    from pipeline.bundled import DEMO_MODEL
+    from pipeline.reading.model import find_directory
 
     # Through the configuration, so that a value that is not allowed is told as for `run`.
     given = {name: value for name, value in vars(arguments).items() if name in ("model", "revision", "device", "dtype")}
     config = load_config(None, None, given)
+    if config.model != DEMO_MODEL:
+        find_directory(config.model, config.revision)  # told before torch is imported
+    from pipeline.one_text import load
+
     return load(config.model, revision=config.revision, device=config.device, dtype=config.dtype)
 
 
 def _classify(arguments: argparse.Namespace) -> None:
     from flows.terminal import print_classification
-    from pipeline.one_text import classify
+    from pipeline.one_text import classify, make_one_text_prompt
 
-    table = classify(
-        _load(arguments),
-        arguments.text,
-        labels=arguments.labels,
-        template=arguments.template,
-        boundary=arguments.boundary,
-    )
-    print_classification(table)
+    labels, template, boundary = arguments.labels, arguments.template, arguments.boundary
+    prompt = make_one_text_prompt(labels, template, boundary)  # a slip is told before a model is loaded
+    table = classify(_load(arguments), arguments.text, labels=labels, template=template, boundary=boundary)
+    print_classification(table, seam_note(prompt))
 
 
 def _tokens(arguments: argparse.Namespace) -> None:

@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 from flows.embedded import SECONDS_TO_START, prefect_server
+from flows.parameters import fit_prefect
 from flows.stopping import lose_no_ctrl_c
 from flows.terminal import LineHandler, err, print_result
+from pipeline.checks import check_run
 from pipeline.config import RunConfig
 from pipeline.errors import RunError
 
@@ -31,7 +33,9 @@ SETTINGS = {
 
 
 def run_command(config: RunConfig) -> int:
-    """Run the flow and show its result. Raises what the flow raises."""
+    """Run the flow and show its result. Raises what the flow raises, and at once what can be seen to be wrong."""
+    config = fit_prefect(config)
+    check_run(config)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     signal.signal(signal.SIGTERM, _interrupt)

@@ -86,6 +86,8 @@ def score_dataset(config: RunConfig) -> tuple[Report, list[str]]:
 def pull(job: Job) -> None:
     """Resolve the data set and the model, and stream the articles into the output's work folder."""
     job.pull()
+    for remark in job.remarks:
+        log.warning("%s", remark)
     items, rejected = job.pulled.num_items, job.pulled.num_rejected
     log.info("pulled %s", f"{items:,} articles" + (f", rejected {rejected:,}" if rejected else ""))
 
@@ -96,6 +98,12 @@ def plan(job: Job) -> None:
     job.plan()
     for finding in job.findings:
         log.warning("%s", finding)
+    for prompt, num_texts in job.redrawn:
+        log.warning(
+            "prompt '%s' has other solved examples than in the last run: %s texts are scored again",
+            prompt,
+            f"{num_texts:,}",
+        )
     if job.shards:
         log.info("%s to score (articles x prompts), %s stored already", f"{job.num_missing:,}", f"{job.num_stored:,}")
     else:

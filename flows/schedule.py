@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
+from flows.parameters import fit_prefect
 from flows.terminal import out, plain
 from pipeline.bundled import DEMO_MODEL, SAMPLE
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.reading.hub import existing_path
+from pipeline.reading.sources import SPLITS
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -82,7 +84,7 @@ def make_deployment(
 
     from flows.run import score_dataset
 
-    config = from_anywhere(config)
+    config = fit_prefect(from_anywhere(config))
     try:
         deployment = score_dataset.to_deployment(
             name=name or config.output.rstrip("/").split("/")[-1],
@@ -107,6 +109,10 @@ def from_anywhere(config: RunConfig) -> RunConfig:
         path = existing_path(getattr(config, key))
         if path is not None and getattr(config, key) != bundled:
             changes[key] = str(path.absolute())
+    shots, cut, rest = config.shots_split.partition("[")
+    path = existing_path(shots)
+    if config.num_shots and path is not None and shots.lower() not in SPLITS:
+        changes["shots_split"] = f"{path.absolute()}{cut}{rest}"
     return config.model_copy(update=changes)
 
 

@@ -142,14 +142,16 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
-def print_classification(table: "pl.DataFrame") -> None:
-    """The scores of one text under each rule, one row a label, and who wins."""
+def print_classification(table: "pl.DataFrame", note: str | None = None) -> None:
+    """The scores of one text under each rule, one row a label, and who wins; `note` says what to doubt about them."""
+    if note:
+        err.print(Text(plain(f"note: {note}")))
     rules = table.columns[3:]
     rows: list[list[object]] = [
-        [row["label"], row["num_tokens"], *(f"{row[rule]:.3f}" for rule in rules)]
+        [row["label"].strip(), row["num_tokens"], *(f"{row[rule]:.3f}" for rule in rules)]
         for row in table.iter_rows(named=True)
     ]
-    winners = [table.sort(rule, descending=True, maintain_order=True)["label"][0] for rule in rules]
+    winners = [table.sort(rule, descending=True, maintain_order=True)["label"][0].strip() for rule in rules]
     print_table("scores (higher is likelier)", ["label", "tokens", *rules], rows, tuple(range(1, len(rules) + 2)))
     out.print()
     if table["truncated"].any():

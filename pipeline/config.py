@@ -4,6 +4,7 @@ Invariant: a `RunConfig` holds only known keys with allowed values; whatever els
 names the key, the place it came from and what is allowed.
 """
 
+import hashlib
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -12,9 +13,11 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from pipeline.bundled import SAMPLE
 from pipeline.errors import InputError
-from pipeline.prompts import AG_NEWS, BUILT_IN, Boundary, Prompt, make_prompt
+from pipeline.prompts import BUILT_IN, Boundary, make_prompt
 
+AG_NEWS_ID = "fancyzhx/ag_news"
 PRESETS = Path(__file__).with_name("presets")
 Rule = Literal["sum", "mean_token", "mean_byte", "logit", "notebook", "pmi", "contextual", "batch"]
 RULES: tuple[str, ...] = get_args(Rule)
@@ -49,21 +52,27 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: Name = Field(
-        "sample",
-        description="hub id (fancyzhx/ag_news), or a local .parquet, .jsonl or .csv file or a folder of them; "
-        "'sample' is the bundled one",
+        SAMPLE,
+        description="hub id (fancyzhx/ag_news), or a local .parquet, .csv, .tsv, .jsonl or .json file (text files also "
+        "as .gz or .zst) or a folder of them; 'sample' is the bundled one",
     )
     subset: Name | None = Field(None, description="the data set's configuration on the hub, where it has several")
-    split: Name = Field("test", description="split, or a slice of it: test, train, test[:50]")
+    split: Name = Field("test", description="split, a file of the folder, or a slice: train, news.csv, test[:50]")
     dataset_revision: Name | None = Field(None, description="commit, tag or branch of a data set on the hub")
     text_column: Name = Field("text", description="column that holds the article")
     label_column: Name = Field("label", description="column that holds the gold label, an id or a name")
-    label_names: tuple[Name, ...] | Literal["ag_news"] | None = Field(
-        None, description="class names in the order of their ids, or ag_news; the default is the data set's own"
+    label_names: tuple[Name, ...] | dict[Name, Name] | Literal["ag_news"] | None = Field(
+        None,
+        description="class names of data that has none: in the order of their ids, or id=name for ids that do not "
+        "count from 0, or ag_news",
     )
+    encoding: Name | None = Field(
+        None, description="encoding of text files: utf-8, cp1252, latin-1; a byte-order mark is recognised"
+    )
+    columns: tuple[Name, ...] | None = Field(None, min_length=1, description="column names of CSV without a header")
     limit: Count | None = Field(None, description="score the first N rows only")
     on_bad_row: Literal["fail", "skip"] = Field(
-        "fail", description="a row without text or with an unknown label: stop, or put it into rejected.parquet"
+        "fail", description="a broken row, one without text or with an unknown label: stop, or leave it out"
     )
     model: Name = Field(
         "demo", description="hub id (google/gemma-2b) or a directory with safetensors; 'demo' is the bundled one"
@@ -77,9 +86,12 @@ class RunConfig(BaseModel):
     boundary: Boundary | None = Field(None, description="how label words join the prompt, for all prompts of the run")
     chat_template: bool = Field(False, description="wrap the prompt in the tokenizer's chat template")
     num_shots: Annotated[int, Field(ge=0, le=1024), _NO_TRUTH] = Field(
-        0, description="solved examples before each article: the same ones for all, balanced over the classes"
+        0, description="solved examples before each article: the same ones for all"
     )
-    shots_split: Name = Field("train", description="split (or local file) that the solved examples are drawn from")
+    shots_split: Name = Field("train", description="split or local file that the solved examples are drawn from")
+    shots_draw: Literal["random", "first"] = Field(
+        "random", description="random draws as many of each class, by the seed; first takes the first rows"
+    )
     seed: Number = Field(0, description="seed of the draw of solved examples")
     max_text_tokens: Count | None = Field(None, description="cut articles after N tokens; the default is the context")
     rule: Rule = Field("sum", description="scoring rule that leads the report")
@@ -103,11 +115,40 @@ class RunConfig(BaseModel):
 
     @property
     def output(self) -> str:
-        """The output folder or URL."""
+        """The output folder or URL; two data sets never have the same by default."""
         if self.out is not None:
             return self.out
-        dataset = self.dataset.rstrip("/").split("/")[-1].split(".")[0]
-        return f"data/runs/{dataset}-{self.model.rstrip('/').split('/')[-1]}"
+        return f"data/runs/{_dataset_name(self)}-{self.model.rstrip('/').split('/')[-1]}"
+
+    @property
+    def used(self) -> "RunConfig":
+        """The configuration without what this run does not use: Prefect takes 512 KiB of it."""
+        wanted = set(self.prompt)
+        return self.model_copy(
+            update={
+                "prompts": {name: table for name, table in self.prompts.items() if name in wanted},
+                "published": {name: value for name, value in self.published.items() if name in wanted},
+            }
+        )
+
+
+def _dataset_name(config: RunConfig) -> str:
+    """The data set's name for an output: a hub id whole, a file's name with a few digits of its place.
+
+    Two have a short name of their own, which no other data set can get: the bundled sample and AG News.
+    """
+    try:
+        path = Path(config.dataset).expanduser()
+        is_local = path.exists()
+    except (OSError, RuntimeError, ValueError):  # whoever opens it will say so
+        is_local = False
+    if config.dataset == SAMPLE:
+        return SAMPLE
+    if not is_local:
+        parts = ["ag_news"] if config.dataset == AG_NEWS_ID else config.dataset.strip("/").split("/")
+        return "--".join([*parts, *([config.subset] if config.subset else [])])
+    place = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()
+    return f"{path.resolve().name.split('.')[0]}-{place[:6]}"
 
 
 def load_config(file: str | None, preset: str | None, options: Mapping[str, Any]) -> RunConfig:
@@ -184,56 +225,3 @@ def _first_problem(error: ValidationError, place: str) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.80})"
     return f"bad value for '{key}' in {place}: {message[:1].lower()}{message[1:]}{given}"
-
-
-def choose_label_names(config: RunConfig, dataset_names: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Class names in the order of their ids: the configuration's, else the data set's own, else AG News's.
-
-    The last holds only where every prompt of the run has AG News's labels. Raises InputError where none applies.
-    """
-    if config.label_names is not None:
-        names = AG_NEWS if config.label_names == "ag_news" else config.label_names
-    elif tables := _named_labels(config):
-        names = tables
-    elif dataset_names is not None:
-        names = dataset_names
-    elif all(name in BUILT_IN and name not in config.prompts for name in config.prompt):
-        names = AG_NEWS
-    else:
-        raise InputError(
-            f'the data set {config.dataset} does not name its classes; add label_names = ["...", ...] to the '
-            'configuration (in the order of the label ids) or label_names = "ag_news"'
-        )
-    return tuple(names)
-
-
-def _named_labels(config: RunConfig) -> tuple[str, ...] | None:
-    """The class names of the first of the run's prompts that is written as a table of name = words."""
-    for name in config.prompt:
-        table = config.prompts.get(name)
-        if table is not None and isinstance(table.labels, dict):
-            return tuple(table.labels)
-    return None
-
-
-def choose_prompts(config: RunConfig, label_names: tuple[str, ...]) -> tuple[Prompt, ...]:
-    """The run's prompts, each once, with the given class names. Raises InputError where they do not fit them."""
-    return tuple(_make_prompt(config, name, label_names) for name in dict.fromkeys(config.prompt))
-
-
-def _make_prompt(config: RunConfig, name: str, label_names: tuple[str, ...]) -> Prompt:
-    if name in config.prompts:
-        table = config.prompts[name]
-        if isinstance(table.labels, dict):
-            if set(table.labels) != set(label_names):
-                raise InputError(
-                    f"prompt '{name}': its labels ({', '.join(table.labels)}) are not the data set's classes "
-                    f"({', '.join(label_names)}); use the same names"
-                )
-            words = tuple(table.labels[label] for label in label_names)
-        else:
-            words = table.labels
-        return make_prompt(name, table.template, words, label_names, config.boundary or table.boundary)
-    known = BUILT_IN[name]
-    words = tuple(label.words for label in known.labels)
-    return make_prompt(name, known.template, words, label_names, config.boundary or known.boundary)

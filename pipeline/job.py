@@ -15,13 +15,14 @@ from uuid import uuid4
 
 from pipeline.analysis import PREDICTIONS, need_manifest
 from pipeline.config import RunConfig
+from pipeline.prompts import seam_note
 from pipeline.reading.dataset import PullSummary, pull_items
 from pipeline.reading.model import count_parameters
 from pipeline.reporting.report import MARKDOWN, METRICS, PAGE, Report, write_report
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS
 from pipeline.scoring.scorer import Counts
 from pipeline.shard import ScoringJob, Shard, ShardResult
-from pipeline.storing.files import Output, hash_file
+from pipeline.storing.files import Output, hash_bytes, hash_file
 from pipeline.storing.publish import Publication, publish_tables
 from pipeline.storing.published import (
     HISTORY,
@@ -30,11 +31,20 @@ from pipeline.storing.published import (
     mend_manifest,
     mend_tables,
     need_whole,
+    read_manifest,
     refuse_foreign,
     write_manifest,
 )
 from pipeline.storing.store import Finding, Store
-from pipeline.target import SHARD_TEXTS, Target, cut_shards, make_scoring_job, make_target, open_store
+from pipeline.target import (
+    SHARD_TEXTS,
+    Target,
+    WantedPrompt,
+    cut_shards,
+    make_scoring_job,
+    make_target,
+    open_store,
+)
 
 REPORT_FILES = (PREDICTIONS, METRICS, MARKDOWN, PAGE)
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "pyarrow", "polars", "numpy", "prefect")
@@ -55,6 +65,8 @@ class Job:
         self.run_id = uuid4().hex
         self.started = datetime.now(UTC)
         self.timings: dict[str, float] = {}
+        self.previous: dict[str, Any] = {}  # the manifest of the last run in this output
+        self.redrawn: list[tuple[str, int]] = []  # prompts with other solved examples than then, and texts to score
         self.shards: list[Shard] = []
         self.num_missing = self.num_stored = self.num_scored = 0
         self.counts = Counts()
@@ -80,24 +92,52 @@ class Job:
         """
         refuse_foreign(self.output, (*TABLES, HISTORY, *REPORT_FILES))
         self.mended = mend_manifest(self.output) + mend_tables(self.output, (HISTORY, PREDICTIONS))
+        self.previous = read_manifest(self.output) or {}
         with self.timed("resolve"):
-            self.target = make_target(self.config, self.output.work)
+            self.target = make_target(self.config)
         with self.timed("pull"):
             self.pulled = pull_items(
                 self.target.dataset,
-                label_names=self.target.label_names,
+                classes=self.target.classes,
                 limit=self.config.limit,
                 on_bad_row=self.config.on_bad_row,
                 items_path=self.items,
                 rejected_path=self.rejected,
             )
 
+    @property
+    def remarks(self) -> Iterator[str]:
+        """What a person should know of the data before it is scored."""
+        target = self.target
+        yield from filter(None, (self._other_data(), *target.dataset.remarks, target.classes.remark))
+        if target.shots.num_left_out:
+            yield (
+                f"solved examples: {target.shots.num_left_out:,} rows of {self.config.shots_split} were left out "
+                "because their text is scored"
+            )
+        for wanted in target.prompts:
+            note = None if self.config.chat_template else seam_note(wanted.prompt)  # markup stands between them there
+            if note:
+                yield f"prompt '{wanted.prompt.name}': {note}"
+        yield from self.pulled.remarks
+
+    def _other_data(self) -> str | None:
+        """That the output held another data set until now."""
+        old, new = self.previous.get("dataset", {}), self.target.dataset
+        place = (old.get("location", old.get("name")), old.get("split"), old.get("subset"))
+        if not old or place in ((new.location, new.split, self.config.subset), (new.name, new.split, None)):
+            return None
+        return (
+            f"{self.output} held {old.get('name')} ({old.get('split')}) until now; from this run on its tables and "
+            f"report are of {new.name} ({new.split})"
+        )
+
     def plan(self) -> None:
         """Verify what is stored, and cut what is missing into shards."""
         with self.timed("plan"):
             self.store = open_store(self.target, self.output)
             shard_size = self.config.shard_size or SHARD_TEXTS[self.target.model.device]
-            self.shards, self.num_missing, self.num_stored = [], 0, 0
+            self.shards, self.num_missing, self.num_stored, self.redrawn = [], 0, 0, []
             # Two prompts that differ in name alone share a fingerprint, and so their scores.
             for prompt in {wanted.fingerprint: wanted for wanted in self.target.prompts}.values():
                 pending = self.store.pending(
@@ -107,10 +147,17 @@ class Job:
                     force=self.config.force,
                     extra_texts=CONTENT_FREE_TEXTS,
                 )
+                if pending.num_missing and self._has_other_shots(prompt):
+                    self.redrawn.append((prompt.prompt.name, pending.num_missing))
                 self.num_missing += pending.num_missing
                 self.num_stored += pending.num_wanted - pending.num_missing
                 self.shards += cut_shards(prompt.prompt.name, pending.path, shard_size)
             self.scoring = make_scoring_job(self.config, self.target, self.store)
+
+    def _has_other_shots(self, wanted: WantedPrompt) -> bool:
+        """Whether the last run had this prompt with other solved examples."""
+        old = {prompt["name"]: prompt.get("shots") for prompt in self.previous.get("prompts", [])}
+        return old.get(wanted.prompt.name) not in (None, _shots_digest(wanted))
 
     @property
     def findings(self) -> list[Finding]:
@@ -172,13 +219,16 @@ class Job:
             "config": self.config.model_dump(mode="json"),
             "dataset": {
                 "name": target.dataset.name,
+                "location": target.dataset.location,
+                "subset": self.config.subset,
                 "split": target.dataset.split,
                 "revision": target.dataset.revision,
                 "num_rows": self.pulled.num_rows_read,
                 "num_items": self.pulled.num_items,
                 "num_rejected": self.pulled.num_rejected,
-                "label_names": list(target.label_names),
+                "label_names": list(target.classes.names),
             },
+            "shots": {"num_left_out": target.shots.num_left_out} if self.config.num_shots else None,
             "model": {
                 "name": model.name,
                 "revision": model.revision,
@@ -197,6 +247,7 @@ class Job:
                         {"id": label.id, "name": label.name, "words": label.words} for label in wanted.prompt.labels
                     ],
                     "fingerprint": wanted.fingerprint.digest,
+                    "shots": _shots_digest(wanted),
                     "published_accuracy": self.config.published.get(wanted.prompt.name),
                 }
                 for wanted in target.prompts
@@ -223,6 +274,11 @@ class Job:
             },
             "timings": self.timings,
         }
+
+
+def _shots_digest(wanted: WantedPrompt) -> str | None:
+    examples = wanted.prompt.examples
+    return hash_bytes(examples.encode()) if examples else None
 
 
 def remake_report(output: Output, rule: str | None = None) -> Report:

@@ -3,7 +3,7 @@
 Invariant: `classify` uses the encoder, scorer and rules of a run, so a text gets the scores that a run would store.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,13 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.bundled import DEMO_MODEL
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
-from pipeline.prompts import Boundary, Prompt, make_prompt
+from pipeline.prompts import AG_NEWS, Boundary, Prompt, make_prompt
 from pipeline.reading.model import ModelRef, load_model, load_tokenizer
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS, RULES, label_constants, with_inputs
 from pipeline.scoring.scorer import NonFiniteScore
 from pipeline.scoring.tokens import Encoder
 from pipeline.shard import explain, make_scorer, part_table
 from pipeline.target import find_model
+from pipeline.wording import check_unicode, show
 
 # `batch` compares a text with the others of its run, and here there are none.
 ONE_TEXT_RULES = tuple(rule for rule in RULES if rule != "batch")
@@ -43,21 +44,42 @@ def load(model: str = DEMO_MODEL, *, revision: str | None = None, device: str = 
     return Loaded(ref, load_model(ref), tokenizer)
 
 
-def classify(
-    loaded: Loaded, text: str, *, labels: Sequence[str], template: str, boundary: Boundary = "joint"
-) -> pl.DataFrame:
+Labels = Iterable[str] | Mapping[str, str]
+
+
+def make_one_text_prompt(labels: Labels, template: str, boundary: Boundary = "joint") -> Prompt:
+    """The prompt of `classify`: label words that are their own names, or a table of class name = words.
+
+    The one string "ag_news" stands for AG News's four names. Raises InputError for what is no prompt.
+    """
+    if isinstance(labels, str) and labels == "ag_news":
+        labels = AG_NEWS
+    if isinstance(labels, str | bytes):
+        raise InputError(
+            f"the labels are one string, {show(str(labels))}, which would be taken letter by letter; give a list of "
+            'strings, such as [" positive", " negative"], or "ag_news"'
+        )
+    names = tuple(labels)
+    words = tuple(labels.values()) if isinstance(labels, Mapping) else names
+    for each in (*names, *words):
+        if not isinstance(each, str):
+            raise InputError(f"the label {show(str(each))} is no string; write the words that are to be scored")
+    return make_prompt("one text", template, words, names, boundary)
+
+
+def classify(loaded: Loaded, text: str, *, labels: Labels, template: str, boundary: Boundary = "joint") -> pl.DataFrame:
     """The score of each label's words after `template` with `text` in it, under every rule that one text allows.
 
-    One row per label in the given order: label, num_tokens, truncated (whether the text was cut to fit the model's
-    context), and one column for each of ONE_TEXT_RULES. With a joint boundary, words that directly follow a template
-    which does not end in white space are given a space before them. The winner under a rule has the highest value; the
-    first of equals wins. Raises InputError for a bad template, label or text, RunError for a score that is no number.
+    The words are scored exactly as they are written, as in a run: where a blank stands between template and words, it
+    begins the words. One row per label in the given order: label (its name, else its words), num_tokens, truncated
+    (whether the text was cut to fit the model's context), and one column for each of ONE_TEXT_RULES. The winner under a
+    rule has the highest value; the first of equals wins. Raises InputError for a bad template, label or text, RunError
+    for a score that is no number.
     """
     if not text.strip():
         raise InputError("the text is empty; give some words to classify")
-    spaced = boundary == "joint" and not template[-1:].isspace()
-    words = tuple(f" {label}" if spaced and not label[:1].isspace() else label for label in labels)
-    prompt = make_prompt("one text", template, words, tuple(labels), boundary)
+    check_unicode("the text", text)
+    prompt = make_one_text_prompt(labels, template, boundary)
     table = _score(loaded, prompt, [text, *CONTENT_FREE_TEXTS])
     rows = table.filter(pl.col("item_id") == 0)
     priors = table.filter(pl.col("item_id") > 0).with_columns(
@@ -145,6 +167,7 @@ def generate(loaded: Loaded, text: str, *, max_new_tokens: int = 30) -> str:
 
 def _tokenize(loaded: Loaded, text: str, *, room: int = 0) -> list[int]:
     """The text's tokens, which leave `room` in the model's context."""
+    check_unicode("the text", text)
     ids = list(loaded.tokenizer(text, split_special_tokens=True)["input_ids"])
     if not ids:
         raise InputError("the text has no tokens; give some words")

@@ -1,18 +1,19 @@
 """Prompts: a template and the words that stand for each label.
 
-Invariant: a `Prompt` is valid once made. Its template holds `{text}` exactly once, its labels are distinct and none is
-empty.
+Invariant: a `Prompt` is valid once made. Its template holds `{text}` exactly once and nothing that may have been meant
+as a slot or a line break; its labels are distinct, also to the eye, and none is empty.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import InputError
+from pipeline.wording import MAX_SIZE, SLOT, check_distinct, check_template, check_words, clip, find_glued
 
 Boundary = Literal["joint", "separate"]
 BOUNDARIES: tuple[Boundary, ...] = ("joint", "separate")
 AG_NEWS = ("World", "Sports", "Business", "Sci/Tech")
-SLOT = "{text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,8 @@ class Prompt:
     `boundary` says how label words join the prompt: "joint" encodes prompt + words as one string, "separate"
     encodes the words alone and appends their tokens.
 
-    Raises InputError where the template does not hold `{text}` exactly once, or labels are missing, empty or repeated.
+    Raises InputError where the template does not hold `{text}` exactly once or holds what looks like another slot,
+    where labels are missing, empty, repeated or too long, and where a line break stands as a backslash and an n.
     """
 
     name: str
@@ -42,19 +44,17 @@ class Prompt:
     """Solved examples put before the template, the same for every article (few-shot)."""
 
     def __post_init__(self) -> None:
-        where = f"prompt '{self.name}'"
-        slots = self.template.count(SLOT)
-        if slots != 1:
-            raise InputError(
-                f"{where}: the template must contain {SLOT} exactly once, it has it {slots} times; "
-                "write it where the article goes"
-            )
+        where = f"prompt '{clip(self.name)}'"
+        check_template(where, self.template)
         if self.boundary not in BOUNDARIES:
             raise InputError(f"{where}: unknown boundary '{self.boundary}'; use one of {', '.join(BOUNDARIES)}")
         if len(self.labels) < 2:
             raise InputError(f"{where}: {len(self.labels)} labels; at least two are needed to choose between")
-        _check_distinct(where, "words", [label.words for label in self.labels])
-        _check_distinct(where, "name", [label.name for label in self.labels])
+        if len(self.labels) > MAX_SIZE:
+            raise InputError(f"{where}: {len(self.labels):,} labels; at most {MAX_SIZE:,} can be told apart")
+        check_distinct(where, "words", [label.words for label in self.labels])
+        check_distinct(where, "name", [label.name for label in self.labels])
+        check_words(where, [(label.name, label.words) for label in self.labels])
 
     @property
     def head(self) -> str:
@@ -65,14 +65,6 @@ class Prompt:
     def tail(self) -> str:
         """The template's text between the article and the label words."""
         return self.template.partition(SLOT)[2]
-
-
-def _check_distinct(where: str, what: str, values: list[str]) -> None:
-    for position, value in enumerate(values):
-        if not value.strip():
-            raise InputError(f"{where}: the {what} of label {position} is empty; give each label some text")
-        if value in values[:position]:
-            raise InputError(f"{where}: two labels have the same {what} '{value}'; each label needs its own")
 
 
 def make_prompt(
@@ -86,6 +78,42 @@ def make_prompt(
         )
     labels = tuple(Label(i, n, w) for i, (n, w) in enumerate(zip(label_names, words, strict=True)))
     return Prompt(name, template, labels, boundary)
+
+
+def glued_words(prompt: Prompt) -> str | None:
+    """Label words as they follow the template without a blank, such as "Topic:World"; None where none do.
+
+    They begin with a letter or digit and follow a visible character. Words that join the prompt separately follow
+    nothing; there is no blank to miss after an opening bracket or quote, nor in Chinese, Japanese, Thai and the like.
+    """
+    words = _glued(prompt)
+    if words is None:
+        return None
+    end = re.split(r"\s", prompt.tail)[-1]
+    before = f"…{end[-20:]}" if end == prompt.tail or len(end) > 20 else end
+    return before + clip(words, 30)
+
+
+def seam_note(prompt: Prompt) -> str | None:
+    """One line about words that seem to have a blank too few or too many before them; None where all is well."""
+    words = _glued(prompt)
+    if words is not None:
+        return (
+            f'the label words follow the template directly ("{glued_words(prompt)}"); '
+            f'write " {clip(words, 30)}" with a blank before it if one belongs there'
+        )
+    doubled = [label.words for label in prompt.labels if prompt.tail[-1:] == label.words[0] == " "]
+    if doubled:
+        return (
+            f'the template ends in a blank and the label words "{clip(doubled[0], 30)}" begin with one; take one of '
+            "them away if two do not belong there"
+        )
+    return None
+
+
+def _glued(prompt: Prompt) -> str | None:
+    words = [label.words for label in prompt.labels]
+    return find_glued(prompt.tail, words) if prompt.boundary == "joint" else None
 
 
 _INSTRUCTION = (

@@ -1,12 +1,13 @@
-"""Solved examples for few-shot prompts: a seeded draw that is balanced over the classes.
+"""Solved examples for few-shot prompts: a seeded draw that is balanced over the classes, or the first rows.
 
-Invariant: the draw depends on the seed, the source rows and their order alone, and is the same for every article,
-so that the examples belong to the prefix that all articles share.
+Invariant: the draw depends on the seed and the source rows alone, and is the same for every article, so that the
+examples belong to the prefix that all articles share.
 """
 
 import hashlib
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from pipeline.errors import InputError
 from pipeline.prompts import Prompt
@@ -15,13 +16,14 @@ SEPARATOR = "\n\n"
 
 
 def draw_shots(
-    rows: Iterable[tuple[str, int]], *, num_shots: int, num_labels: int, seed: int
+    rows: Iterable[tuple[str, int]], *, num_shots: int, label_names: Sequence[str], seed: int
 ) -> tuple[tuple[str, int], ...]:
-    """Draw `num_shots` of (text, label id), as evenly over the labels as the number allows, in shuffled order.
+    """Draw `num_shots` of (text, position of its label), as evenly over the labels as the number allows, shuffled.
 
     One pass, memory for the draw alone: each label keeps the texts with the smallest seeded hashes, which is a uniform
     sample without replacement whatever the order of the rows. Raises InputError where a label has too few rows.
     """
+    num_labels = len(label_names)
     generator = random.Random(seed)
     order = list(range(num_labels))
     generator.shuffle(order)  # which labels get one more when the number does not divide evenly
@@ -33,12 +35,28 @@ def draw_shots(
     for label, count in quota.items():
         if len(kept[label]) < count:
             raise InputError(
-                f"num_shots = {num_shots} needs {count} examples of label {label}, and there are {len(kept[label])}; "
-                "ask for fewer or choose another shots_split"
+                f"num_shots = {num_shots} needs {count} examples of label {label_names[label]}, and there are "
+                f"{len(kept[label])} whose text is not scored; ask for fewer or choose another shots_split"
             )
     shots = [(text, label) for label in range(num_labels) for _, text in sorted(kept[label].items())]
     generator.shuffle(shots)
     return tuple(shots)
+
+
+def first_shots(rows: Iterable[tuple[str, int]], *, num_shots: int) -> tuple[tuple[str, int], ...]:
+    """The first `num_shots` rows, as lm-evaluation-harness takes them. Raises InputError where there are fewer."""
+    shots = tuple(islice(rows, num_shots))
+    if len(shots) < num_shots:
+        raise InputError(
+            f"num_shots = {num_shots}, and there are {len(shots)} labelled rows whose text is not scored; ask for "
+            "fewer or choose another shots_split"
+        )
+    return shots
+
+
+def text_key(text: object) -> int:
+    """64 bits by which a text is known again, white space aside. Two texts share one by chance once in 2^64."""
+    return int.from_bytes(hashlib.sha256(" ".join(str(text).split()).encode()).digest()[:8])
 
 
 def _keep_smallest(kept: dict[bytes, str], text: str, seed: int, count: int) -> None:
@@ -51,6 +69,5 @@ def _keep_smallest(kept: dict[bytes, str], text: str, seed: int, count: int) -> 
 
 def format_shots(prompt: Prompt, shots: Iterable[tuple[str, int]]) -> str:
     """The examples as text that goes before the template: each filled in and followed by its label's words."""
-    words = {label.id: label.words for label in prompt.labels}
     head, tail = prompt.head, prompt.tail
-    return "".join(f"{head}{text}{tail}{words[label]}{SEPARATOR}" for text, label in shots)
+    return "".join(f"{head}{text}{tail}{prompt.labels[label].words}{SEPARATOR}" for text, label in shots)

@@ -9,14 +9,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.bundled import DEMO_MODEL, SAMPLE, demo_model_path, sample_path
-from pipeline.config import RunConfig, choose_label_names, choose_prompts
+from pipeline.bundled import DEMO_MODEL, demo_model_path
+from pipeline.config import RunConfig
 from pipeline.errors import InputError
-from pipeline.prompts import AG_NEWS, Prompt
-from pipeline.reading.dataset import Dataset, open_dataset, pull_items
+from pipeline.inputs import Shots, draw, read_inputs
+from pipeline.prompts import Prompt
+from pipeline.reading.dataset import Dataset
+from pipeline.reading.labels import Classes
 from pipeline.reading.model import ModelRef, load_tokenizer, resolve_model
 from pipeline.shard import PromptJob, ScoringJob, Shard
-from pipeline.shots import draw_shots, format_shots
+from pipeline.shots import format_shots
 from pipeline.storing.files import Output
 from pipeline.storing.fingerprint import Fingerprint, make_fingerprint
 from pipeline.storing.parts import Wanted
@@ -39,12 +41,13 @@ class WantedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The data set, its class names, the model, and the prompts with their fingerprints."""
+    """The data set, its classes, the model, and the prompts with their solved examples and fingerprints."""
 
     dataset: Dataset
-    label_names: tuple[str, ...]
+    classes: Classes
     model: ModelRef
     prompts: tuple[WantedPrompt, ...]
+    shots: Shots
 
     @property
     def is_demonstration(self) -> bool:
@@ -52,34 +55,17 @@ class Target:
         return self.model.name == DEMO_MODEL
 
 
-def make_target(config: RunConfig, work: Path) -> Target:
-    """Resolve everything that the configuration names; `work` is a folder for scratch files.
+def make_target(config: RunConfig) -> Target:
+    """Resolve everything that the configuration names.
 
     Raises InputError for what does not exist or fit, RunError where the hub fails.
     """
-    dataset = open_source(config)
-    label_names = choose_label_names(config, dataset.label_names)
-    prompts = choose_prompts(config, label_names)
+    inputs = read_inputs(config)
     model = find_model(config)
-    shots = _find_shots(config, label_names, work)
+    shots = draw(config, inputs)
     markup = chat_markup(load_tokenizer(model)) if config.chat_template else ("", "")
-    return Target(dataset, label_names, model, tuple(_want(config, prompt, model, shots, markup) for prompt in prompts))
-
-
-def open_source(config: RunConfig, split: str | None = None) -> Dataset:
-    """The configured data set, or another split of it. Raises what `open_dataset` raises."""
-    split = split or config.split
-    if config.dataset == SAMPLE:
-        dataset = open_dataset(sample_path(split.partition("[")[0]), split=split)
-        return replace(dataset, name=SAMPLE, label_names=AG_NEWS)
-    return open_dataset(
-        config.dataset,
-        split=split,
-        subset=config.subset,
-        revision=config.dataset_revision,
-        text_column=config.text_column,
-        label_column=config.label_column,
-    )
+    prompts = tuple(_want(config, prompt, model, shots.examples, markup) for prompt in inputs.prompts)
+    return Target(inputs.dataset, inputs.classes, model, prompts, shots)
 
 
 def find_model(config: RunConfig) -> ModelRef:
@@ -93,33 +79,6 @@ def find_model(config: RunConfig) -> ModelRef:
         trust_remote_code=config.trust_remote_code,
     )
     return replace(model, name=DEMO_MODEL) if demo else model
-
-
-def _find_shots(config: RunConfig, label_names: tuple[str, ...], work: Path) -> tuple[tuple[str, int], ...]:
-    """The solved examples, drawn from another split of the data set; rows that cannot be used are passed over."""
-    if not config.num_shots:
-        return ()
-    if config.shots_split.partition("[")[0] == config.split.partition("[")[0]:
-        raise InputError(
-            f"shots_split is '{config.shots_split}' and so is the split that is scored; draw the solved examples from "
-            "another split, such as train"
-        )
-    source, items = open_source(config, config.shots_split), work / "shots.parquet"
-    pull_items(
-        source,
-        label_names=label_names,
-        limit=None,
-        on_bad_row="skip",
-        items_path=items,
-        rejected_path=work / "shots-rejected.parquet",
-    )
-    rows = (
-        (text, label)
-        for batch in pq.ParquetFile(items).iter_batches(columns=["text", "gold_id"])
-        for text, label in zip(batch["text"].to_pylist(), batch["gold_id"].to_pylist(), strict=True)
-        if label is not None
-    )
-    return draw_shots(rows, num_shots=config.num_shots, num_labels=len(label_names), seed=config.seed)
 
 
 def chat_markup(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:

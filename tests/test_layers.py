@@ -13,7 +13,7 @@ PIPELINE = sorted((ROOT / "pipeline").rglob("*.py"))
 # What each layer may know of the others; the modules at the top of pipeline/ put them together.
 MAY_IMPORT = {
     "reading": {"errors"},
-    "scoring": {"errors", "prompts"},
+    "scoring": {"errors", "prompts", "wording"},
     "storing": {"errors", "prompts"},
     "reporting": {"errors", "prompts", "bundled", "analysis", "storing"},
 }

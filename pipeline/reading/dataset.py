@@ -5,23 +5,29 @@ items.parquet is either complete or absent.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
 from pipeline.errors import InputError
-from pipeline.reading.hub import existing_path
-from pipeline.reading.readers import SUFFIXES, Rows, Unreadable
-from pipeline.reading.rows import check_row, printable
+from pipeline.reading.labels import Classes, Names, Value, count_labels
+from pipeline.reading.places import find_path
+from pipeline.reading.readers import ENDINGS, PLAIN, Layout, Unreadable, format_of, looks_like_data
+from pipeline.reading.rows import Row, check_row, printable
 from pipeline.reading.sources import Source, find_files, open_files
 from pipeline.reading.stream_table import StreamTable
 
 NUM_BAD_ROWS_SHOWN = 5
+DEFAULT_TEXT_COLUMN = "text"
 DEFAULT_LABEL_COLUMN = "label"
+NUM_LOST_LABELS = 1000
+NUM_ROWS_TRIED = 10_000
+ALIKE = 0.8  # from which ratio of equal letters on one name is taken for a slip of another
 
 
 def _schema(**types: pa.DataType) -> pa.Schema:
@@ -29,7 +35,12 @@ def _schema(**types: pa.DataType) -> pa.Schema:
 
 
 ITEMS_SCHEMA = _schema(
-    item_id=pa.int64(), text=pa.string(), gold_id=pa.int16(), gold=pa.string(), text_hash=pa.string()
+    item_id=pa.int64(),
+    text=pa.string(),
+    gold_id=pa.int16(),
+    gold=pa.string(),
+    text_hash=pa.string(),
+    gold_ids=pa.list_(pa.int16()),
 )
 REJECTED_SCHEMA = _schema(item_id=pa.int64(), reason=pa.string(), text=pa.string(), label=pa.string())
 
@@ -44,23 +55,70 @@ class RowBatch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """An opened split: what is known of it, and `rows`, which starts a new pass over it."""
+    """An opened split, of which no text has been read yet."""
 
     name: str
+    location: str  # a whole path, or the id on the hub
     split: str
-    revision: str | None  # the hub's commit; None for local files
-    label_names: tuple[str, ...] | None  # of its ClassLabel feature, where it has one
+    source: Source
+    text_column: str
+    label_column: str | None
+    cut: "Cut | None"
     num_rows: int | None  # of the slice asked for, where known without reading it
-    rows: Callable[[], Iterator[RowBatch]]
+    remarks: tuple[str, ...] = ()  # files that were passed over, and that it is unlabelled
+
+    @property
+    def revision(self) -> str | None:
+        """The hub's commit; None for local files."""
+        return self.source.revision
+
+    @property
+    def names(self) -> Names | None:
+        """The class names of its ClassLabel feature, where it has one."""
+        if self.label_column is None or self.label_column not in self.source.class_names:
+            return None
+        names = self.source.class_names[self.label_column]
+        return Names(names, None if self.label_column in self.source.reordered else tuple(range(len(names))), True)
+
+    def rows(self) -> Iterator[RowBatch]:
+        """A pass over the slice asked for."""
+        start, stop = self.cut.bounds(self._num_all_rows()) if self.cut else (0, None)
+        columns = [self.text_column, *([self.label_column] if self.label_column else [])]
+        position = 0
+        for texts, *rest in self.source.read(columns):
+            labels = rest[0] if rest else None
+            low, high = max(start - position, 0), len(texts) if stop is None else max(stop - position, 0)
+            if texts[low:high]:
+                yield RowBatch(position + low, texts[low:high], None if labels is None else labels[low:high])
+            position += len(texts)
+            if stop is not None and position >= stop:
+                return
+
+    def all_texts(self) -> Iterator[list[object]]:
+        """A pass over the texts of the whole source, whatever slice was asked for."""
+        return (batch[0] for batch in self.source.read([self.text_column]))
+
+    def count_labels(self) -> Counter[Value]:
+        """How often each label occurs in the whole source, whatever slice was asked for."""
+        if self.label_column is None:
+            return Counter()
+        return count_labels(batch[0] for batch in self.source.read([self.label_column]))
+
+    def _num_all_rows(self) -> int | None:
+        """The source's rows, counted where only reading tells and the slice needs to know."""
+        if self.source.num_rows is not None or self.cut is None or not self.cut.needs_num_rows:
+            return self.source.num_rows
+        return sum(map(len, self.all_texts()))
 
 
 @dataclass(frozen=True, slots=True)
 class PullSummary:
-    """What `pull_items` did."""
+    """What `pull_items` did. `remarks`: what leaving out rows did to the classes."""
 
     num_items: int
     num_rejected: int
     num_rows_read: int
+    remarks: tuple[str, ...] = ()
 
 
 def open_dataset(
@@ -69,38 +127,47 @@ def open_dataset(
     split: str = "test",
     subset: str | None = None,
     revision: str | None = None,
-    text_column: str = "text",
+    text_column: str = DEFAULT_TEXT_COLUMN,
     label_column: str = DEFAULT_LABEL_COLUMN,
+    layout: Layout = PLAIN,
+    class_names: tuple[str, ...] | None = None,
 ) -> Dataset:
-    """A data set from a .parquet, .jsonl or .csv file, a directory of them, or a hub id; no text is read yet.
+    """A data set from a file, a directory of files, or a hub id; no text is read yet.
 
-    `split` may carry a slice as in `datasets`: "test[:50]", "test[10:20]", "test[-5:]", "test[:10%]". For local files
-    its name only matters where a directory holds files of several splits. A missing column named "label" means
-    unlabelled; any other missing column is an error.
+    `class_names` name the ids of a local label column, where the data set's description does.
+
+    `split` may carry a slice as in `datasets`: "test[:50]", "test[10:20]", "test[-5:]", "test[:10%]". A missing column
+    named "label" means unlabelled, unless another is called nearly so; any other missing column is an error.
 
     Raises InputError for a path, column, split or revision that is not there, RunError where the hub fails.
     """
     split_name, cut = _parse_split(split)
-    path = existing_path(name_or_path)
-    if path is not None or _looks_local(str(name_or_path)):
-        path = path or Path(name_or_path)
-        source = open_files(path.name, find_files(path, split_name))
+    path = find_path(str(name_or_path), ENDINGS)
+    remarks, location = tuple[str, ...](), str(name_or_path)
+    if path is not None:
+        location = str(path.resolve())
+        found = find_files(path, split_name)
+        split = found.split + split.removeprefix(split_name)
+        remarks = (found.remark,) if found.remark else ()
+        described = {label_column: class_names} if class_names else {}
+        source = open_files(path.resolve().name, found.files, (text_column, label_column), layout, described)
     else:
-        from pipeline.reading.hub_data import (
-            open_hub_split,  # takes `datasets` along, a second that local files need not wait
-        )
+        # `datasets` takes a second to import, which local files need not wait for
+        from pipeline.reading.hub_data import open_hub_split
 
-        source = open_hub_split(str(name_or_path), split_name, subset, revision)
-    columns = _choose_columns(source, str(name_or_path), text_column, label_column)
-    return _slice(source, split, cut, columns)
-
-
-def _looks_local(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix in SUFFIXES
+        if layout != PLAIN:
+            raise InputError(f"{name_or_path}: --encoding and --columns are for local files; leave them out")
+        source = open_hub_split(str(name_or_path), split_name, subset, revision, (text_column, label_column))
+    text_column, labelled_by = _choose_columns(source, str(name_or_path), text_column, label_column)
+    num_rows = _count_rows(source.num_rows, cut)
+    if labelled_by is None:
+        unlabelled = f"{name_or_path}: no column '{label_column}', so no accuracy; name another with --label-column"
+        remarks = (*remarks, unlabelled)
+    return Dataset(source.name, location, split, source, text_column, labelled_by, cut, num_rows, remarks)
 
 
 def _choose_columns(source: Source, where: str, text_column: str, label_column: str) -> tuple[str, str | None]:
-    listed = ", ".join(column if len(column) <= 40 else column[:39] + "…" for column in source.columns[:20])
+    listed = ", ".join(f"'{c}'" if c != c.strip() or not c else c[:40] for c in source.columns[:20])
     for column, option in ((text_column, "--text-column"), (label_column, "--label-column")):
         if source.columns.count(column) > 1:
             raise InputError(
@@ -108,9 +175,30 @@ def _choose_columns(source: Source, where: str, text_column: str, label_column: 
             )
         if column in source.partial_columns:
             raise InputError(f"{where}: some of its files have a column '{column}' and some have not; make them alike")
-        if column not in source.columns and (option == "--text-column" or column != DEFAULT_LABEL_COLUMN):
-            raise InputError(f"{where}: no column '{column}'; it has {listed}; choose one with {option}")
+        if column in source.columns:
+            continue
+        near = _near_miss(column, [c for c in source.columns if c != text_column])
+        if option == "--text-column" or column != DEFAULT_LABEL_COLUMN or near is not None:
+            hint = f"did you mean '{near}'? " if near is not None else _no_header(source)
+            raise InputError(f"{where}: no column '{column}'; {hint}it has {listed}; choose one with {option}")
     return text_column, label_column if label_column in source.columns else None
+
+
+def _near_miss(wanted: str, columns: Sequence[str]) -> str | None:
+    """The column that differs from the wanted one by case, blanks, a plural or a slip of the pen."""
+    bare = {column: column.strip(" \t_-").casefold() for column in columns}
+    for column, name in bare.items():
+        if name in (wanted.casefold(), f"{wanted.casefold()}s"):
+            return column
+    close = get_close_matches(wanted.casefold(), [name for name in bare.values() if name], n=1, cutoff=ALIKE)
+    return next((column for column, name in bare.items() if close == [name]), None)
+
+
+def _no_header(source: Source) -> str:
+    found = format_of(source.files[0]) if source.files else None
+    if found is not None and found.kind in ("csv", "tsv") and looks_like_data(source.columns):
+        return "its first line looks like data: name the columns of a file without a header by --columns A,B,...; "
+    return ""
 
 
 # Slices
@@ -137,7 +225,7 @@ class Cut(NamedTuple):
 
 
 def _parse_split(split: str) -> tuple[str, Cut | None]:
-    found = re.fullmatch(r"([\w.\-]+)(?:\[(-?[0-9]{1,15}%?)?:(-?[0-9]{1,15}%?)?\])?", split)
+    found = re.fullmatch(r"([^\[\]]+)(?:\[(-?[0-9]{1,15}%?)?:(-?[0-9]{1,15}%?)?\])?", split)
     if found is None:
         raise InputError(
             f"split '{split}': write a name such as test, or a slice of it such as test[:50] or test[:10%]"
@@ -149,29 +237,11 @@ def _parse_split(split: str) -> tuple[str, Cut | None]:
     return name, Cut(start, stop, (str(bounds[0]).endswith("%"), str(bounds[1]).endswith("%")))
 
 
-def _slice(source: Source, split: str, cut: Cut | None, columns: tuple[str, str | None]) -> Dataset:
-    num_rows = source.num_rows
-    if num_rows is None and cut is not None and cut.needs_num_rows:
-        num_rows = sum(len(texts) for texts, _ in source.read(columns[0], None))
-    start, stop = cut.bounds(num_rows) if cut else (0, None)
-    if num_rows is not None:
-        num_rows = max(0, min(num_rows, num_rows if stop is None else stop) - start)
-    label_names = source.class_names.get(columns[1]) if columns[1] else None
-    rows = partial(_rows_between, partial(source.read, *columns), start, stop, -1 if label_names else None)
-    return Dataset(source.name, split, source.revision, label_names, num_rows, rows)
-
-
-def _rows_between(read: Callable[[], Rows], start: int, stop: int | None, unlabelled: int | None) -> Iterator[RowBatch]:
-    position = 0
-    for texts, labels in read():
-        low, high = max(start - position, 0), len(texts) if stop is None else max(stop - position, 0)
-        if labels is not None and unlabelled is not None:
-            labels = [None if label == unlabelled else label for label in labels]  # a ClassLabel's -1 means no label
-        if texts[low:high]:
-            yield RowBatch(position + low, texts[low:high], None if labels is None else labels[low:high])
-        position += len(texts)
-        if stop is not None and position >= stop:
-            return
+def _count_rows(num_all: int | None, cut: Cut | None) -> int | None:
+    if num_all is None or cut is None:
+        return num_all
+    start, stop = cut.bounds(num_all)
+    return max(0, min(num_all, num_all if stop is None else stop) - start)
 
 
 # Pulling
@@ -180,7 +250,7 @@ def _rows_between(read: Callable[[], Rows], start: int, stop: int | None, unlabe
 def pull_items(
     dataset: Dataset,
     *,
-    label_names: tuple[str, ...],
+    classes: Classes,
     limit: int | None,
     on_bad_row: Literal["fail", "skip"],
     items_path: Path,
@@ -189,35 +259,90 @@ def pull_items(
     """Stream the first `limit` rows of a data set into items.parquet, checking every text and label.
 
     With "fail", one bad row and nothing is written; with "skip", bad rows go to rejected.parquet (written only if
-    there are any). Labels may be ids or names of `label_names`, or null. Memory holds one row group at a time.
+    there are any). Memory holds one row group at a time.
 
     Raises InputError for bad rows, an empty split, a split of which every row was rejected, or a limit below 1.
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit}: give a number of rows, 1 or more")
-    gold_ids = {name: i for i, name in enumerate(label_names)}
-    num_rows = num_items = num_bad = 0
-    shown: list[str] = []
+    tally = _Tally()
     with StreamTable(items_path, ITEMS_SCHEMA) as items, StreamTable(rejected_path, REJECTED_SCHEMA) as rejected:
         for item_id, text, label in _first_rows(dataset, limit):
-            num_rows += 1
-            row = check_row(text, label, label_names, gold_ids)
+            row = check_row(text, label, classes)
+            tally.add(item_id, row, label, classes)
             if isinstance(row, Unreadable):
-                num_bad += 1
                 if on_bad_row == "skip":
-                    rejected.add((item_id, row.reason, row.raw, None if label is None else printable(label)))
-                elif len(shown) < NUM_BAD_ROWS_SHOWN:
-                    shown.append(f"row {item_id}: {row.reason}")
-            elif num_bad == 0 or on_bad_row == "skip":
-                num_items += 1
+                    rejected.add((item_id, row.reason, row.raw, _shown(label)))
+            elif tally.num_bad == 0 or on_bad_row == "skip":
                 items.add((item_id, *row))
-        _refuse(dataset, num_rows, num_items, num_bad, shown)
+        _refuse(dataset, tally, on_bad_row)
         items.complete()
-        if num_bad:
+        if tally.num_bad:
             rejected.complete()
-    if not num_bad:
+    if not tally.num_bad:
         rejected_path.unlink(missing_ok=True)  # of an earlier pull
-    return PullSummary(num_items, num_bad, num_rows)
+    return PullSummary(tally.num_good, tally.num_bad, tally.num_rows, tuple(tally.remarks()))
+
+
+def _shown(label: object) -> str | None:
+    return None if label is None or isinstance(label, Unreadable) else printable(label)
+
+
+def refuse_bad_rows(dataset: Dataset, *, classes: Classes, limit: int | None) -> None:
+    """Look at the first rows, and raise what `pull_items` would where one of them is bad; writes nothing."""
+    tally = _Tally()
+    for item_id, text, label in _first_rows(dataset, limit):
+        tally.add(item_id, check_row(text, label, classes), label, classes)
+        if tally.num_rows == NUM_ROWS_TRIED and not tally.num_bad:
+            return
+    _refuse(dataset, tally, "fail")
+
+
+class _Tally:
+    """What became of the rows, and of the classes by them."""
+
+    def __init__(self) -> None:
+        self.num_good = self.num_bad = 0
+        self.shown: list[str] = []  # the first bad rows
+        self.num_bad_labels = 0
+        self._kept: Counter[str] = Counter()
+        self._lost: Counter[str] = Counter()
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_good + self.num_bad
+
+    @property
+    def vanished(self) -> dict[str, int]:
+        """How many rows were lost of each label that no row is left of."""
+        return {name: n for name, n in self._lost.most_common() if name not in self._kept}
+
+    def add(self, item_id: int, row: Row | Unreadable, label: object, classes: Classes) -> None:
+        """Count one row."""
+        if isinstance(row, Row):
+            self.num_good += 1
+            if row.gold is not None:
+                self._kept[row.gold] += 1
+            return
+        self.num_bad += 1
+        if len(self.shown) < NUM_BAD_ROWS_SHOWN:
+            self.shown.append(f"row {item_id}: {row.reason}")
+        if isinstance(label, Unreadable):
+            return
+        found = classes.positions(label)
+        if isinstance(found, str):
+            self.num_bad_labels += 1
+            if len(self._lost) < NUM_LOST_LABELS:
+                self._lost[f"label {printable(label)[:60]!r}"] += 1
+        else:
+            self._lost.update(classes.names[position] for position in found[:1])
+
+    def remarks(self) -> Iterator[str]:
+        """What leaving out the bad rows did to the classes."""
+        if self.vanished:
+            each = ", ".join(f"{name} ({n:,} rows)" for name, n in list(self.vanished.items())[:NUM_BAD_ROWS_SHOWN])
+            more = len(self.vanished) - NUM_BAD_ROWS_SHOWN
+            yield f"by leaving out bad rows nothing is left of {each}{f' and {more} more' if more > 0 else ''}"
 
 
 def _first_rows(dataset: Dataset, limit: int | None) -> Iterator[tuple[int, object, object]]:
@@ -232,15 +357,27 @@ def _first_rows(dataset: Dataset, limit: int | None) -> Iterator[tuple[int, obje
                 return
 
 
-def _refuse(dataset: Dataset, num_rows: int, num_items: int, num_bad: int, shown: list[str]) -> None:
+def _refuse(dataset: Dataset, tally: _Tally, on_bad_row: str) -> None:
     where = f"{dataset.name} ({dataset.split})"
-    if num_rows == 0:
+    if tally.num_rows == 0:
         raise InputError(f"{where}: no rows; choose another split or slice")
-    if shown:
-        more = f"; and {num_bad - len(shown)} more" if num_bad > len(shown) else ""
+    if tally.num_bad and on_bad_row == "fail":
+        more = f"; and {tally.num_bad - len(tally.shown)} more" if tally.num_bad > len(tally.shown) else ""
         raise InputError(
-            f"{where}: {num_bad} of {num_rows} rows cannot be used: {'; '.join(shown)}{more}; "
-            "mend them, or leave them out with --on-bad-row skip"
+            f"{where}: {tally.num_bad} of {tally.num_rows} rows cannot be used: {'; '.join(tally.shown)}{more}; "
+            f"{_advice(tally)}"
         )
-    if num_items == 0:
-        raise InputError(f"{where}: all {num_rows} rows were rejected; check --text-column and --label-column")
+    if tally.num_good == 0:
+        raise InputError(
+            f"{where}: all {tally.num_rows} rows were rejected ({tally.shown[0]}); check --text-column and "
+            "--label-column"
+        )
+
+
+def _advice(tally: _Tally) -> str:
+    """To leave rows out is no advice where a class would go with them."""
+    if tally.num_bad_labels:
+        return "mend them, or give their labels a class with label_names and prompts for it"
+    if tally.vanished:
+        return f"mend them: without them nothing is left of {next(iter(tally.vanished))}"
+    return "mend them, or leave them out with --on-bad-row skip"

@@ -9,6 +9,7 @@ splits and features apply without a request.
 """
 
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,15 @@ from pipeline.errors import InputError
 from pipeline.reading import readers
 from pipeline.reading.hub import Repo, fetch, find_repo
 from pipeline.reading.hub_errors import redact
-from pipeline.reading.sources import Source, open_files
+from pipeline.reading.sources import Source, by_name, open_files
 
 DESCRIPTIONS = ("README.md", ".huggingface.yaml", "dataset_infos.json")
 
 
-def open_hub_split(repo_id: str, split: str, subset: str | None, revision: str | None) -> Source:
-    """Find, download and open one split of a hub data set.
+def open_hub_split(
+    repo_id: str, split: str, subset: str | None, revision: str | None, looked_for: Sequence[str] = ()
+) -> Source:
+    """Find, download and open one split of a hub data set; `looked_for` are the columns that will be read.
 
     Raises InputError for a data set, subset, split or revision that is not there, RunError where the hub fails.
     """
@@ -42,8 +45,7 @@ def open_hub_split(repo_id: str, split: str, subset: str | None, revision: str |
     class_names = _class_names(builder.info.features)
     if all(file.suffix == ".parquet" for file in files):
         outline.cleanup()
-        source = open_files(repo_id, files)
-        return replace(source, class_names=source.class_names | class_names, revision=repo.commit)
+        return replace(open_files(repo_id, files, looked_for, class_names=class_names), revision=repo.commit)
     for name in names:
         _replace_by_link(Path(outline.name) / name, snapshot / name)
     return _streamed_split(repo, builder, split, class_names, outline)
@@ -76,9 +78,11 @@ def _files_of(builder: datasets.DatasetBuilder, repo_id: str, split: str, outlin
 
 
 def _class_names(features: Any) -> dict[str, tuple[str, ...]]:
+    # A list of classes has the names in the feature of its elements.
+    kinds = {column: getattr(feature, "feature", feature) for column, feature in (features or {}).items()}
     return {
         column: tuple(feature.names)
-        for column, feature in (features or {}).items()
+        for column, feature in kinds.items()
         if isinstance(feature, datasets.ClassLabel) and feature.names
     }
 
@@ -108,8 +112,8 @@ def _streamed_split(
         raise InputError(f"{repo.id}: split '{split}' holds no rows")
     info = (builder.info.splits or {}).get(split)
     num_rows = info.num_examples if info is not None and info.num_examples else None
-    read = partial(_stream_rows, repo.id, stream, outline)
     class_names = class_names | _class_names(stream.features)
+    read = partial(_stream_rows, repo.id, stream, outline, class_names)
     return Source(repo.id, tuple(first), (), class_names, num_rows, read, repo.commit)
 
 
@@ -117,13 +121,15 @@ def _stream_rows(
     repo_id: str,
     stream: datasets.IterableDataset,
     outline: "tempfile.TemporaryDirectory[str]",
-    text_column: str,
-    label_column: str | None,
-) -> readers.Rows:
-    wanted = [text_column] if label_column is None else [text_column, label_column]
+    class_names: dict[str, tuple[str, ...]],
+    columns: Sequence[str],
+) -> Iterator[readers.Batch]:
     try:
-        for batch in stream.select_columns(wanted).iter(readers.BATCH_ROWS):
-            yield list(batch[text_column]), None if label_column is None else list(batch[label_column])
+        for batch in stream.select_columns(list(columns)).iter(readers.BATCH_ROWS):
+            yield tuple(
+                by_name(batch[column], class_names[column]) if column in class_names else list(batch[column])
+                for column in columns
+            )
     except Exception as error:
         raise InputError(f"{repo_id}: cannot be read ({_short(error)})") from None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, RunError
-from pipeline.reading.hub import existing_path, fetch, find_repo, looks_like_hub_id
+from pipeline.reading.hub import fetch, find_repo
 from pipeline.reading.model_files import (
     CONFIG_FILES,
     check_files,
@@ -21,6 +21,7 @@ from pipeline.reading.model_files import (
     tokenizer_files,
     weight_files,
 )
+from pipeline.reading.places import find_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("auto", "float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
+ADVICE = "give a directory with a config.json, or a hub id such as google/gemma-2b"
 UNLIMITED_CONTEXT = 1 << 30  # state-space and ALiBi models name no limit
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length")
 
@@ -63,14 +65,11 @@ def resolve_model(
     give; RunError where the hub or the network fails.
     """
     device, dtype = _resolve_device(device), _resolve_dtype(dtype, device)
-    found = existing_path(name)
-    if found is not None and found.is_dir():
-        label, path, revision, weights = _open_directory(found, revision, trust_remote_code)
-    elif found is None and looks_like_hub_id(str(name)):
-        label, path, revision, weights = _download(str(name), revision, trust_remote_code)
+    found = find_directory(name, revision)
+    if found is not None:
+        label, path, revision, weights = _open_directory(found, trust_remote_code)
     else:
-        what = "no such directory" if found is None else "is a file, not a directory"
-        raise InputError(f"{name}: {what}; give a directory with a config.json, or a hub id such as google/gemma-2b")
+        label, path, revision, weights = _download(str(name), revision, trust_remote_code)
     config = _load_config(path, label, trust_remote_code)
     _check_causal(config, label, trust_remote_code)
     tokenizer = hash_files(path, tokenizer_files(list_files(path)))
@@ -106,12 +105,22 @@ def _resolve_dtype(dtype: str, device: str) -> str:
 # Where it comes from
 
 
-def _open_directory(path: Path, revision: str | None, trust_remote_code: bool) -> tuple[str, Path, str, str]:
-    """Name, path, revision and weights identity of a model in a directory."""
+def find_directory(name: str | Path, revision: str | None = None) -> Path | None:
+    """The model's directory, None for a hub id. Raises InputError for a path to nothing, or to no model."""
+    path = find_path(str(name), what="directory", advice=ADVICE)
+    if path is None:
+        return None
+    if not path.is_dir():
+        raise InputError(f"{name}: is a file, not a directory; {ADVICE}")
     if revision is not None:
         raise InputError(f"{path}: a directory has no revisions; leave out --revision or name a hub id")
+    check_files(str(path), list_files(path))
+    return path
+
+
+def _open_directory(path: Path, trust_remote_code: bool) -> tuple[str, Path, str, str]:
+    """Name, path, revision and weights identity of a model in a directory."""
     names = list_files(path)
-    check_files(str(path), names)
     code = [file.relative_to(path).as_posix() for file in path.rglob("*.py")] if trust_remote_code else []
     weights = hash_files(path, [*weight_files(names), "config.json", *code])
     return path.resolve().name, path, f"sha256:{weights[:16]}", weights

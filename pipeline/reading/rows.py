@@ -1,17 +1,42 @@
-"""One row of a data set: is its text a text, and which class is its label?
+"""One row of a data set: is its text a text, and which classes are its label?
 
-Invariant: a row that passes has a text of valid Unicode with something to see in it, and a label of the set or none.
+Invariant: a row that passes has a text of valid Unicode with something to see in it, and labels of the classes or none.
 """
 
 import hashlib
+from typing import NamedTuple
 
-from pipeline.reading.readers import Unreadable
+from pipeline.reading.labels import Classes
+from pipeline.reading.readers import Unreadable, encoding_hint
 
 
-def check_row(
-    text: object, label: object, label_names: tuple[str, ...], gold_ids: dict[str, int]
-) -> tuple[str, int | None, str | None, str] | Unreadable:
-    """Text, gold id, gold name and text hash of a sound row; else what is wrong with it."""
+class Row(NamedTuple):
+    """A sound row as items.parquet keeps it; with several right classes they are in `gold_ids` alone."""
+
+    text: str
+    gold_id: int | None
+    gold: str | None
+    text_hash: str
+    gold_ids: list[int] | None
+
+
+def check_row(text: object, label: object, classes: Classes) -> Row | Unreadable:
+    """The sound row; else what is wrong with it."""
+    found = check_text(text)
+    if isinstance(found, Unreadable):
+        return found
+    text_hash = hashlib.sha256(found.encode()).hexdigest()
+    gold = classes.positions(label)
+    if isinstance(gold, str):
+        return Unreadable(gold, found)
+    ids = [classes.ids[position] for position in gold]
+    if len(ids) > 1:
+        return Row(found, None, None, text_hash, ids)
+    return Row(found, ids[0] if ids else None, classes.names[gold[0]] if ids else None, text_hash, None)
+
+
+def check_text(text: object) -> str | Unreadable:
+    """The text of a sound row; else what is wrong with it."""
     if isinstance(text, Unreadable):
         return Unreadable(text.reason, printable(text.raw))
     if text is None:
@@ -23,32 +48,11 @@ def check_row(
     if not text.strip():
         return Unreadable("the text is empty" if not text else "the text is only white space", text)
     try:
-        text_hash = hashlib.sha256(text.encode()).hexdigest()
+        text.encode()
     except UnicodeEncodeError:
-        return Unreadable(
-            "the text is not valid Unicode (it holds bytes or surrogates of no character)", printable(text)
-        )
-    gold_id = _gold_id(label, len(label_names), gold_ids)
-    if isinstance(gold_id, str):
-        return Unreadable(gold_id, text)
-    return text, gold_id, None if gold_id is None else label_names[gold_id], text_hash
-
-
-def _gold_id(label: object, num_labels: int, gold_ids: dict[str, int]) -> int | str | None:
-    """The class id of a label given as id or name, None where there is none; a string says what is wrong."""
-    if label is None or label == "" or label != label:  # NaN is how tables of floats say null
-        return None
-    if isinstance(label, str):
-        if label in gold_ids:
-            return gold_ids[label]
-        # str.isdecimal alone would take digits of other scripts.
-        number = int(label) if label.isascii() and label.isdecimal() and len(label) < 10 else -1
-    else:
-        number = int(label) if isinstance(label, int | float) and label == label // 1 else -1
-    if 0 <= number < num_labels:
-        return number
-    known = ", ".join(f"{i} {name}" for name, i in list(gold_ids.items())[:20])
-    return f"the label {printable(label)[:60]!r} is not one of {known}"
+        what = encoding_hint(text) or "it holds bytes or surrogates of no character"
+        return Unreadable(f"the text is not valid Unicode ({what})", printable(text))
+    return text
 
 
 def _kind(value: object) -> str:

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.errors import InputError
 from pipeline.prompts import Prompt
 from pipeline.scoring.strings import Ids, StringEncoder
+from pipeline.wording import MAX_SIZE, show
 
 _MAX_WINDOWS = 4096
 
@@ -50,7 +51,8 @@ class Encoder:
     them count as such. Articles are cut at their end to `max_text_tokens` (of the article encoded alone), and so
     that prompt and longest label fit into `context_tokens`.
 
-    Raises InputError where label words have no tokens, or the prompt without an article is too long.
+    Raises InputError where label words have no tokens, or the same, or too many, or the prompt without an article is
+    too long.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Encoder:
         self._refuse_long_prompt()
 
     def encode(self, texts: Sequence[str]) -> list[TokenSequences]:
-        """The token sequences of each text, in order. Raises InputError where label words have no tokens."""
+        """The token sequences of each text, in order. Raises InputError where label words have none, or the same."""
         kept = list(texts) if self._max_text_tokens is None else self._cut_to_limit(texts, self._max_text_tokens)
         joined = list(self._join(kept))
         for i, sequences in enumerate(joined):
@@ -85,6 +87,9 @@ class Encoder:
                 joined[i] = self._cut_to_context(kept[i])
             elif len(kept[i]) < len(texts[i]):
                 joined[i] = _mark_truncated(sequences)
+        if self._context_tokens > MAX_SIZE:
+            for sequences in joined:
+                self._refuse_many_label_tokens(sequences)
         return joined
 
     # --- from strings to ids ----------------------------------------------------------------------------------------
@@ -178,14 +183,31 @@ class Encoder:
         """Cut each `joined` (tail and label words as one) after the last token that it shares with `tail`."""
         shared = [num_shared(tail, ids) for ids in joined]
         num_label_tokens = tuple(len(ids) - cut for ids, cut in zip(joined, shared, strict=True))
-        for words, num_tokens in zip(self._words, num_label_tokens, strict=True):
+        first = min(shared)
+        seam = _Seam(tail, first, tuple(ids[first:] for ids in joined), num_label_tokens)
+        self._check_label_tokens(seam)
+        return seam
+
+    def _check_label_tokens(self, seam: _Seam) -> None:
+        """Each label has tokens to score, and they are not those of another label, which would tie on every text."""
+        where = f"prompt '{self._prompt.name}'"
+        for words, num_tokens in zip(self._words, seam.num_label_tokens, strict=True):
             if num_tokens == 0:
                 raise InputError(
-                    f"prompt '{self._prompt.name}': the label words '{words}' have no tokens of their own under this "
-                    "tokenizer; write other words for this label"
+                    f"{where}: the label words {show(words)} have no tokens of their own under this tokenizer; write "
+                    "other words for this label"
                 )
-        first = min(shared)
-        return _Seam(tail, first, tuple(ids[first:] for ids in joined), num_label_tokens)
+        if len(set(seam.branches)) < len(seam.branches):
+            first, second = self._find_twins(seam.branches)
+            raise InputError(
+                f"{where}: the label words {show(first)} and {show(second)} have the same tokens under this tokenizer, "
+                "so nothing can tell them apart; write other words for one of them"
+            )
+
+    def _find_twins(self, branches: Sequence[Ids]) -> tuple[str, str]:
+        """The first two labels' words that have the same tokens."""
+        second = next(i for i, ids in enumerate(branches) if ids in branches[:i])
+        return self._words[branches.index(branches[second])], self._words[second]
 
     def _lone_start(self) -> Ids:
         """What stands before a label when the prompt has no tokens at all: a model needs something to go on."""
@@ -202,12 +224,24 @@ class Encoder:
         return len(sequences.prompt_ids) + max(map(len, sequences.branches)) - self._context_tokens
 
     def _refuse_long_prompt(self) -> None:
-        excess = self._excess(next(self._join([""])))
+        sequences = next(self._join([""]))
+        excess = self._excess(sequences)
         if excess > 0:
             raise InputError(
                 f"prompt '{self._prompt.name}': with its longest label and no article at all it has "
                 f"{self._context_tokens + excess} tokens, the model's context is {self._context_tokens}; "
                 "shorten the template or the label words"
+            )
+        self._refuse_many_label_tokens(sequences)
+
+    def _refuse_many_label_tokens(self, sequences: TokenSequences) -> None:
+        """A long label, or a tokenizer that splits a whole article anew for the label behind it."""
+        largest = max(sequences.num_label_tokens)
+        if largest > MAX_SIZE:
+            words = self._words[sequences.num_label_tokens.index(largest)]
+            raise InputError(
+                f"prompt '{self._prompt.name}': the label words {show(words)} make {largest:,} tokens under this "
+                f"tokenizer, at most {MAX_SIZE:,} can be kept; shorten them, or cut the articles (max_text_tokens)"
             )
 
     def _cut_to_limit(self, texts: Sequence[str], limit: int) -> list[str]:

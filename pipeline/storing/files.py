@@ -26,6 +26,7 @@ LOCK = ".labelscore.lock"
 FOLDER = re.compile(r"[0-9a-f]{16}")  # in the store: what was scored under one fingerprint
 PLAN = "plan.json"  # in a folder of the store: what a run set out to score
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs")  # where a PUT is all or nothing
+_DANGLING = "{} is a link to nothing; make the directory it points to, or choose another --out"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
@@ -71,9 +72,7 @@ class Output:
             with self.told("create"):
                 self._made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
                 if dangling := next(filter(Path.is_symlink, self._made), None):
-                    raise InputError(
-                        f"{dangling} is a link to nothing; make the directory it points to, or choose another --out"
-                    )
+                    raise InputError(_DANGLING.format(dangling))
                 self.root.mkdir(parents=True, exist_ok=True)
         except (RunError, ValueError) as error:  # nothing has run yet: whatever it is, the place is wrong
             raise InputError(
@@ -259,6 +258,31 @@ class Output:
             if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp", "gcsfs"):
                 raise
             raise RunError(f"cannot {doing} {self.location}: {error}; check the address and the credentials") from error
+
+
+def check_location(location: str) -> Output | None:
+    """The output that is there, None where there is none yet or an object store would have to be asked.
+
+    Makes nothing: a run beside this one may be making the same folders. Raises InputError for an unusable location.
+    """
+    scheme, separator, rest = location.partition("://")
+    if separator and scheme != "file":
+        _open_remote(scheme, location)
+        return None
+    root = Path(rest if separator else location)
+    try:
+        there = next((folder for folder in (root, *root.parents) if folder.exists() or folder.is_symlink()), root)
+        if there.is_symlink() and not there.exists():
+            raise InputError(_DANGLING.format(there))
+        reason = "" if there.is_dir() else f"{there} is no directory"
+        if not reason and not os.access(there, os.W_OK | os.X_OK):
+            is_read_only = os.statvfs(there).f_flag & os.ST_RDONLY
+            reason = f"{there}: {os.strerror(errno.EROFS if is_read_only else errno.EACCES)}"
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+    if reason:
+        raise InputError(f"cannot create {location}: {reason}; choose another --out")
+    return Output(location, create=False) if there == root else None
 
 
 def _open_remote(scheme: str, url: str) -> tuple[Any, str]:

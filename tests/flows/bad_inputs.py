@@ -3,6 +3,7 @@
 Invariant: a case is data. `words` are what was wrong, where, or what to do about it, as the line has it.
 """
 
+import gzip
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
 from pipeline.bundled import demo_model_path
+from pipeline.prompts import AG_NEWS
 
 Maker = Callable[[Path], object]
 Content = str | bytes | Maker
@@ -72,6 +74,13 @@ def flipped_parquet(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 4] ^= 1
     path.write_bytes(data)
+
+
+def named_parquet(path: Path) -> None:
+    """A Parquet file whose footer names AG News's classes."""
+    feature = {"names": list(AG_NEWS), "_type": "ClassLabel"}
+    footer = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
+    pq.write_table(pa.table({"text": ["x"], "label": [0]}).replace_schema_metadata(footer), path)
 
 
 def csv(*texts: str, label: str = "0") -> str:
@@ -176,9 +185,9 @@ FILES = {
     "missing parquet": options("--dataset nope.parquet", "nope.parquet", "no such file"),
     "missing jsonl": options("--dataset a/b/nope.jsonl", "a/b/nope.jsonl", "no such file"),
     "missing folder": options("--dataset ./nope/", "nope", "no such file or directory"),
-    "unknown suffix": data("news.txt", "hello", "news.txt", ".parquet, .jsonl, .csv"),
-    "no suffix": Case(("--dataset", "./news"), ("news", ".parquet, .jsonl, .csv"), {"news": "hello"}),
-    "empty folder": Case(("--dataset", "news"), ("news", "holds no .parquet, .jsonl, .csv"), {"news": folder}),
+    "unknown suffix": data("news.txt", "hello", "news.txt", ".parquet, .csv, .tsv, .jsonl"),
+    "no suffix": Case(("--dataset", "./news"), ("news", ".parquet, .csv, .tsv, .jsonl"), {"news": "hello"}),
+    "empty folder": Case(("--dataset", "news"), ("news", "holds no .parquet, .csv, .tsv, .jsonl"), {"news": folder}),
     "mixed folder": Case(
         ("--dataset", "news"), ("news", "several kinds", "name one file"), {"news/a.csv": GOOD, "news/b.jsonl": "{}"}
     ),
@@ -214,9 +223,13 @@ FILES = {
     "csv with a header only": data("news.csv", "text,label\n", "news.csv", "no rows", "choose another split"),
     "csv without a text column": data("news.csv", "title,label\nx,0\n", "news.csv", "no column 'text'", "title, label"),
     "csv with two text columns": data("news.csv", "text,text\nx,y\n", "news.csv", "2 columns named 'text'", "rename"),
-    "csv with an open quote": data("news.csv", 'text,label\n"never closed,0\n', "news.csv", "cannot be read as csv"),
-    "csv in Latin-1": data("news.csv", "text\nCafé\n".encode("latin-1"), "news.csv", "row 0", "not valid Unicode"),
-    "csv in UTF-16": data("news.csv", "text\nhello\n".encode("utf-16"), "news.csv"),
+    "csv with an open quote": data(
+        "news.csv", 'text,label\n"never closed,0\n', "news.csv", "row 0: line 2", "quote", "closed"
+    ),
+    "csv in Latin-1": data(
+        "news.csv", "text\nCafé\n".encode("latin-1"), "row 0", "not valid Unicode", "'Café'", "--encoding cp1252"
+    ),
+    "csv in UTF-16 that does not say so": data("news.csv", "text\nhello\n".encode("utf-16-le"), "--encoding utf-16-le"),
     "csv that is an image": data("news.csv", b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "news.csv"),
     "empty jsonl": data("news.jsonl", "", "news.jsonl", "holds no row"),
     "jsonl of blank lines": data("news.jsonl", "\n \n", "news.jsonl", "holds no row"),
@@ -227,6 +240,34 @@ FILES = {
     "jsonl that is binary": data("news.jsonl", bytes(range(128, 256)) * 9, "news.jsonl"),
     "another text column": data("news.csv", GOOD, "no column 'body'", "it has text, label", line="--text-column body"),
     "another label column": data("news.csv", GOOD, "no column 'topic'", "--label-column", line="--label-column topic"),
+}
+
+DATA = {
+    "unknown encoding": data("news.csv", GOOD, "klingon", "utf-8", line="--encoding klingon"),
+    "encoding of a parquet file": data("news.parquet", parquet(text=["x"]), "--encoding", line="--encoding cp1252"),
+    "encoding of data on the hub": options("--dataset some/news --encoding cp1252", "--encoding", "local files"),
+    "columns of a file with a header": data("news.csv", GOOD, "leave out --columns", line="--columns text,label"),
+    "columns of json lines": data("news.jsonl", jsonl("x"), "leave out --columns", line="--columns text,label"),
+    "too few columns": data("news.csv", "x,0\ny,1\n", "line 1", "--columns", line="--columns text,label,more"),
+    "a header with semicolons": data("news.csv", "text;label\nx;0\n", "separated by ';'", ".tsv"),
+    "a header with tabs": data("news.csv", "text\tlabel\nx\t0\n", "separated by tabs", "rename it to .tsv"),
+    "a label column with a blank": data("news.csv", "text, label\nx, 0\n", "did you mean ' label'?", "--label-column"),
+    "a label column in capitals": data("news.jsonl", '{"text": "x", "Label": 0}', "did you mean 'Label'?"),
+    "a label column in the plural": data("news.parquet", parquet(text=["x"], labels=[0]), "did you mean 'labels'?"),
+    "a label column with a slip": data("news.csv", "text,lable\nx,0\n", "did you mean 'lable'?"),
+    "a text column in capitals": data("news.csv", "Text,label\nx,0\n", "no column 'text'", "did you mean 'Text'?"),
+    "a list that is cut short": data("news.json", '[{"text": "x"}, {"te', "news.json"),
+    "one object": data("news.json", '{\n "data": []\n}', "news.json", "one object"),
+    "compressed and cut short": data("news.csv.gz", gzip.compress(GOOD.encode())[:-9], "news.csv.gz"),
+    "no such split": Case(("--dataset", "d", "--split", "dev"), ("no split 'dev'", "test"), {"d/test.csv": GOOD}),
+    "no such split of a file": data("test.csv", GOOD, "no split 'train'", "its name says test", line="--split train"),
+    "a split with a slip": data("news.csv", GOOD, "no split 'tets'", line="--split tets"),
+    "a name of two splits": Case(
+        ("--dataset", "d"), ("says test and train", "--split train_test.csv"), {"d/train_test.csv": GOOD}
+    ),
+    "a folder beside the one named": Case(("--dataset", "dat"), ("dat", "did you mean data?"), {"data/a.csv": GOOD}),
+    "a file of a folder that is there": Case(("--dataset", "data/nope"), ("no such file",), {"data/a.csv": GOOD}),
+    "a model of a folder that is there": Case(("--model", "data/nope"), ("no such directory",), {"data/a.csv": GOOD}),
 }
 
 TEXTS = {
@@ -242,8 +283,10 @@ TEXTS = {
     "column of lists": data("news.parquet", parquet(text=[["x"]]), "not a string but a list"),
     "lone surrogate": data("news.jsonl", '{"text": "a\\ud800b"}\n', "row 0: the text is not valid Unicode"),
     "text in a broken encoding": data("news.parquet", parquet(text=pa.array([b"a\xffb"])), "row 0", "not valid UTF-8"),
-    "row with too few fields": data("news.csv", "id,text\n1,x\n2\n", "row 1: 1 fields where the header has 2"),
-    "row with too many fields": data("news.csv", "text,label\nx,0\na,b,c\n", "row 1: 3 fields where the header has 2"),
+    "row with too few fields": data("news.csv", "id,text\n1,x\n2\n", "row 1: line 3: 1 fields where the header has 2"),
+    "row with too many fields": data(
+        "news.csv", "text,label\nx,0\na,b,c\n", "row 1: line 3: 3 fields where the header has 2"
+    ),
     "many bad rows": data("news.jsonl", jsonl(*[""] * 40), "40 of 40 rows", "row 4", "and 35 more"),
     "nothing but bad rows": data(
         "news.jsonl", jsonl("", None), "all 2 rows were rejected", "--text-column", line="--on-bad-row skip"
@@ -252,18 +295,39 @@ TEXTS = {
 }
 
 GOLD = {
-    "id too large": data("news.csv", csv("x", label="4"), "row 0: the label '4'", "0 World", "3 Sci/Tech"),
-    "negative id": data("news.jsonl", jsonl("x", label=-1), "row 0: the label '-1'"),
+    "id too large": data("news.csv", csv("x", label="4"), "labels run from 4 to 4", "4=Sci/Tech", "--label-names"),
+    "negative id": data("news.jsonl", jsonl("x", label=-2), "none of its labels (-2)", "World"),
     "fraction": data("news.jsonl", jsonl("x", label=1.5), "row 0: the label '1.5'"),
-    "unknown name": data("news.csv", csv("x", label="Weather"), "row 0: the label 'Weather'", "World"),
-    "name in another case": data("news.csv", csv("x", label="world"), "row 0: the label 'world'", "World"),
-    "digit of another script": data("news.csv", csv("x", label="٢"), "row 0: the label"),
+    "unknown name": data("news.csv", csv("x", label="Weather"), "none of its labels (Weather)", "World"),
+    "name in another case": data("news.csv", csv("x", label="world"), "none of its labels (world)", "World"),
+    "digit of another script": data("news.csv", csv("x", label="٢"), "none of its labels (٢)"),
     "record as a label": data("news.jsonl", jsonl("x", label={"id": 1}), "row 0: the label"),
+    "ids from one": data("news.csv", "text,label\nx,1\ny,4\n", "run from 1 to 4", "--label-names 1=World,2=Sports"),
+    "ids from one with skipping": data(
+        "news.csv", "text,label\nx,1\ny,4\n", "run from 1 to 4", line="--on-bad-row skip"
+    ),
+    "ids from two": data("news.jsonl", jsonl("x", label=2) + jsonl("x", label=7), "run from 2 to 7", "2=NAME"),
+    "minus one as a class": Case(
+        ("run.toml", "--dataset", "x.jsonl"),
+        ("-1 may be a class", "label_names = { -1 ="),
+        {
+            "x.jsonl": jsonl("x", label=-1) + jsonl("y", label=1),
+            "run.toml": 'label_names = ["a", "b"]\nprompt = ["mine"]\n[prompts.mine]\ntemplate = "{text}:"\n'
+            'labels = [" x", " y"]',
+        },
+    ),
+    "label names that rename": Case(
+        ("--dataset", "x.parquet", "--label-names", "Sports,World,Business,Sci/Tech"),
+        ("never renames", "0 World", "0 Sports"),
+        {"x.parquet": named_parquet},
+    ),
+    "label names of ids and none": options("--label-names 1=a,b", "--label-names", "an id of its own"),
+    "label names for no id": toml('[label_names]\nx = "World"', "label_names", "'x'", "whole number"),
     "huge number": data("news.jsonl", jsonl("x", label=10**30), "row 0: the label"),
-    "too few names": options("--label-names a,b", "prompt 'answer'", "4 label words for 2 label names"),
-    "repeated name": options("--label-names a,b,a,c", "prompt 'answer'", "'a'"),
+    "too few names": data("news.csv", GOOD, "prompt 'answer'", "AG News's classes", "a, b", line="--label-names a,b"),
+    "repeated name": options("--label-names a,b,a,c", "label_names", "'a'", "twice"),
     "empty name": options("--label-names a,,b,c", "label_names"),
-    "one name": options("--label-names a", "answer"),
+    "one name": options("--label-names a", "sample", "never renames"),
     "empty list of names": Case(("--label-names", ""), ("label_names",)),
 }
 
@@ -282,6 +346,12 @@ PROMPTS = {
     "no labels": prompt('template = "{text}"', "prompts.mine.labels", "run.toml"),
     "empty label": prompt('template = "{text}"\nlabels = [" a", "", " c", " d"]', "label 1 is empty"),
     "blank label": prompt('template = "{text}"\nlabels = [" a", "  ", " c", " d"]', "label 1 is empty"),
+    "the slot in two braces": prompt(f'template = "{{{{text}}}}:"\n{LABELS}', "two ways", "write {text}"),
+    "a typed line break": prompt(f"template = 'News: {{text}}\\nDesk:'\n{LABELS}", "prompt 'mine'", "double quotes"),
+    "labels that look alike": prompt('template = "{text}:"\nlabels = [" a", "a", " c", " d"]', "look the same"),
+    "a label of 33,000 bytes": prompt(
+        f'template = "{{text}}:"\nlabels = [" a", " b", " c", " {"d" * 33_000}"]', "label 3", "32,767"
+    ),
     "repeated label": prompt('template = "{text}"\nlabels = [" a", " b", " a", " d"]', "two labels", "' a'"),
     "one label": prompt('template = "{text}"\nlabels = [" a"]', "1 labels; at least two"),
     "empty labels": prompt('template = "{text}"\nlabels = []', "at least two"),
@@ -297,7 +367,8 @@ PROMPTS = {
     "classes of another data set": toml(
         'prompt = ["mine", "other"]\n[prompts.mine]\ntemplate = "{text}"\nlabels = { a = " a", b = " b" }\n'
         '[prompts.other]\ntemplate = "{text}"\nlabels = { a = " a", c = " c" }',
-        "prompt 'other'",
+        "prompt 'mine'",
+        "(a, b) are not the classes of sample",
         "use the same names",
     ),
     "data set that names no classes": Case(
@@ -307,7 +378,7 @@ PROMPTS = {
     ),
     "longer than the context": prompt(f'template = "{"word " * 4000}{{text}}"\n{LABELS}', "prompt 'mine'", "context"),
     "label longer than the context": prompt(
-        f'template = "{{text}}"\nlabels = [" a", " b", " c", " {"d " * 4000}"]', "prompt 'mine'", "context"
+        f'template = "{{text}}"\nlabels = [" a", " b", " c", "{" d" * 4000}"]', "prompt 'mine'", "context"
     ),
 }
 
@@ -483,7 +554,13 @@ OTHERS = {
     ),
     "classify one label": commands("classify", "x", "--template", "{text}", "--labels", "a", words=("at least two",)),
     "classify equal labels": commands(
-        "classify", "x", "--template", "{text}", "--labels", "a,a", words=("two labels", "' a'")
+        "classify", "x", "--template", "{text}", "--labels", "a,a", words=("two labels", "'a'")
+    ),
+    "classify with mixed blanks": commands(
+        "classify", "x", "--template", "{text}:", "--labels", "a, b", words=("begin with a blank", "' a, b'")
+    ),
+    "classify with an open quote": commands(
+        "classify", "x", "--template", "{text}:", "--labels", '"a,b', words=("not closed",)
     ),
     "classify without a slot": commands("classify", "x", "--template", "y", "--labels", "a,b", words=("exactly once",)),
     "classify with an unknown device": commands(
@@ -501,6 +578,7 @@ CASES = {
     f"{part}: {name}": case
     for part, table in {
         "files": FILES,
+        "data": DATA,
         "texts": TEXTS,
         "labels": GOLD,
         "prompts": PROMPTS,

@@ -1,6 +1,9 @@
 """Whatever a user gets wrong ends in one line that says what, where and what to do, and leaves nothing behind."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import InputError
+from tests.conftest import ROOT
 from tests.flows.bad_inputs import CASES
 from tests.flows.conftest import Command
 from tests.flows.runs import start_command
@@ -62,6 +66,32 @@ def test_it_is_told_by_the_command_as_a_process_too(name: str, server_env: dict[
     assert line.startswith("labelscore: error: ")
     assert all(word in line for word in case.words)
     assert names(folder) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--dataset nope.csv", "--dataset folder/nope", "--model ./nope", "--out news.csv",
+        "--dataset news.csv --split tset",
+        "--dataset news.csv --text-column body", "--dataset news.csv --label-names a,b", "--dataset bad.csv",
+        "--prompt anwser", "--label-names 1=a,b", "--dataset news.csv --num-shots 4 --shots-split nope.csv",
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_before_anything_slow_is_imported(arguments: str, tmp_path: Path) -> None:
+    """Neither Prefect's server nor torch is waited for, which took 13 to 32 seconds."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "news.csv").write_text("text,label\nx,0\n")
+    (tmp_path / "bad.csv").write_text("text,label\n,0\n")
+    code = (
+        "import sys; from flows.cli import main; code = main(sys.argv[1:]);"
+        "heavy = {'torch', 'transformers', 'prefect', 'polars', 'ray', 'datasets'} & set(sys.modules);"
+        "sys.exit(f'{code}, imported {heavy}' if heavy or code != 2 else 0)"
+    )
+    command = [sys.executable, "-c", code, "run", *arguments.split()]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_prefect_server_that_is_not_there_is_told(server_env: dict[str, str], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, Bloom
 
 from pipeline.analysis import load_run
 from pipeline.bundled import demo_model_path, sample_path
+from pipeline.prompts import AG_NEWS
 from pipeline.shots import SEPARATOR, draw_shots
 
 CHAT = (
@@ -72,7 +73,7 @@ def test_chat_and_shots_store_the_scores_of_the_whole_conversation(
 def shots_of(num_shots: int) -> str:
     """The examples that every run with seed 0 puts first, written out."""
     train = pl.read_ndjson(sample_path("train"))
-    drawn = draw_shots(train.select("text", "label").iter_rows(), num_shots=num_shots, num_labels=4, seed=0)
+    drawn = draw_shots(train.select("text", "label").iter_rows(), num_shots=num_shots, label_names=AG_NEWS, seed=0)
     assert sorted(label for _, label in drawn) == [0, 1, 2, 3][:num_shots]
     words = (" World", " Sports", " Business", " Sci/Tech")
     return "".join(f"Article: {text}\nTopic:{words[label]}{SEPARATOR}" for text, label in drawn)

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import RunConfig, choose_label_names, choose_prompts, load_config
+from pipeline.config import RunConfig, load_config
 from pipeline.errors import InputError
-from pipeline.prompts import AG_NEWS
 
 
 def write(folder: Path, text: str) -> str:
@@ -78,30 +77,24 @@ def test_any_text_as_toml_is_a_configuration_or_one_line(tmp_path_factory: pytes
         load_config(str(path), None, {})
 
 
-def test_label_names_come_from_the_configuration_first() -> None:
-    """Configuration, then a prompt's table of names, then the data set, then AG News for its own prompts."""
-    tables = {"mine": {"template": "{text}", "labels": {"Yes": " yes", "No": " no"}}}
-    assert choose_label_names(RunConfig(label_names=("a", "b")), ("c", "d")) == ("a", "b")
-    assert choose_label_names(RunConfig(label_names="ag_news"), None) == AG_NEWS
-    assert choose_label_names(RunConfig(prompt=("mine",), prompts=tables), ("c", "d")) == ("Yes", "No")
-    assert choose_label_names(RunConfig(), ("c", "d")) == ("c", "d")
-    assert choose_label_names(RunConfig(), None) == AG_NEWS
+def test_two_data_sets_never_share_an_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub id is named whole, with its subset; a file has a few digits of its place, whatever it is called by."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/x.csv", "b/x.csv", "a/x.jsonl", "a--b/x.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    named = [{"dataset": name} for name in ("a/x.csv", "b/x.csv", "a/x.jsonl", "a--b/x.csv", "a", "sample")]
+    named += [{"dataset": name} for name in ("some/news", "other/news", "some--news", "news")]
+    named += [{"dataset": "some/news", "subset": subset} for subset in ("long", "short")]
+    outputs = [RunConfig.model_validate(config).output for config in named]
+    assert len(set(outputs)) == len(outputs) - 1  # no id on the hub has two dashes in a row
+    assert RunConfig(dataset="./a/../a/x.csv").output == RunConfig(dataset=str(tmp_path / "a/x.csv")).output
+    assert RunConfig(dataset="fancyzhx/ag_news", model="google/gemma-2b").output == "data/runs/ag_news-gemma-2b"
+    assert RunConfig(dataset="other/ag_news").output == "data/runs/other--ag_news-demo"
 
 
-def test_classes_without_names_are_an_error() -> None:
-    """A prompt of one's own on data without class names says how to name them."""
-    config = RunConfig(prompt=("mine",), prompts={"mine": {"template": "{text}", "labels": ("a", "b")}})
-    with pytest.raises(InputError, match="label_names"):
-        choose_label_names(config, None)
-
-
-def test_prompts_must_fit_the_classes() -> None:
-    """A prompt with another number of labels than the data set has classes is refused by name."""
-    with pytest.raises(InputError, match="'answer': 4 label words for 2 label names"):
-        choose_prompts(RunConfig(), ("a", "b"))
-
-
-def test_boundary_option_holds_for_all_prompts() -> None:
-    """--boundary overrides what each prompt says."""
-    prompts = choose_prompts(RunConfig(prompt=("answer", "topic"), boundary="separate"), AG_NEWS)
-    assert [prompt.boundary for prompt in prompts] == ["separate", "separate"]
+def test_a_run_takes_along_what_it_uses_and_no_more(tmp_path: Path) -> None:
+    """Prompts and published figures of other runs stay in the file."""
+    tables = "".join(f"[prompts.p{i}]\ntemplate = '{{text}}'\nlabels = ['a', 'b']\n" for i in range(3))
+    config = load_config(write(tmp_path, f'prompt = ["p1"]\npublished = {{ p1 = 0.5, p2 = 0.6 }}\n{tables}'), None, {})
+    assert (list(config.used.prompts), config.used.published) == (["p1"], {"p1": 0.5})

@@ -22,7 +22,7 @@ CHAT = (
 
 
 def target_of(tmp_path: Path, **options: object):  # type: ignore[no-untyped-def]
-    return make_target(load_config(None, None, options), tmp_path)
+    return make_target(load_config(None, None, options))
 
 
 def digest(tmp_path: Path, **options: object) -> str:

@@ -16,6 +16,7 @@ from huggingface_hub import constants
 from pipeline.errors import InputError, LabelscoreError, RunError
 from pipeline.reading.dataset import Dataset, open_dataset, pull_items
 from pipeline.reading.hub_errors import redact
+from pipeline.reading.labels import Names, read_classes
 from pipeline.reading.model import resolve_model
 from tests.hub_server import CLASSES, HubServer, ag_news_files, connect, folder_files, save_tiny_gemma
 
@@ -80,7 +81,7 @@ def assert_nothing_half_cached(cache: Path, *repos: dict[str, bytes]) -> None:
 def test_a_split_is_downloaded_alone_and_pinned_to_its_commit(hub: HubServer) -> None:
     """Only the files of the split asked for come; class names are from the card; the commit is recorded."""
     dataset = open_dataset(DATA, split="test[2:]")
-    assert (dataset.revision, dataset.label_names, dataset.num_rows) == (
+    assert (dataset.revision, dataset.names.names, dataset.num_rows) == (
         hub.repos["dataset", DATA].refs["main"],
         CLASSES,
         10,
@@ -155,7 +156,7 @@ def test_other_formats_are_read_by_the_rules_of_their_card(hub: HubServer) -> No
     assert texts_of(open_dataset("some/table")) == ["well done", "badly"]
     assert texts_of(open_dataset("some/reviews")) == ["well done"]
     long = open_dataset("some/reviews", subset="long", split="test[1:]")
-    assert long.label_names == ("bad", "good")
+    assert long.names == Names.in_order(("bad", "good"), is_own=True)
     assert texts_of(long) == texts_of(long) == [row["text"] for row in rows[1:]]
     assert texts_of(open_dataset("some/reviews", subset="long", split="test[-2:]")) == [r["text"] for r in rows[-2:]]
 
@@ -165,7 +166,7 @@ def test_a_data_set_without_a_card_is_found_by_its_file_names(hub: HubServer) ->
     files = {path: data for path, data in ag_news_files().items() if path.startswith("data/")}
     hub.put("dataset", "some/plain", files)
     dataset = open_dataset("some/plain")
-    assert (dataset.num_rows, dataset.label_names) == (12, None)
+    assert (dataset.num_rows, dataset.names) == (12, None)
 
 
 def test_a_repository_cannot_write_outside_the_folder_it_is_given(hub: HubServer, tmp_path: Path) -> None:
@@ -264,7 +265,7 @@ def test_unknown_names_are_told_in_one_line(hub: HubServer, monkeypatch: pytest.
     hub.tokens.add(TOKEN)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert "(404)" in message_of(InputError, "some/nothing")
-    assert "check the spelling" in message_of(InputError, "not a name")
+    assert "check the path" in message_of(InputError, "not a name")
 
 
 @pytest.mark.parametrize(
@@ -380,8 +381,10 @@ def test_no_token_is_in_any_message_or_log(
 def test_a_process_of_its_own_downloads_and_then_works_without_a_request(licensed: HubServer, tmp_path: Path) -> None:
     """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are all it needs; nothing is on stderr, and weights load offline too."""
     pull = (
-        "from pathlib import Path; from pipeline.reading.dataset import *; from pipeline.reading.model import *\n"
-        f"d = open_dataset('{DATA}'); pull_items(d, label_names=d.label_names, limit=None, on_bad_row='fail',"
+        "from pathlib import Path; from pipeline.reading.dataset import *; from pipeline.reading.labels import *\n"
+        "from pipeline.reading.model import *\n"
+        f"d = open_dataset('{DATA}'); classes = read_classes(d.count_labels(), d.names, '')\n"
+        "pull_items(d, classes=classes, limit=None, on_bad_row='fail',"
         " items_path=Path('items.parquet'), rejected_path=Path('rejected.parquet')); print(d.revision)\n"
     )
     load = f"r = resolve_model('{MODEL}', device='cpu'); load_model(r); print(r.revision, len(load_tokenizer(r)))"
@@ -407,8 +410,8 @@ def test_pulling_from_the_hub_gives_the_same_items_as_from_the_file(hub: HubServ
     local.write_bytes(ag_news_files()["data/test-00000-of-00001.parquet"])
     for name, source in (("hub", DATA), ("file", str(local))):
         pull_items(
-            open_dataset(source),
-            label_names=CLASSES,
+            dataset := open_dataset(source),
+            classes=read_classes(dataset.count_labels(), dataset.names or Names.in_order(CLASSES), "test"),
             limit=None,
             on_bad_row="fail",
             items_path=tmp_path / name / "items.parquet",

@@ -5,6 +5,8 @@ import threading
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from pipeline.errors import InputError
 from pipeline.prompts import BUILT_IN, Boundary, Prompt, make_prompt
@@ -47,10 +49,11 @@ def check(sequences: TokenSequences, alone: Ids, joined: list[Ids]) -> None:
 @given(
     texts=st.lists(TEXTS, min_size=1, max_size=3),
     template=st.sampled_from(TEMPLATES),
-    words=st.lists(st.sampled_from(WORDS), min_size=2, max_size=4, unique=True),
+    words=st.lists(st.sampled_from(WORDS), min_size=2, max_size=4, unique_by=str.strip),
 )
 @example(texts=["a plant."], template="Article: {text}\nTopic:", words=[" World", "s"])
 @example(texts=["half a w"], template="{text}", words=["ord", "World"])
+@example(texts=["a b", "a"], template="{text}", words=[" b", " b c", "ing"])
 def test_joint_sequences_are_the_whole_strings_encodings(
     name: str, texts: list[str], template: str, words: list[str]
 ) -> None:
@@ -181,13 +184,83 @@ def test_a_prompt_longer_than_the_context_is_refused() -> None:
 @pytest.mark.parametrize("boundary", ["joint", "separate"])
 def test_label_words_without_tokens_are_refused(boundary: Boundary) -> None:
     """A tokenizer that drops some characters leaves nothing to score."""
-    from tokenizers import normalizers
-
     tokenizer = TOKENIZERS["bytes"]()
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("#", "")
     prompt = make_prompt("p", "Article: {text}\nTopic:", (" World", "##"), NAMES[:2], boundary)
     with pytest.raises(InputError, match="'##' have no tokens"):
         Encoder(tokenizer, prompt, context_tokens=100).encode(["the river"])
+
+
+LOWER_CASING = ("bytes", "unigram")  # one whose seams are found in windows, and one that encodes every text whole
+
+
+def lower_casing(name: str) -> PreTrainedTokenizerFast:
+    """A tokenizer that takes capitals for small letters, as BERT's and many a translation model's do."""
+    tokenizer = TOKENIZERS[name]()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", LOWER_CASING)
+@pytest.mark.parametrize("boundary", ["joint", "separate"])
+def test_labels_with_the_same_tokens_are_refused(name: str, boundary: Boundary) -> None:
+    """All their scores would be ties, which the first always wins; the line names the prompt and both labels' words."""
+    words = (" Sports", " World", " the", " world")
+    prompt = make_prompt("mine", "Article: {text}\nTopic:", words, NAMES, boundary)
+    with pytest.raises(InputError, match=r"prompt 'mine'.* ' World' and ' world' have the same tokens .*other words"):
+        Encoder(lower_casing(name), prompt, context_tokens=200)
+    Encoder(tiny_tokenizer(name), prompt, context_tokens=200).encode(["The river."])
+
+
+@pytest.mark.parametrize("name", ["spaces", "unigram"])
+@pytest.mark.parametrize("boundary", ["joint", "separate"])
+def test_labels_that_are_the_same_unknown_token_are_refused(name: str, boundary: Boundary) -> None:
+    """Words in letters that a vocabulary lacks are all the unknown token."""
+    prompt = make_prompt("p", "Article: {text}\nTopic:", (" World", " ж", " щ"), NAMES[:3], boundary)
+    with pytest.raises(InputError, match="' ж' and ' щ' have the same tokens"):
+        Encoder(tiny_tokenizer(name), prompt, context_tokens=200)
+
+
+def test_labels_that_become_the_same_behind_some_article_are_refused_there() -> None:
+    """What a tokenizer makes of label words may hang on the letter before them: every seam is looked at."""
+    tokenizer = TOKENIZERS["bytes"]()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex("xA"), "xb")
+    encoder = Encoder(tokenizer, make_prompt("p", "{text}", ("A", "b"), NAMES[:2]), context_tokens=200)
+    encoder.encode(["the river", "a city of"])
+    with pytest.raises(InputError, match="'A' and 'b' have the same tokens"):
+        encoder.encode(["the river", "a box"])
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("boundary", ["joint", "separate"])
+def test_a_label_may_begin_another(name: str, boundary: Boundary) -> None:
+    """The longer one has tokens of its own, behind those that they share."""
+    prompt = make_prompt("p", "Article: {text}\nTopic:", (" the", " the river"), NAMES[:2], boundary)
+    (found,) = Encoder(tiny_tokenizer(name), prompt, context_tokens=200).encode(["A city."])
+    short, long = found.branches
+    assert long[: len(short)] == short
+    assert found.num_label_tokens[0] < found.num_label_tokens[1]
+
+
+@pytest.mark.parametrize("boundary", ["joint", "separate"])
+def test_more_label_tokens_than_the_score_table_can_say_are_refused(boundary: Boundary) -> None:
+    """Their number is kept as int16; a tokenizer may make many of a few bytes."""
+    tokenizer = TOKENIZERS["bytes"]()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("#", "x" * 40)
+    prompt = make_prompt("p", "Article: {text}\nTopic:", (" World", " " + "#" * 1000), NAMES[:2], boundary)
+    with pytest.raises(InputError, match=r"the label words ' ##.*…' make 40,001 tokens .* at most 32,767") as caught:
+        Encoder(tokenizer, prompt, context_tokens=100_000)
+    assert len(str(caught.value)) < 300
+
+
+def test_an_article_that_swells_a_label_beyond_the_table_is_refused() -> None:
+    """A tokenizer that splits all of a long article anew for the label behind it leaves no tokens for the prompt."""
+    tokenizer = TOKENIZERS["bytes"]()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex("q(?=x+Z)"), "Z")
+    encoder = Encoder(tokenizer, make_prompt("p", "{text}", ("Z", "W"), NAMES[:2]), context_tokens=100_000)
+    encoder.encode(["the river"])
+    with pytest.raises(InputError, match="'Z' make"):
+        encoder.encode(["q" + "x" * 40_000])
 
 
 def test_a_prompt_of_no_tokens_starts_with_bos_or_eos() -> None:

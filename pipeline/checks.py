@@ -1,0 +1,26 @@
+"""What can be found wrong with a run before anything slow is started for it.
+
+Invariant: takes about a second on ordinary files, imports neither torch nor Prefect, asks nobody on the network, and
+leaves nothing behind; the run itself makes the same checks again.
+"""
+
+from pipeline.bundled import DEMO_MODEL
+from pipeline.config import RunConfig
+from pipeline.inputs import is_local, read_inputs
+from pipeline.reading.dataset import refuse_bad_rows
+from pipeline.reading.model import find_directory
+from pipeline.storing.files import check_location
+from pipeline.storing.published import HISTORY, TABLES, refuse_foreign
+
+
+def check_run(config: RunConfig) -> None:
+    """Look at paths, names, columns, templates and classes. Raises InputError for the first that is wrong."""
+    if config.model != DEMO_MODEL:
+        find_directory(config.model, config.revision)
+    output = check_location(config.output)
+    if output is not None:
+        refuse_foreign(output, (*TABLES, HISTORY))
+    if is_local(config):
+        inputs = read_inputs(config)
+        if config.on_bad_row == "fail":
+            refuse_bad_rows(inputs.dataset, classes=inputs.classes, limit=config.limit)

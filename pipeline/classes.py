@@ -1,0 +1,182 @@
+"""The classes of a run: names from the data set, the configuration and the prompts, brought together by name.
+
+Invariant: the words of a prompt are scored for the class of their name, in whatever order file, configuration and
+prompt list the classes; where two of them do not agree, nothing is scored.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+from pipeline.config import RunConfig
+from pipeline.errors import InputError
+from pipeline.prompts import AG_NEWS, BUILT_IN, Label, Prompt
+from pipeline.reading.dataset import Dataset
+from pipeline.reading.labels import Classes, Names, label_values, read_classes, shorten
+
+_TRUTH = {"false": 0, "true": 1}
+MAX_ID = 32_767  # of the column gold_id, which is int16
+
+
+def choose_classes(config: RunConfig, dataset: Dataset) -> Classes:
+    """The data set's classes: its own names, else the configuration's, else those that its prompts name.
+
+    Reads the labels of the whole source where it does not name its classes itself. Raises InputError where names are
+    missing or disagree, or a label could be read in two ways.
+    """
+    where = f"{dataset.name} ({dataset.split})"
+    given = _given_names(config)
+    own = dataset.names
+    if own and given:
+        _refuse_renaming(where, own, given)
+    found = {} if own else dataset.count_labels()
+    names = own or given or _prompt_names(config)
+    if names is None:
+        listed = f" (its labels are {shorten(found)})" if found else ""
+        raise InputError(
+            f'the data set {where} does not name its classes{listed}; add label_names = ["...", ...] to the '
+            'configuration (in the order of the label ids) or label_names = "ag_news", or write the labels of its '
+            'prompt as a table: labels = { NAME = " words" }'
+        )
+    for prompt, labels in _named_labels(config).items():
+        _refuse_other_names(prompt, labels, names, where)
+    return read_classes(found, names, where)
+
+
+def _given_names(config: RunConfig) -> Names | None:
+    """The names that the configuration gives to classes which have none."""
+    if config.label_names is None:
+        return None
+    if config.label_names == "ag_news":
+        return Names.in_order(AG_NEWS)
+    if not isinstance(config.label_names, Mapping):
+        return Names.in_order(_distinct(config.label_names))
+    return _by_id(config.label_names)
+
+
+def _distinct(names: Sequence[str]) -> Sequence[str]:
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"label_names: '{twice}' stands there twice; each class has a name of its own")
+    return names
+
+
+def _by_id(table: Mapping[str, str]) -> Names:
+    """Names that are given with the ids that the data has. Raises InputError for what is no id."""
+    ids: dict[int, str] = {}
+    for key, name in table.items():
+        values = label_values(key)
+        number = _TRUTH.get(key.lower(), values[0] if len(values) == 1 else key)
+        if not isinstance(number, int) or abs(number) > MAX_ID or number in ids:
+            raise InputError(
+                f"label_names: '{key}' is not a whole number of its own between -{MAX_ID} and {MAX_ID}; write the id "
+                "that the data has and the name of its class, such as 1=World"
+            )
+        ids[number] = name
+    numbers = tuple(sorted(ids))
+    return Names(tuple(_distinct([ids[number] for number in numbers])), numbers, is_complete=True)
+
+
+def _prompt_names(config: RunConfig) -> Names | None:
+    """AG News's names in the order of their ids where a built-in prompt is used; else those of the first table."""
+    tables = _named_labels(config)
+    if any(name not in config.prompts for name in config.prompt):
+        return Names.in_order(AG_NEWS)
+    return Names(tuple(next(iter(tables.values()))), None) if tables else None
+
+
+def _named_labels(config: RunConfig) -> dict[str, Mapping[str, str]]:
+    """Words by class name of each of the run's prompts that names its classes."""
+    found: dict[str, Mapping[str, str]] = {}
+    for name in config.prompt:
+        labels = config.prompts[name].labels if name in config.prompts else None
+        if labels is None:
+            found[name] = {label.name: label.words for label in BUILT_IN[name].labels}
+        elif isinstance(labels, Mapping):
+            found[name] = labels
+    return found
+
+
+def _refuse_renaming(where: str, own: Names, given: Names) -> None:
+    """`label_names` gives names to data that has none; beside others it can only repeat them."""
+    if own.ids is None:
+        agrees = set(own.names) == set(given.names)
+    else:
+        agrees = dict(zip(own.ids, own.names, strict=True)) == dict(zip(given.ids or (), given.names, strict=True))
+    if not agrees:
+        raise InputError(
+            f"{where}: names its classes itself ({_listed(own)}), and label_names says {_listed(given)}; leave out "
+            "label_names, which never renames"
+        )
+
+
+def _listed(names: Names) -> str:
+    ids = names.ids or range(len(names.names))
+    return shorten(f"{i} {name}" for i, name in zip(ids, names.names, strict=True))
+
+
+def _refuse_other_names(prompt: str, labels: Mapping[str, str], names: Names, where: str) -> None:
+    if set(labels) == set(names.names):
+        return
+    if prompt in BUILT_IN and labels.keys() == set(AG_NEWS):
+        raise InputError(
+            f"prompt '{prompt}' is for AG News's classes ({', '.join(AG_NEWS)}), and those of {where} are "
+            f"{shorten(names.names)}; write a prompt of your own for them: [prompts.NAME] with labels = {{ CLASS = "
+            '" words" }'
+        )
+    raise InputError(
+        f"prompt '{prompt}': its labels ({shorten(labels)}) are not the classes of {where} ({shorten(names.names)}); "
+        "use the same names"
+    )
+
+
+# Prompts
+
+
+def choose_prompts(config: RunConfig, classes: Classes) -> tuple[Prompt, ...]:
+    """The run's prompts, each once, with the given classes. Raises InputError where they do not fit them."""
+    prompts = tuple(_make_prompt(config, name, classes) for name in dict.fromkeys(config.prompt))
+    listed = {prompt.name for prompt in prompts} - _named_labels(config).keys()
+    for a, b in combinations(prompts, 2):
+        if listed & {a.name, b.name}:
+            _refuse_disagreement(a, b)
+    return prompts
+
+
+def _make_prompt(config: RunConfig, name: str, classes: Classes) -> Prompt:
+    known = config.prompts.get(name) or BUILT_IN[name]
+    by_name = _named_labels(config).get(name) or _pair(name, config, classes)
+    labels = tuple(Label(i, label, by_name[label]) for i, label in zip(classes.ids, classes.names, strict=True))
+    return Prompt(name, known.template, labels, config.boundary or known.boundary)
+
+
+def _pair(name: str, config: RunConfig, classes: Classes) -> Mapping[str, str]:
+    """Words by class name of a prompt that lists its words: by name where they are the names, else by the ids."""
+    words = tuple(config.prompts[name].labels)
+    where = f"prompt '{name}'"
+    if len(words) != len(classes.names):
+        raise InputError(
+            f"{where}: {len(words)} label words for {len(classes.names)} label names ({shorten(classes.names)}); "
+            "give one for each, in the same order"
+        )
+    bare = {label.strip().casefold(): label for label in classes.names}
+    said = [bare.get(word.strip().casefold()) for word in words]
+    if set(said) == set(classes.names):
+        return {label: word for label, word in zip(said, words, strict=True) if label is not None}
+    advice = 'write them as a table, labels = { CLASS = " words" }'
+    for label, other, word in zip(classes.names, said, words, strict=True):
+        if other not in (None, label):
+            raise InputError(f"{where}: its words are in the order of the ids, where '{word}' is for {label}; {advice}")
+    if not classes.is_ordered:
+        raise InputError(f"{where}: its words are a list in the order of the ids, and nothing gives the ids; {advice}")
+    return dict(zip(classes.names, words, strict=True))
+
+
+def _refuse_disagreement(a: Prompt, b: Prompt) -> None:
+    """Words that a list pairs by order must not stand for another class in a prompt beside it."""
+    seen = {label.words.strip().casefold(): label.name for label in a.labels}
+    for label in b.labels:
+        other = seen.get(label.words.strip().casefold(), label.name)
+        if other != label.name:
+            raise InputError(
+                f"prompts '{a.name}' and '{b.name}': the words '{label.words}' are for {other} in the one and for "
+                f'{label.name} in the other; write both as tables, labels = {{ CLASS = " words" }}'
+            )

@@ -1,0 +1,181 @@
+"""What a run reads before it needs a model: the data set, its classes, the prompts, the source of solved examples.
+
+Invariant: nothing here imports torch or asks for a model, so that whatever a user got wrong in these is told at once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.bundled import SAMPLE, sample_path
+from pipeline.classes import choose_classes, choose_prompts
+from pipeline.config import RunConfig
+from pipeline.errors import InputError
+from pipeline.prompts import AG_NEWS, Prompt
+from pipeline.reading.dataset import Dataset, open_dataset
+from pipeline.reading.hub import existing_path
+from pipeline.reading.labels import Classes
+from pipeline.reading.places import find_path
+from pipeline.reading.readers import ENDINGS, Layout
+from pipeline.reading.rows import Row, check_row, check_text
+from pipeline.reading.sources import SPLITS
+from pipeline.shots import draw_shots, first_shots, text_key
+
+Keys = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class ShotsSource:
+    """Where solved examples come from: its rows, and its own classes, which are those of the data set by name."""
+
+    dataset: Dataset
+    classes: Classes
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The data set, its classes, and the prompts with their words for them."""
+
+    dataset: Dataset
+    classes: Classes
+    prompts: tuple[Prompt, ...]
+    shots: ShotsSource | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shots:
+    """The solved examples drawn: text and position of its class; `num_left_out` rows hold a text that is scored."""
+
+    examples: tuple[tuple[str, int], ...] = ()
+    num_left_out: int = 0
+
+
+def read_inputs(config: RunConfig) -> Inputs:
+    """Open everything that the configuration names but the model, and bring the classes together.
+
+    Raises InputError for what does not exist or fit, RunError where the hub fails.
+    """
+    dataset = _open(config, config.dataset, config.split)
+    classes = choose_classes(config, dataset)
+    prompts = choose_prompts(config, classes)
+    return Inputs(dataset, classes, prompts, _open_shots(config, dataset, classes) if config.num_shots else None)
+
+
+def is_local(config: RunConfig) -> bool:
+    """Whether the data set is on this machine. Raises InputError for a path to nothing."""
+    return config.dataset == SAMPLE or find_path(config.dataset, ENDINGS) is not None
+
+
+def _open(config: RunConfig, name: str, split: str) -> Dataset:
+    if name == SAMPLE:
+        dataset = open_dataset(sample_path(split.partition("[")[0]), split=split, class_names=AG_NEWS)
+        return replace(dataset, name=SAMPLE, location=SAMPLE)
+    return open_dataset(
+        name,
+        split=split,
+        subset=config.subset,
+        revision=config.dataset_revision,
+        text_column=config.text_column,
+        label_column=config.label_column,
+        layout=Layout(config.encoding, config.columns),
+    )
+
+
+# Solved examples
+
+
+def _open_shots(config: RunConfig, dataset: Dataset, classes: Classes) -> ShotsSource:
+    """Open the source of the solved examples. Raises InputError where it is what is scored, or has other classes."""
+    shots = _find_shots(config, dataset)
+    same_split = shots.source.files == () and (shots.location, _base(shots.split)) == (
+        dataset.location,
+        _base(dataset.split),
+    )
+    if same_split or {f.resolve() for f in shots.source.files} & {f.resolve() for f in dataset.source.files}:
+        raise InputError(
+            f"shots_split is '{config.shots_split}', and what it names is scored itself; draw the solved examples from "
+            "another split, such as train, or from another file"
+        )
+    own = choose_classes(config, shots)
+    differ = _mapping(own) != _mapping(classes) and shots.names is None
+    if set(own.names) != set(classes.names) or (differ and any(isinstance(value, int) for value in own.codes)):
+        raise InputError(
+            f"shots_split '{config.shots_split}': its classes ({own.shown}) are not those of {dataset.name} "
+            f"({classes.shown}); name them in the file, or choose another"
+        )
+    return ShotsSource(shots, own)
+
+
+def _find_shots(config: RunConfig, dataset: Dataset) -> Dataset:
+    name = _base(config.shots_split)
+    path = None if name.lower() in SPLITS else existing_path(name)
+    if path is not None:
+        split = "train" if path.is_dir() else path.name
+        return _open(config, str(path), split + config.shots_split.removeprefix(name))
+    if [str(file.resolve()) for file in dataset.source.files] == [dataset.location]:
+        raise InputError(
+            f"the solved examples come from the split '{config.shots_split}', and {dataset.name} is one file; name a "
+            "file with --shots-split"
+        )
+    return _open(config, config.dataset, config.shots_split)
+
+
+def _base(split: str) -> str:
+    return split.partition("[")[0]
+
+
+def _mapping(classes: Classes) -> dict[int, str]:
+    return dict(zip(classes.ids, classes.names, strict=True))
+
+
+def draw(config: RunConfig, inputs: Inputs) -> Shots:
+    """The solved examples, from rows whose text stands nowhere in the whole scored source.
+
+    So a limit or a slice of it does not change them. Rows that cannot be used are passed over. Raises InputError where
+    there are too few.
+    """
+    if inputs.shots is None:
+        return Shots()
+    rows = _Candidates(inputs.shots, inputs.classes, _scored_keys(inputs.dataset))
+    if config.shots_draw == "first":
+        examples = first_shots(rows, num_shots=config.num_shots)
+    else:
+        examples = draw_shots(rows, num_shots=config.num_shots, label_names=inputs.classes.names, seed=config.seed)
+    return Shots(examples, rows.num_left_out)
+
+
+def _scored_keys(dataset: Dataset) -> Keys:
+    """The sorted keys of all texts of the source: 8 bytes a row."""
+    batches = [
+        np.array([text_key(text) for text in texts if isinstance(check_text(text), str)], np.uint64)
+        for texts in dataset.all_texts()
+    ]
+    return np.unique(np.concatenate(batches)) if batches else np.array([], np.uint64)
+
+
+class _Candidates:
+    """The (text, class) of rows that may be drawn; counts those left out because their text is scored."""
+
+    def __init__(self, shots: ShotsSource, classes: Classes, scored: Keys) -> None:
+        self._shots, self._scored = shots, scored
+        self._position = {name: position for position, name in enumerate(classes.names)}
+        self.num_left_out = 0
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        for batch in self._shots.dataset.rows():
+            labels = batch.labels or [None] * len(batch.texts)
+            for text, label in zip(batch.texts, labels, strict=True):
+                row = check_row(text, label, self._shots.classes)
+                if not isinstance(row, Row) or row.gold is None:
+                    continue
+                if self._is_scored(row.text):
+                    self.num_left_out += 1
+                else:
+                    yield row.text, self._position[row.gold]
+
+    def _is_scored(self, text: str) -> bool:
+        key = np.uint64(text_key(text))
+        place = int(np.searchsorted(self._scored, key))
+        return place < len(self._scored) and bool(self._scored[place] == key)

@@ -1,0 +1,110 @@
+"""Which files are read, and the few records that every format's reader takes and gives.
+
+Invariant: what a file holds is said by the endings of its name alone, written in any case.
+"""
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+import pyarrow as pa
+
+from pipeline.errors import InputError
+
+Kind = Literal["parquet", "csv", "tsv", "jsonl", "json"]
+Compression = Literal["gzip", "zstd"]
+Batch = tuple[list[object], ...]  # one list for each column asked for, all equally long
+
+BATCH_ROWS = 1_000
+ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+FAMILY: dict[Kind, str] = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "jsonl": "json", "json": "json"}
+ENCODING_EXAMPLES = "utf-8, cp1252, latin-1 or utf-16"
+
+_KINDS: dict[str, Kind] = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+}
+_COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
+
+T = TypeVar("T")
+
+
+class Format(NamedTuple):
+    """What a file holds, and what it is compressed with."""
+
+    kind: Kind
+    compression: Compression | None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How text files are laid out, where they do not say so themselves."""
+
+    encoding: str | None = None  # a name that Python knows; without one UTF-8, or what a byte order mark says
+    columns: tuple[str, ...] | None = None  # names for the columns of CSV and TSV files without a header
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands where a row's values should be: why there are none, and what was found instead."""
+
+    reason: str
+    raw: str
+
+
+class Header(NamedTuple):
+    """What a file says about itself before its rows are read."""
+
+    columns: tuple[str, ...]
+    num_rows: int | None  # None where only reading everything would tell
+    class_names: dict[str, tuple[str, ...]]  # column -> names, where the file carries a ClassLabel feature
+
+
+def format_of(path: Path) -> Format | None:
+    """What the endings of the name say; None where they say nothing known. Parquet is compressed inside."""
+    name = Path(path.name.lower())
+    compression = _COMPRESSIONS.get(name.suffix)
+    kind = _KINDS.get((name.with_suffix("") if compression else name).suffix)
+    return None if kind is None or (compression and kind == "parquet") else Format(kind, compression)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a file makes the libraries raise into one line that names the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except PermissionError:
+        raise InputError(f"{path}: not readable; check its permissions") from None
+    except (pa.ArrowException, OSError, ValueError, OverflowError, RecursionError, csv.Error) as error:
+        raise InputError(_told(path, error)) from None
+
+
+def _told(path: Path, error: Exception) -> str:
+    kind, compression = format_of(path) or ("data", None)
+    if isinstance(error, UnicodeDecodeError) and kind not in ("parquet", "data"):
+        what = f"is no text in {error.encoding} ({error.reason})"
+        return f"{path}: {what}; give its encoding with --encoding: {ENCODING_EXAMPLES}, for example"
+    what = f"{compression}-compressed {kind}" if compression else kind
+    return f"{path}: cannot be read as {what} ({short(error)}); check the file"
+
+
+def short(value: object, limit: int = 200) -> str:
+    """The beginning of what may be long."""
+    text = str(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def batched(rows: Iterator[T]) -> Iterator[list[T]]:
+    """Rows in lists of `BATCH_ROWS`; the last may be shorter."""
+    while batch := list(islice(rows, BATCH_ROWS)):
+        yield batch

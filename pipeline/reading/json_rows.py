@@ -1,0 +1,203 @@
+"""Records out of JSON lines and out of JSON lists.
+
+Invariant: memory does not grow with the number of records, and a record never stands for more or fewer than one row.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.errors import InputError
+from pipeline.reading.formats import BATCH_ROWS, Batch, Kind, Unreadable, batched
+from pipeline.reading.text_files import open_text
+
+CHUNK_CHARS = 1 << 18
+MAX_RECORD_CHARS = 1 << 26  # of a JSON list: a quote that is never closed must not read the whole file into memory
+LONGEST_WORD = len("-Infinity") + 7  # how far from the end of a piece a record that goes on behind it may look wrong
+WANTED = "write a list of records, [{...}, {...}], or one record a line"
+
+BLANKS = re.compile(r"[ \t\r\n]*")
+DECODER = json.JSONDecoder()
+
+Record = dict[str, Any] | Unreadable
+
+
+def json_columns(file: Path, kind: Kind, encoding: str | None, looked_for: Collection[str]) -> tuple[str, ...]:
+    """Keys of the first records, as any one may lack some, and what is looked for, however late it comes up."""
+    with _open(file, kind, encoding) as every:
+        records = (record for record in every if isinstance(record, dict))
+        columns = dict.fromkeys(key for record in islice(records, BATCH_ROWS) for key in record)
+        missing = [column for column in looked_for if column not in columns]
+        while missing and (record := next(records, None)) is not None:
+            columns |= dict.fromkeys(column for column in missing if column in record)
+            missing = [column for column in missing if column not in record]
+    if not columns:
+        raise InputError(f"{file}: holds no row, not even {_smallest(file, kind, encoding)}; check the file")
+    return tuple(columns)
+
+
+def _smallest(file: Path, kind: Kind, encoding: str | None) -> str:
+    if kind == "json":
+        return "a record that is a JSON object"
+    with open_text(file, encoding) as text:
+        is_list = _Window(text).next_char() == "["
+    return "a line that is a JSON object" + (" (a file that is a list of records ends in .json)" if is_list else "")
+
+
+def json_rows(file: Path, kind: Kind, encoding: str | None, columns: Sequence[str]) -> Iterator[Batch]:
+    """Batches of the columns asked for; None where a record has no such key."""
+    with _open(file, kind, encoding) as records:
+        for batch in batched(records):
+            yield tuple([r.get(column) if isinstance(r, dict) else r for r in batch] for column in columns)
+
+
+@contextmanager
+def _open(file: Path, kind: Kind, encoding: str | None) -> Iterator[Iterator[Record]]:
+    with open_text(file, encoding, newline="\n") as text:
+        yield _of_lines(text, 1) if kind == "jsonl" else _of_json(file, text)
+
+
+# JSON lines
+
+
+def _of_lines(lines: Iterator[str], first_number: int) -> Iterator[Record]:
+    for number, line in enumerate(lines, first_number):
+        if line.strip():
+            yield _record(line, number)
+
+
+def _record(line: str, number: int) -> Record:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return Unreadable(f"line {number}: not valid JSON", line.rstrip("\r\n"))
+    if isinstance(record, dict):
+        return record
+    return Unreadable(f"line {number}: not a JSON object", line.rstrip("\r\n"))
+
+
+# A JSON list, read piece by piece
+
+
+class _Window:
+    """The piece of a text that is looked at; what lies before it has been let go."""
+
+    def __init__(self, text: IO[str]) -> None:
+        self._text = text
+        self._lines_gone = 0
+        self.piece = ""
+        self.at = 0
+
+    def more(self) -> bool:
+        """Let go what is done and add as much as waits, so that a record of any length is tried a few times only."""
+        added = self._text.read(max(CHUNK_CHARS, len(self.piece) - self.at))
+        self._lines_gone += self.piece.count("\n", 0, self.at)
+        self.piece, self.at = self.piece[self.at :] + added, 0
+        return bool(added)
+
+    def next_char(self) -> str:
+        """Go to the next character that is no blank; "" at the end."""
+        while True:
+            self.at = _behind_blanks(self.piece, self.at)
+            if self.at < len(self.piece):
+                return self.piece[self.at]
+            if not self.more():
+                return ""
+
+    def line_of(self, place: int) -> int:
+        """The number of the line that a place of the piece is in."""
+        return 1 + self._lines_gone + self.piece.count("\n", 0, place)
+
+    def lines(self) -> Iterator[str]:
+        """From here on, line by line."""
+        return chain(StringIO(self.piece[self.at :] + self._text.readline(MAX_RECORD_CHARS), newline="\n"), self._text)
+
+
+def _behind_blanks(text: str, start: int) -> int:
+    blanks = BLANKS.match(text, start)
+    return blanks.end() if blanks else start
+
+
+def _of_json(file: Path, text: IO[str]) -> Iterator[Record]:
+    """Records of a list; or of JSON lines, which many write into .json files too."""
+    window = _Window(text)
+    first = window.next_char()
+    if first == "[":
+        yield from _of_list(file, window)
+    elif first == "{":
+        yield from _of_objects(file, window)
+    elif first:
+        raise InputError(f"{file}: line {window.line_of(window.at)} begins neither a list nor a record; {WANTED}")
+
+
+def _of_objects(file: Path, window: _Window) -> Iterator[Record]:
+    """JSON lines, unless the only object is the whole table."""
+    line_number = window.line_of(window.at)
+    lines = window.lines()
+    first = _record(next(lines), line_number)
+    rest = _of_lines(lines, line_number + 1)
+    second = next(rest, None) if isinstance(first, dict) else None
+    if isinstance(first, Unreadable) or (second is None and _is_table(first)):
+        raise InputError(f"{file}: holds one object, not a list of records, or its first line is broken; {WANTED}")
+    yield first
+    if second is not None:
+        yield second
+    yield from rest
+
+
+def _is_table(record: dict[str, Any]) -> bool:
+    """Columns (or records) under names, as pandas writes them, where a record would hold a text."""
+    return bool(record) and all(isinstance(value, list | dict) for value in record.values())
+
+
+def _of_list(file: Path, window: _Window) -> Iterator[Record]:
+    window.at += 1
+    mark, number = window.next_char(), 0
+    while mark != "]":
+        number += 1
+        value, raw = _element(file, window, number)
+        yield value if isinstance(value, dict) else Unreadable(f"record {number}: not a JSON object", raw)
+        mark = window.next_char()
+        if mark not in (",", "]"):
+            raise _broken(file, window.line_of(window.at), number, "no ',' or ']' behind it" if mark else "cut off")
+        if mark == ",":
+            window.at += 1
+            window.next_char()
+    window.at += 1
+    if window.next_char():
+        raise InputError(f"{file}: line {window.line_of(window.at)} goes on behind the end of the list; {WANTED}")
+
+
+def _element(file: Path, window: _Window, number: int) -> tuple[object, str]:
+    """The value that begins here, and as it is written; the window then stands behind it."""
+    at_end = False
+    while True:
+        place, problem, value, end = window.at, "", None, window.at
+        try:
+            value, end = DECODER.raw_decode(window.piece, window.at)
+            # A number at the end of the piece may have more digits: only what follows says that it is whole.
+            goes_on = _behind_blanks(window.piece, end) == len(window.piece)
+        except json.JSONDecodeError as error:
+            place, problem = error.pos, error.msg
+            goes_on = problem.startswith("Unterminated string") or place > len(window.piece) - LONGEST_WORD
+        except (ValueError, RecursionError) as error:  # too many digits, too many brackets
+            problem, goes_on = str(error), False
+        if goes_on and len(window.piece) - window.at > MAX_RECORD_CHARS:
+            raise _broken(file, window.line_of(window.at), number, f"longer than {MAX_RECORD_CHARS:,} characters")
+        if goes_on and not at_end:
+            at_end = not window.more()
+        elif problem:
+            raise _broken(file, window.line_of(place), number, problem)
+        else:
+            raw, window.at = window.piece[window.at : end], end
+            return value, raw
+
+
+def _broken(file: Path, line: int, number: int, problem: str) -> InputError:
+    what = f"record {number} is not valid JSON ({problem})"
+    return InputError(f"{file}: line {line}: {what}, and nothing behind it can be read; mend it")

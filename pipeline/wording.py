@@ -1,0 +1,158 @@
+"""How templates and label words are written: what can only be a mistake is refused, what seldom is meant is told.
+
+Invariant: takes strings and gives words about them; nothing is changed, so that what passes is scored as written.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from pipeline.errors import InputError
+
+SLOT = "{text}"
+MAX_SIZE = 2**15 - 1  # the score table keeps a label's id and its words' tokens and bytes as int16
+
+
+def show(text: str, limit: int = 60) -> str:
+    """Words in quotes, for a message: blanks and line breaks can be seen, and what is long is cut."""
+    return repr(clip(text, limit))
+
+
+def clip(text: str, limit: int = 60) -> str:
+    """The text, its end cut away where it is long."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+# Templates
+
+# The slot as other tools write it: {{text}}, { text }, {Text}, ${text}; and with it any brace that touches the slot.
+_SLOT_ELSEWHERE = re.compile(r"\$?\{+\s*text\s*\}+", re.IGNORECASE)
+# A name in braces; those of LaTeX (a command's arguments, a sub- or superscript) are found as well, to be passed over.
+_OTHER_SLOT = re.compile(r"(\\\w+(?:\{[^{}]*\})*|[_^])?(\$?\{+\s*[^\W\d]\w*(?:\.\w+|\[\w+\])*\s*\}+)")
+_NOUNS = "text|article|sentence|input|document|review|passage|content|headline|title|body|news|message|question"
+_SLOT_LIKE = re.compile(
+    rf"\$?\{{+[^{{}}\n]{{0,40}}\}}+|<\s*(?:{_NOUNS})\s*>|\[\s*(?:{_NOUNS})\s*\]|%\(\w+\)s|%s|\$(?:{_NOUNS})\b",
+    re.IGNORECASE,
+)
+# What LaTeX begins with a backslash and one of these letters is no line break.
+_LATEX = "nabla ne neq neg ni nleq ngeq not notin nu tan tanh tau text textbf textit tfrac theta tilde times to top"
+_TYPED_BREAK = re.compile(rf"\\(?!(?:{_LATEX.replace(' ', '|')})(?![A-Za-z]))([nt])")
+
+
+def check_template(where: str, template: str) -> None:
+    """Raises InputError where the template has not one slot, something like a second one, or a typed line break."""
+    _check_slot(where, template)
+    _check_text(f"{where}: the template", template)
+
+
+def _check_slot(where: str, template: str) -> None:
+    slots = template.count(SLOT)
+    if slots != 1:
+        like = [found for found in _SLOT_LIKE.findall(template) if found != SLOT]
+        seen = f" (it has {show(like[0])})" if like else ""
+        raise InputError(
+            f"{where}: the template must contain {SLOT} exactly once, it has it {slots} times{seen}; "
+            f"write {SLOT} where the article goes"
+        )
+    for found in _SLOT_ELSEWHERE.findall(template):
+        if found != SLOT:
+            raise InputError(
+                f"{where}: the template has {show(found)}, which can be read in two ways; write {SLOT} where the "
+                "article goes, once, with blanks around it if other braces stand beside it"
+            )
+    for latex, found in _OTHER_SLOT.findall(template):
+        if found != SLOT and not latex:
+            raise InputError(
+                f"{where}: the template has {show(found)}, and only {SLOT} is filled in; leave it out, or write it "
+                "without braces if it is to be read as it stands"
+            )
+
+
+def _check_text(whose: str, text: str) -> None:
+    if typed := _TYPED_BREAK.search(text):
+        meaning = {"n": "a line break", "t": "a tab"}[typed[1]]
+        raise InputError(
+            f"{whose} has a backslash and the letter {typed[1]} in it, as typed; write the string in double quotes, "
+            f"where {typed[0]} is {meaning}"
+        )
+    check_unicode(whose, text)
+
+
+def check_unicode(whose: str, text: str) -> None:
+    """Refuse half a character (a lone surrogate): no tokenizer and no table takes it. Raises InputError."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InputError(f"{whose} has half a character in it, which is not valid Unicode; write it anew")
+
+
+# Label words
+
+
+def check_distinct(where: str, what: str, values: Sequence[str]) -> None:
+    """Raises InputError where a value is empty or there twice."""
+    seen: set[str] = set()
+    for position, value in enumerate(values):
+        if not value.strip():
+            raise InputError(f"{where}: the {what} of label {position} is empty; give each label some text")
+        if value in seen:
+            raise InputError(f"{where}: two labels have the same {what} {show(value)}; each label needs its own")
+        seen.add(value)
+
+
+def check_words(where: str, labels: Sequence[tuple[str, str]]) -> None:
+    """Raises InputError for words, given with their class's name, that cannot be kept or told apart."""
+    looks: dict[str, str] = {}
+    for position, (name, words) in enumerate(labels):
+        whose = f"{where}: label {position} ({show(name)})"
+        _check_text(whose, words)
+        if SLOT in words:
+            raise InputError(f"{whose} has {SLOT} in its words, and only the template is filled in; write plain words")
+        if (num_bytes := len(words.encode())) > MAX_SIZE:
+            raise InputError(
+                f"{whose} has words of {num_bytes:,} bytes, at most {MAX_SIZE:,} can be kept; shorten them"
+            )
+        look = unicodedata.normalize("NFC", words).strip()
+        if look in looks:
+            raise InputError(
+                f"{where}: two labels have words that look the same, {show(looks[look])} and {show(words)}; each label "
+                "needs its own"
+            )
+        looks[look] = words
+    _check_ends(where, [words for _, words in labels])
+
+
+def _check_ends(where: str, words: list[str]) -> None:
+    """White space at the end is scored, too: where only some words have it, it weighs on their labels alone."""
+    ended = [each for each in words if each[-1].isspace()]
+    if ended and len(ended) < len(words):
+        bare = next(each for each in words if not each[-1].isspace())
+        raise InputError(
+            f"{where}: the label words {show(ended[0])} end in white space, which is scored, and {show(bare)} do not; "
+            "take it away"
+        )
+
+
+# The seam between them
+
+# The other scripts without blanks between words are those of wide letters.
+_NO_BLANKS = ("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
+
+
+def find_glued(tail: str, words: Sequence[str]) -> str | None:
+    """The first label words that lack a blank between them and the template, which ends in `tail`."""
+    if not _wants_blank(tail[-1:]):
+        return None
+    return next((each for each in words if each[0].isalnum() and not _does_without_blanks(each[0])), None)
+
+
+def _wants_blank(last: str) -> bool:
+    """Whether words after this character have a blank before them; an empty string stands for an article's end."""
+    if not last:
+        return True
+    opens = unicodedata.category(last) in ("Ps", "Pi") or last in "\"'`"
+    return not (last.isspace() or opens or _does_without_blanks(last))
+
+
+def _does_without_blanks(character: str) -> bool:
+    script = unicodedata.name(character, "").partition(" ")[0]
+    wide = unicodedata.east_asian_width(character) in ("W", "F") or script == "HALFWIDTH"
+    return script in _NO_BLANKS or (wide and script != "HANGUL")
