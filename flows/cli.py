@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from pipeline.config import RULES, RunConfig, load_config
 from pipeline.errors import InputError, LabelscoreError
-from pipeline.prompts import BOUNDARIES, seam_note
+from pipeline.prompts import BOUNDARIES, make_one_text_prompt, seam_note
 from pipeline.wording import show
 
 if TYPE_CHECKING:
@@ -401,26 +401,30 @@ def _load(arguments: argparse.Namespace) -> "Loaded":
 
 def _classify(arguments: argparse.Namespace) -> None:
     from flows.terminal import print_classification
-    from pipeline.one_text import classify, make_one_text_prompt
 
     labels, template, boundary = arguments.labels, arguments.template, arguments.boundary
-    prompt = make_one_text_prompt(labels, template, boundary)  # a slip is told before a model is loaded
-    table = classify(_load(arguments), arguments.text, labels=labels, template=template, boundary=boundary)
+    prompt = make_one_text_prompt(labels, template, boundary)  # a slip is told before torch is imported
+    loaded = _load(arguments)
+    from pipeline.one_text import classify
+
+    table = classify(loaded, arguments.text, labels=labels, template=template, boundary=boundary)
     print_classification(table, seam_note(prompt))
 
 
 def _tokens(arguments: argparse.Namespace) -> None:
+    loaded = _load(arguments)
     from flows.terminal import print_tokens
     from pipeline.one_text import inspect_tokens
 
-    print_tokens(inspect_tokens(_load(arguments), arguments.text, notebook=arguments.notebook))
+    print_tokens(inspect_tokens(loaded, arguments.text, notebook=arguments.notebook))
 
 
 def _generate(arguments: argparse.Namespace) -> None:
+    loaded = _load(arguments)
     from flows.terminal import print_text
     from pipeline.one_text import generate
 
-    print_text(generate(_load(arguments), arguments.text, max_new_tokens=arguments.max_new_tokens))
+    print_text(generate(loaded, arguments.text, max_new_tokens=arguments.max_new_tokens))
 
 
 if __name__ == "__main__":

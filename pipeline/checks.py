@@ -4,23 +4,26 @@ Invariant: takes about a second on ordinary files, imports neither torch nor Pre
 leaves nothing behind; the run itself makes the same checks again.
 """
 
-from pipeline.bundled import DEMO_MODEL
+from pipeline.bundled import DEMO_MODEL, demo_model_path
 from pipeline.config import RunConfig
-from pipeline.inputs import is_local, read_inputs
+from pipeline.errors import InputError
+from pipeline.inputs import draw, is_local, read_inputs
 from pipeline.reading.dataset import refuse_bad_rows
-from pipeline.reading.model import find_directory
+from pipeline.reading.model import NO_CHAT_TEMPLATE, find_directory, has_chat_template
 from pipeline.storing.files import check_location
 from pipeline.storing.published import HISTORY, TABLES, refuse_foreign
 
 
 def check_run(config: RunConfig) -> None:
     """Look at paths, names, columns, templates and classes. Raises InputError for the first that is wrong."""
-    if config.model != DEMO_MODEL:
-        find_directory(config.model, config.revision)
+    path = find_directory(demo_model_path() if config.model == DEMO_MODEL else config.model, config.revision)
+    if path is not None and config.chat_template and not has_chat_template(path):
+        raise InputError(NO_CHAT_TEMPLATE)
     output = check_location(config.output)
     if output is not None:
         refuse_foreign(output, (*TABLES, HISTORY))
     if is_local(config):
         inputs = read_inputs(config)
+        draw(config, inputs)
         if config.on_bad_row == "fail":
             refuse_bad_rows(inputs.dataset, classes=inputs.classes, limit=config.limit)

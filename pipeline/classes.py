@@ -4,6 +4,7 @@ Invariant: the words of a prompt are scored for the class of their name, in what
 prompt list the classes; where two of them do not agree, nothing is scored.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -11,9 +12,10 @@ from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.prompts import AG_NEWS, BUILT_IN, Label, Prompt
 from pipeline.reading.dataset import Dataset
-from pipeline.reading.labels import Classes, Names, label_values, read_classes, shorten
+from pipeline.reading.gold import Classes, Names, read_classes
+from pipeline.reading.labels import TRUTH, label_values, plain_name, shorten
 
-_TRUTH = {"false": 0, "true": 1}
+MIN_STEM = 3
 MAX_ID = 32_767  # of the column gold_id, which is int16
 
 
@@ -28,10 +30,11 @@ def choose_classes(config: RunConfig, dataset: Dataset) -> Classes:
     own = dataset.names
     if own and given:
         _refuse_renaming(where, own, given)
-    found = {} if own else dataset.count_labels()
+    found = [] if own else dataset.count_labels()
     names = own or given or _prompt_names(config)
     if names is None:
-        listed = f" (its labels are {shorten(found)})" if found else ""
+        values = dict.fromkeys(value for file in found for value in file.values)
+        listed = f" (its labels are {shorten(values)})" if values else ""
         raise InputError(
             f'the data set {where} does not name its classes{listed}; add label_names = ["...", ...] to the '
             'configuration (in the order of the label ids) or label_names = "ag_news", or write the labels of its '
@@ -54,6 +57,7 @@ def _given_names(config: RunConfig) -> Names | None:
 
 
 def _distinct(names: Sequence[str]) -> Sequence[str]:
+    names = [plain_name(name) for name in names]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"label_names: '{twice}' stands there twice; each class has a name of its own")
     return names
@@ -64,7 +68,7 @@ def _by_id(table: Mapping[str, str]) -> Names:
     ids: dict[int, str] = {}
     for key, name in table.items():
         values = label_values(key)
-        number = _TRUTH.get(key.lower(), values[0] if len(values) == 1 else key)
+        number = TRUTH.get(key.lower(), values[0] if len(values) == 1 else key)
         if not isinstance(number, int) or abs(number) > MAX_ID or number in ids:
             raise InputError(
                 f"label_names: '{key}' is not a whole number of its own between -{MAX_ID} and {MAX_ID}; write the id "
@@ -86,12 +90,14 @@ def _prompt_names(config: RunConfig) -> Names | None:
 def _named_labels(config: RunConfig) -> dict[str, Mapping[str, str]]:
     """Words by class name of each of the run's prompts that names its classes."""
     found: dict[str, Mapping[str, str]] = {}
-    for name in config.prompt:
+    for name in dict.fromkeys(config.prompt):
         labels = config.prompts[name].labels if name in config.prompts else None
         if labels is None:
             found[name] = {label.name: label.words for label in BUILT_IN[name].labels}
         elif isinstance(labels, Mapping):
-            found[name] = labels
+            found[name] = {plain_name(label): words for label, words in labels.items()}
+            if len(found[name]) < len(labels):
+                raise InputError(f"prompt '{name}': two of its labels look the same; each class has a name of its own")
     return found
 
 
@@ -162,12 +168,27 @@ def _pair(name: str, config: RunConfig, classes: Classes) -> Mapping[str, str]:
     if set(said) == set(classes.names):
         return {label: word for label, word in zip(said, words, strict=True) if label is not None}
     advice = 'write them as a table, labels = { CLASS = " words" }'
-    for label, other, word in zip(classes.names, said, words, strict=True):
-        if other not in (None, label):
-            raise InputError(f"{where}: its words are in the order of the ids, where '{word}' is for {label}; {advice}")
+    for label, word in zip(classes.names, words, strict=True):
+        others = [other for other in classes.names if _speaks_of(word, other)]
+        if others and label not in others:
+            raise InputError(
+                f"{where}: its words are in the order of the ids, where '{word}' is for {label} and not for "
+                f"{others[0]}; {advice}"
+            )
     if not classes.is_ordered:
         raise InputError(f"{where}: its words are a list in the order of the ids, and nothing gives the ids; {advice}")
     return dict(zip(classes.names, words, strict=True))
+
+
+def _speaks_of(words: str, name: str) -> bool:
+    """Whether label words hold a class's name, or a word that begins like it: `is positive`, or `Positive` for pos."""
+    said = re.findall(r"\w+", words.casefold())
+    named = re.findall(r"\w+", name.casefold())
+    return bool(named) and all(any(_is_like(word, part) for word in said) for part in named)
+
+
+def _is_like(word: str, part: str) -> bool:
+    return word == part or (len(part) >= MIN_STEM and word.startswith(part))
 
 
 def _refuse_disagreement(a: Prompt, b: Prompt) -> None:

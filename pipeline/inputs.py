@@ -5,6 +5,7 @@ Invariant: nothing here imports torch or asks for a model, so that whatever a us
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,9 @@ from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.prompts import AG_NEWS, Prompt
 from pipeline.reading.dataset import Dataset, open_dataset
+from pipeline.reading.gold import Classes
 from pipeline.reading.hub import existing_path
-from pipeline.reading.labels import Classes
+from pipeline.reading.labels import shorten
 from pipeline.reading.places import find_path
 from pipeline.reading.readers import ENDINGS, Layout
 from pipeline.reading.rows import Row, check_row, check_text
@@ -50,6 +52,7 @@ class Shots:
 
     examples: tuple[tuple[str, int], ...] = ()
     num_left_out: int = 0
+    remark: str | None = None  # on how the labels of their source were read
 
 
 def read_inputs(config: RunConfig) -> Inputs:
@@ -65,7 +68,7 @@ def read_inputs(config: RunConfig) -> Inputs:
 
 def is_local(config: RunConfig) -> bool:
     """Whether the data set is on this machine. Raises InputError for a path to nothing."""
-    return config.dataset == SAMPLE or find_path(config.dataset, ENDINGS) is not None
+    return config.dataset == SAMPLE or find_path(config.dataset, ENDINGS, bundled=(SAMPLE,)) is not None
 
 
 def _open(config: RunConfig, name: str, split: str) -> Dataset:
@@ -99,6 +102,11 @@ def _open_shots(config: RunConfig, dataset: Dataset, classes: Classes) -> ShotsS
             "another split, such as train, or from another file"
         )
     own = choose_classes(config, shots)
+    if own.unread:
+        raise InputError(
+            f"shots_split '{config.shots_split}': its labels {shorten(own.unread)} are none of the classes "
+            f"{own.shown}; mend the file, or choose another"
+        )
     differ = _mapping(own) != _mapping(classes) and shots.names is None
     if set(own.names) != set(classes.names) or (differ and any(isinstance(value, int) for value in own.codes)):
         raise InputError(
@@ -110,7 +118,7 @@ def _open_shots(config: RunConfig, dataset: Dataset, classes: Classes) -> ShotsS
 
 def _find_shots(config: RunConfig, dataset: Dataset) -> Dataset:
     name = _base(config.shots_split)
-    path = None if name.lower() in SPLITS else existing_path(name)
+    path = None if name.lower() in SPLITS else _find_file(name, dataset)
     if path is not None:
         split = "train" if path.is_dir() else path.name
         return _open(config, str(path), split + config.shots_split.removeprefix(name))
@@ -120,6 +128,20 @@ def _find_shots(config: RunConfig, dataset: Dataset) -> Dataset:
             "file with --shots-split"
         )
     return _open(config, config.dataset, config.shots_split)
+
+
+def _find_file(name: str, dataset: Dataset) -> Path | None:
+    """The file that solved examples come from, None for a split. Raises InputError where it could be either of two."""
+    path, within = existing_path(name), existing_path(Path(dataset.location) / name)
+    if within is None:
+        return path if path or not _looks_like_file(name) else find_path(name, ENDINGS)
+    if path is not None and path.resolve() != within.resolve():
+        raise InputError(f"shots_split '{name}' may be {path.resolve()} or {within}; write the whole path")
+    return None  # a file of the data set's folder
+
+
+def _looks_like_file(name: str) -> bool:
+    return "/" in name or name.lower().endswith((*ENDINGS, ".gz", ".zst"))
 
 
 def _base(split: str) -> str:
@@ -143,7 +165,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Shots:
         examples = first_shots(rows, num_shots=config.num_shots)
     else:
         examples = draw_shots(rows, num_shots=config.num_shots, label_names=inputs.classes.names, seed=config.seed)
-    return Shots(examples, rows.num_left_out)
+    return Shots(examples, rows.num_left_out, inputs.shots.classes.remark)
 
 
 def _scored_keys(dataset: Dataset) -> Keys:

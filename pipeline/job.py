@@ -109,7 +109,8 @@ class Job:
     def remarks(self) -> Iterator[str]:
         """What a person should know of the data before it is scored."""
         target = self.target
-        yield from filter(None, (self._other_data(), *target.dataset.remarks, target.classes.remark))
+        found = (self._other_data(), *target.dataset.remarks, target.classes.remark, target.shots.remark)
+        yield from filter(None, found)
         if target.shots.num_left_out:
             yield (
                 f"solved examples: {target.shots.num_left_out:,} rows of {self.config.shots_split} were left out "
@@ -127,9 +128,11 @@ class Job:
         place = (old.get("location", old.get("name")), old.get("split"), old.get("subset"))
         if not old or place in ((new.location, new.split, self.config.subset), (new.name, new.split, None)):
             return None
+        is_alike = old.get("name") == new.name
+        before, after = (old.get("location"), new.location) if is_alike else (old.get("name"), new.name)
         return (
-            f"{self.output} held {old.get('name')} ({old.get('split')}) until now; from this run on its tables and "
-            f"report are of {new.name} ({new.split})"
+            f"{self.output} held {before} ({old.get('split')}) until now; from this run on its tables and report are "
+            f"of {after} ({new.split})"
         )
 
     def plan(self) -> None:

@@ -3,7 +3,6 @@
 Invariant: `classify` uses the encoder, scorer and rules of a run, so a text gets the scores that a run would store.
 """
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,14 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.bundled import DEMO_MODEL
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
-from pipeline.prompts import AG_NEWS, Boundary, Prompt, make_prompt
+from pipeline.prompts import Boundary, Labels, Prompt, make_one_text_prompt
 from pipeline.reading.model import ModelRef, load_model, load_tokenizer
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS, RULES, label_constants, with_inputs
 from pipeline.scoring.scorer import NonFiniteScore
 from pipeline.scoring.tokens import Encoder
 from pipeline.shard import explain, make_scorer, part_table
 from pipeline.target import find_model
-from pipeline.wording import check_unicode, show
+from pipeline.wording import check_unicode
 
 # `batch` compares a text with the others of its run, and here there are none.
 ONE_TEXT_RULES = tuple(rule for rule in RULES if rule != "batch")
@@ -42,29 +41,6 @@ def load(model: str = DEMO_MODEL, *, revision: str | None = None, device: str = 
     ref = find_model(RunConfig.model_validate(settings))
     tokenizer = load_tokenizer(ref)
     return Loaded(ref, load_model(ref), tokenizer)
-
-
-Labels = Iterable[str] | Mapping[str, str]
-
-
-def make_one_text_prompt(labels: Labels, template: str, boundary: Boundary = "joint") -> Prompt:
-    """The prompt of `classify`: label words that are their own names, or a table of class name = words.
-
-    The one string "ag_news" stands for AG News's four names. Raises InputError for what is no prompt.
-    """
-    if isinstance(labels, str) and labels == "ag_news":
-        labels = AG_NEWS
-    if isinstance(labels, str | bytes):
-        raise InputError(
-            f"the labels are one string, {show(str(labels))}, which would be taken letter by letter; give a list of "
-            'strings, such as [" positive", " negative"], or "ag_news"'
-        )
-    names = tuple(labels)
-    words = tuple(labels.values()) if isinstance(labels, Mapping) else names
-    for each in (*names, *words):
-        if not isinstance(each, str):
-            raise InputError(f"the label {show(str(each))} is no string; write the words that are to be scored")
-    return make_prompt("one text", template, words, names, boundary)
 
 
 def classify(loaded: Loaded, text: str, *, labels: Labels, template: str, boundary: Boundary = "joint") -> pl.DataFrame:

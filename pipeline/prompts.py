@@ -5,11 +5,12 @@ as a slot or a line break; its labels are distinct, also to the eye, and none is
 """
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import InputError
-from pipeline.wording import MAX_SIZE, SLOT, check_distinct, check_template, check_words, clip, find_glued
+from pipeline.wording import MAX_SIZE, SLOT, check_distinct, check_template, check_words, clip, find_glued, show
 
 Boundary = Literal["joint", "separate"]
 BOUNDARIES: tuple[Boundary, ...] = ("joint", "separate")
@@ -78,6 +79,29 @@ def make_prompt(
         )
     labels = tuple(Label(i, n, w) for i, (n, w) in enumerate(zip(label_names, words, strict=True)))
     return Prompt(name, template, labels, boundary)
+
+
+Labels = Iterable[str] | Mapping[str, str]
+
+
+def make_one_text_prompt(labels: Labels, template: str, boundary: Boundary = "joint") -> Prompt:
+    """The prompt of `classify`: label words that are their own names, or a table of class name = words.
+
+    The one string "ag_news" stands for AG News's four names. Raises InputError for what is no prompt.
+    """
+    if isinstance(labels, str) and labels == "ag_news":
+        labels = AG_NEWS
+    if isinstance(labels, str | bytes):
+        raise InputError(
+            f"the labels are one string, {show(str(labels))}, which would be taken letter by letter; give a list of "
+            'strings, such as [" positive", " negative"], or "ag_news"'
+        )
+    names = tuple(labels)
+    words = tuple(labels.values()) if isinstance(labels, Mapping) else names
+    for each in (*names, *words):
+        if not isinstance(each, str):
+            raise InputError(f"the label {show(str(each))} is no string; write the words that are to be scored")
+    return make_prompt("one text", template, words, names, boundary)
 
 
 def glued_words(prompt: Prompt) -> str | None:

@@ -15,8 +15,8 @@ from pipeline.errors import InputError
 from pipeline.inputs import Shots, draw, read_inputs
 from pipeline.prompts import Prompt
 from pipeline.reading.dataset import Dataset
-from pipeline.reading.labels import Classes
-from pipeline.reading.model import ModelRef, load_tokenizer, resolve_model
+from pipeline.reading.gold import Classes
+from pipeline.reading.model import NO_CHAT_TEMPLATE, ModelRef, load_tokenizer, resolve_model
 from pipeline.shard import PromptJob, ScoringJob, Shard
 from pipeline.shots import format_shots
 from pipeline.storing.files import Output
@@ -87,7 +87,7 @@ def chat_markup(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     Raises InputError where the tokenizer has none.
     """
     if not getattr(tokenizer, "chat_template", None):
-        raise InputError("the model's tokenizer has no chat template; leave out --chat-template or use a chat model")
+        raise InputError(NO_CHAT_TEMPLATE)
     messages = [{"role": "user", "content": CHAT_SLOT}]
     rendered = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     before, slot, after = rendered.partition(CHAT_SLOT)

@@ -6,11 +6,13 @@ at the next line, in a time that grows with the text alone, however many quotes 
 CSV is read strictly. TSV comes in two ways: pandas and spreadsheets quote a field that holds tabs, quotes or line
 breaks, others (GLUE's files) quote nothing and have quotes anywhere. So a line of TSV is read as if quoted, and where
 that breaks (a stray quote, one that is never closed, a wrong number of fields) it is taken as it stands, split at its
-tabs. Where several lines could be one quoted row or a sound row each, the file's earlier lines decide: they are a row
-each once a line had to be taken as it stands, or had a quote where a program that quotes leaves none.
+tabs. Where several lines could be one quoted row or a sound row each, nobody knows which they are, and they are one
+broken row; but in TSV they are a row each once an earlier line had to be taken as it stands, or had a quote where a
+program that quotes leaves none.
 """
 
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator
 from typing import Literal
@@ -20,6 +22,8 @@ from pipeline.reading.formats import Unreadable
 MAX_FIELD_CHARS = 2**31 - 1  # the csv module's own limit of 131,072 characters is less than a long article
 MAX_OPEN_CHARS = 1 << 25  # how far an open quote may look for its end; the csv module takes four bytes for each
 LINE_CHARS = 64  # what a line costs in memory besides its characters, so that empty lines count too
+
+PLAIN_WORD = re.compile(r"[^\s\"]{1,40}")  # what a label looks like
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
@@ -111,14 +115,30 @@ class Table:
             where = f"line {self._lines.number}"
             if isinstance(row, str):
                 yield Unreadable(f"{where}: {row}", self.raw)
+            elif len(self._lines.taken) > 1 and self._is_torn(width):
+                why = f"its quotes reach{self._reach_to()}, and each of these lines could be a row by itself"
+                yield Unreadable(f"{where}: {why}; double the quotes in its text, or quote its other fields", self.raw)
             elif len(row) != width:
                 yield Unreadable(f"{where}: {len(row)} fields where {told} {width}{self._reach()}", self.raw)
             else:
                 yield row
 
     def _reach(self) -> str:
-        last = self._lines.number + len(self._lines.taken) - 1
-        return f" (its quotes reach to line {last})" if last > self._lines.number else ""
+        return f" (its quotes reach{self._reach_to()})" if len(self._lines.taken) > 1 else ""
+
+    def _reach_to(self) -> str:
+        return f" to line {self._lines.number + len(self._lines.taken) - 1}"
+
+    def _is_torn(self, width: int) -> bool:
+        """Whether every line of a quoted row has as many fields as a row, one of which is a plain word in each.
+
+        Two stray quotes make one row of all that stands between them, and nothing tells it from a text of several lines
+        but that such lines seldom end in a label each.
+        """
+        lines = [line.rstrip("\r\n").split(self._delimiter) for line in self._lines.taken]
+        if any(len(fields) != width or not all(field.strip(' "') for field in fields) for fields in lines):
+            return False
+        return any(all(PLAIN_WORD.fullmatch(fields[place]) for fields in lines) for place in range(width))
 
     def _next_fields(self) -> list[str] | str | None:
         """The next record's fields, or why its first line is broken; None at the end."""

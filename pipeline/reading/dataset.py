@@ -14,11 +14,13 @@ from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
+from pipeline.bundled import SAMPLE
 from pipeline.errors import InputError
-from pipeline.reading.labels import Classes, Names, Value, count_labels
+from pipeline.reading.gold import Classes, Names
+from pipeline.reading.labels import LabelCounts, count_labels, plain_name, printable
 from pipeline.reading.places import find_path
 from pipeline.reading.readers import ENDINGS, PLAIN, Layout, Unreadable, format_of, looks_like_data
-from pipeline.reading.rows import Row, check_row, printable
+from pipeline.reading.rows import Row, check_row
 from pipeline.reading.sources import Source, find_files, open_files
 from pipeline.reading.stream_table import StreamTable
 
@@ -77,7 +79,7 @@ class Dataset:
         """The class names of its ClassLabel feature, where it has one."""
         if self.label_column is None or self.label_column not in self.source.class_names:
             return None
-        names = self.source.class_names[self.label_column]
+        names = tuple(map(plain_name, self.source.class_names[self.label_column]))
         return Names(names, None if self.label_column in self.source.reordered else tuple(range(len(names))), True)
 
     def rows(self) -> Iterator[RowBatch]:
@@ -98,11 +100,12 @@ class Dataset:
         """A pass over the texts of the whole source, whatever slice was asked for."""
         return (batch[0] for batch in self.source.read([self.text_column]))
 
-    def count_labels(self) -> Counter[Value]:
-        """How often each label occurs in the whole source, whatever slice was asked for."""
+    def count_labels(self) -> list[LabelCounts]:
+        """The labels of each file of the whole source, whatever slice was asked for; none where it is unlabelled."""
         if self.label_column is None:
-            return Counter()
-        return count_labels(batch[0] for batch in self.source.read([self.label_column]))
+            return []
+        column = self.label_column
+        return [count_labels(batch[0] for batch in read([column])) for read in self.source.read_each]
 
     def _num_all_rows(self) -> int | None:
         """The source's rows, counted where only reading tells and the slice needs to know."""
@@ -142,7 +145,7 @@ def open_dataset(
     Raises InputError for a path, column, split or revision that is not there, RunError where the hub fails.
     """
     split_name, cut = _parse_split(split)
-    path = find_path(str(name_or_path), ENDINGS)
+    path = find_path(str(name_or_path), ENDINGS, bundled=(SAMPLE,))
     remarks, location = tuple[str, ...](), str(name_or_path)
     if path is not None:
         location = str(path.resolve())
@@ -179,8 +182,9 @@ def _choose_columns(source: Source, where: str, text_column: str, label_column: 
             continue
         near = _near_miss(column, [c for c in source.columns if c != text_column])
         if option == "--text-column" or column != DEFAULT_LABEL_COLUMN or near is not None:
-            hint = f"did you mean '{near}'? " if near is not None else _no_header(source)
-            raise InputError(f"{where}: no column '{column}'; {hint}it has {listed}; choose one with {option}")
+            hint = "" if near is None else f"did you mean '{near}'? "
+            header = _no_header(source) if near is None else ""
+            raise InputError(f"{where}: no column '{column}'; {hint}it has {listed}; choose one with {option}{header}")
     return text_column, label_column if label_column in source.columns else None
 
 
@@ -196,9 +200,10 @@ def _near_miss(wanted: str, columns: Sequence[str]) -> str | None:
 
 def _no_header(source: Source) -> str:
     found = format_of(source.files[0]) if source.files else None
-    if found is not None and found.kind in ("csv", "tsv") and looks_like_data(source.columns):
-        return "its first line looks like data: name the columns of a file without a header by --columns A,B,...; "
-    return ""
+    if found is None or found.kind not in ("csv", "tsv"):
+        return ""
+    seen = "its first line looks like data: " if looks_like_data(source.columns) else "where there is no header, "
+    return f"; {seen}name the columns by --columns A,B,..."
 
 
 # Slices

@@ -114,7 +114,7 @@ def _streamed_split(
     num_rows = info.num_examples if info is not None and info.num_examples else None
     class_names = class_names | _class_names(stream.features)
     read = partial(_stream_rows, repo.id, stream, outline, class_names)
-    return Source(repo.id, tuple(first), (), class_names, num_rows, read, repo.commit)
+    return Source(repo.id, tuple(first), (), class_names, num_rows, [read], repo.commit)
 
 
 def _stream_rows(

@@ -29,16 +29,34 @@ Record = dict[str, Any] | Unreadable
 
 def json_columns(file: Path, kind: Kind, encoding: str | None, looked_for: Collection[str]) -> tuple[str, ...]:
     """Keys of the first records, as any one may lack some, and what is looked for, however late it comes up."""
+    if kind == "jsonl":
+        _refuse_list(file, encoding)
     with _open(file, kind, encoding) as every:
         records = (record for record in every if isinstance(record, dict))
         columns = dict.fromkeys(key for record in islice(records, BATCH_ROWS) for key in record)
         missing = [column for column in looked_for if column not in columns]
         while missing and (record := next(records, None)) is not None:
-            columns |= dict.fromkeys(column for column in missing if column in record)
+            columns |= dict.fromkeys(record)  # all of them: one may be nearly what is looked for
             missing = [column for column in missing if column not in record]
     if not columns:
         raise InputError(f"{file}: holds no row, not even {_smallest(file, kind, encoding)}; check the file")
     return tuple(columns)
+
+
+def _refuse_list(file: Path, encoding: str | None) -> None:
+    """A list over several lines: its last records would be sound lines, the others broken ones."""
+    with open_text(file, encoding) as text:
+        first = next((line for line in text if line.strip()), "")
+    if first.lstrip().startswith("[") and not _is_value(first):
+        raise InputError(f"{file}: is a list of records over several lines, not a record a line; rename it to .json")
+
+
+def _is_value(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _smallest(file: Path, kind: Kind, encoding: str | None) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.bundled import DEMO_MODEL
 from pipeline.errors import InputError, RunError
 from pipeline.reading.hub import fetch, find_repo
 from pipeline.reading.model_files import (
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 DTYPES = ("auto", "float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
 ADVICE = "give a directory with a config.json, or a hub id such as google/gemma-2b"
+NO_CHAT_TEMPLATE = "the model's tokenizer has no chat template; leave out --chat-template or use a chat model"
 UNLIMITED_CONTEXT = 1 << 30  # state-space and ALiBi models name no limit
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length")
 
@@ -107,7 +109,7 @@ def _resolve_dtype(dtype: str, device: str) -> str:
 
 def find_directory(name: str | Path, revision: str | None = None) -> Path | None:
     """The model's directory, None for a hub id. Raises InputError for a path to nothing, or to no model."""
-    path = find_path(str(name), what="directory", advice=ADVICE)
+    path = find_path(str(name), bundled=(DEMO_MODEL,), what="directory", advice=ADVICE)
     if path is None:
         return None
     if not path.is_dir():
@@ -116,6 +118,15 @@ def find_directory(name: str | Path, revision: str | None = None) -> Path | None
         raise InputError(f"{path}: a directory has no revisions; leave out --revision or name a hub id")
     check_files(str(path), list_files(path))
     return path
+
+
+def has_chat_template(path: Path) -> bool:
+    """Whether some file of a model's directory may hold a chat template; reads them as text, without the tokenizer."""
+    files = [path / name for name in tokenizer_files(list_files(path))]
+    if any("chat_template" in file.name or "chat_templates" in file.parent.name for file in files):
+        return True
+    configs = [file for file in files if file.name == "tokenizer_config.json"]
+    return any("chat_template" in file.read_text(encoding="utf-8", errors="replace") for file in configs)
 
 
 def _open_directory(path: Path, trust_remote_code: bool) -> tuple[str, Path, str, str]:

@@ -18,16 +18,22 @@ ALIKE = 0.8  # from which ratio of equal letters on a name is taken for a slip o
 
 
 def find_path(
-    name: str, endings: Sequence[str] = (), *, what: str = "file or directory", advice: str = "check the path"
+    name: str,
+    endings: Sequence[str] = (),
+    *,
+    bundled: Sequence[str] = (),
+    what: str = "file or directory",
+    advice: str = "check the path",
 ) -> Path | None:
     """The path that lies under this name; None where the name is a hub id.
 
-    `endings` are those of the files looked for. Raises InputError for a path to nothing, naming what lies near it.
+    `endings` are those of the files looked for, `bundled` names that stand for what is bundled. Raises InputError for
+    a path to nothing, naming what lies near it.
     """
     path = existing_path(name)
     if path is not None:
         return path
-    near = _near(Path(name).expanduser())
+    near = next(iter(get_close_matches(name, bundled, n=1, cutoff=ALIKE)), None) or _near(Path(name).expanduser())
     if near is None and looks_like_hub_id(name) and not _looks_local(name, endings):
         return None
     hint = f"did you mean {near}? " if near is not None else ""

@@ -6,7 +6,8 @@ Invariant: a row that passes has a text of valid Unicode with something to see i
 import hashlib
 from typing import NamedTuple
 
-from pipeline.reading.labels import Classes
+from pipeline.reading.gold import Classes
+from pipeline.reading.labels import printable
 from pipeline.reading.readers import Unreadable, encoding_hint
 
 
@@ -59,10 +60,3 @@ def _kind(value: object) -> str:
     return {"int": "a number", "float": "a number", "bool": "true or false", "dict": "a record", "list": "a list"}.get(
         type(value).__name__, type(value).__name__
     )
-
-
-def printable(value: object) -> str:
-    """A value as text that can be stored: what is not valid Unicode becomes question marks."""
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    return str(value).encode(errors="replace").decode()

@@ -6,9 +6,10 @@ them and is not read is named.
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from pipeline.errors import InputError
@@ -43,9 +44,9 @@ Names = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One split, wherever it lies: what is known of it, and `read`, which starts a pass over columns of it.
+    """One split, wherever it lies: what is known of it, and passes over columns of it.
 
-    Where a column has class names, its ids come through `read` as those names.
+    Where a column has class names, its ids are read as those names.
     """
 
     name: str
@@ -53,10 +54,14 @@ class Source:
     partial_columns: tuple[str, ...]  # that only some files have
     class_names: Mapping[str, Names]  # column -> names, where there is a ClassLabel feature
     num_rows: int | None  # None where only reading everything would tell
-    read: Callable[[Sequence[str]], Iterator[Batch]]
+    read_each: Sequence[Callable[[Sequence[str]], Iterator[Batch]]]  # one for each file, in order
     revision: str | None = None
     files: tuple[Path, ...] = ()
     reordered: frozenset[str] = frozenset()  # columns whose class names the files list in different orders
+
+    def read(self, columns: Sequence[str]) -> Iterator[Batch]:
+        """A pass over columns of all files."""
+        return chain.from_iterable(read(columns) for read in self.read_each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,8 @@ def find_files(path: Path, split: str) -> FoundFiles:
         folders = [place.name for place in others if place.is_dir()]
         hint = f"; its folders are {_shorten(folders)}, name one of them" if folders else ""
         raise InputError(f"{path}: the directory holds no {', '.join(ENDINGS)} file{hint}")
-    chosen = [f for f in files if split in (f.name, f.relative_to(path).as_posix())] or _of_split(path, files, split)
+    chosen = _called(path, files, split) or _of_split(path, files, split)
+    _refuse_twins(path, chosen)
     kinds = sorted({_family(file) for file in chosen})
     if len(kinds) > 1:
         endings = sorted({f".{found.kind}" for file in chosen if (found := format_of(file))})
@@ -102,8 +108,10 @@ def find_files(path: Path, split: str) -> FoundFiles:
 def _one_file(path: Path, split: str) -> FoundFiles:
     if format_of(path) is None:
         raise InputError(f"{path}: the name must end in one of {', '.join(ENDINGS)} to say what the file holds")
-    own = _splits_of(path.name, split)
-    if split == path.name or _key(split) in own or (not own and _is_split(split)):
+    own = _splits_of(path.name)
+    if split in (path.name, _uncompressed(path.name)) or _key(split) in own or _has_word(path.stem, split):
+        return FoundFiles((path,), split)
+    if not own and _is_split(split):
         return FoundFiles((path,), split)
     if len(own) == 1 and split == DEFAULT_SPLIT:
         return FoundFiles((path,), next(iter(own)))  # nobody named a split, so the file does
@@ -128,17 +136,30 @@ def _list_files(path: Path) -> tuple[list[Path], list[Path]]:
     return files, others
 
 
+def _called(path: Path, files: list[Path], split: str) -> list[Path]:
+    """The file that is called so, with its folders or without them, compressed or not."""
+    called = [f for f in files if split in (f.name, f.relative_to(path).as_posix(), _uncompressed(f.name))]
+    if len(called) > 1:
+        places = [file.relative_to(path).as_posix() for file in called]
+        raise InputError(f"{path}: '{split}' may be {_shorten(places)}; name one of them with its folder")
+    return called
+
+
 def _of_split(path: Path, files: list[Path], split: str) -> list[Path]:
-    splits = {file: _splits_of(file.name, split) or _folder_splits(path, file, split) for file in files}
-    chosen = [file for file in files if _key(split) in splits[file]]
-    # dev.csv beside validation.csv: two data sets that mean the same split, of which one has been named.
-    chosen = [file for file in chosen if _has_word(file.relative_to(path).as_posix(), split)] or chosen
-    if several := next((file for file in chosen if len(splits[file]) > 1), None):
-        raise InputError(
-            f"{several}: its name says {' and '.join(sorted(splits[several]))}; name the file itself, --split "
-            f"{several.relative_to(path).as_posix()}, or rename it"
-        )
+    splits = {file: _splits_of(file.name) or _folder_splits(path, file) for file in files}
     known = sorted({name for names in splits.values() for name in names})
+    places = {file: file.relative_to(path).as_posix() for file in files}
+    chosen = [file for file in files if _has_word(places[file], split)]
+    if _key(split) in SPLITS.values():
+        same = [file for file in files if _key(split) in splits[file]]
+        # dev.csv beside validation.csv: two data sets that mean the same split, of which one has been named.
+        chosen = [file for file in same if file in chosen] or same
+    said = {name for file in chosen for name in splits[file]}
+    if len(said) > 1:
+        raise InputError(
+            f"{path}: split '{split}' may be {_shorten([places[file] for file in chosen])}, whose names say "
+            f"{' and '.join(sorted(said))}; name one file with --split"
+        )
     if chosen:
         return chosen
     if known or not _is_split(split):
@@ -153,16 +174,31 @@ def _of_split(path: Path, files: list[Path], split: str) -> list[Path]:
     return files
 
 
-def _folder_splits(path: Path, file: Path, split: str) -> set[str]:
+def _refuse_twins(path: Path, files: list[Path]) -> None:
+    """test.csv beside test.csv.gz: every row would count twice."""
+    bare: dict[str, Path] = {}
+    for file in files:
+        name = _uncompressed(file.relative_to(path).as_posix())
+        if name in bare:
+            both = f"{bare[name].name} and {file.name}"
+            raise InputError(f"{path}: {both} look like one file twice; name one with --split")
+        bare[name] = file
+
+
+def _uncompressed(name: str) -> str:
+    return re.sub(r"\.(gz|zst)$", "", name, flags=re.IGNORECASE)
+
+
+def _folder_splits(path: Path, file: Path) -> set[str]:
     folders = file.relative_to(path).parts[:-1]
-    return next((found for name in reversed(folders) if (found := _splits_of(name, split))), set())
+    return next((found for name in reversed(folders) if (found := _splits_of(name))), set())
 
 
-def _splits_of(name: str, split: str = "") -> set[str]:
-    """The splits that a name has between separators, which everything but letters is."""
-    words = re.findall(r"[^\W\d_]+", name.lower())
-    found = {SPLITS[word] for word in words if word in SPLITS}
-    return found | {_key(split)} if split and _has_word(name, split) else found
+def _splits_of(name: str) -> set[str]:
+    """The splits that a name says between separators, which everything but letters is: test-1, TestSet, testset."""
+    words = re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
+    bare = [re.sub(r"(set|data|split|file)s?$", "", word.lower()) for word in words]
+    return {SPLITS[word] for word in bare if word in SPLITS}
 
 
 def _has_word(name: str, word: str) -> bool:
@@ -198,15 +234,6 @@ def _shorten(names: list[str]) -> str:
 # What is in them
 
 
-@dataclass(frozen=True, slots=True)
-class _Named:
-    """A file and its own class names: ids belong to the file that carries them."""
-
-    file: Path
-    layout: Layout
-    class_names: Mapping[str, Names] = field(default_factory=dict)
-
-
 def open_files(
     name: str,
     files: Sequence[Path],
@@ -227,10 +254,10 @@ def open_files(
     num_rows = None if None in counts else sum(count or 0 for count in counts)
     missing = tuple(column for column in seen if column not in common)
     names = _agreed_names(files, headers, looked_for)
-    parts = [_Named(file, layout, header.class_names) for file, header in zip(files, headers, strict=True)]
-    reordered = frozenset(c for c in names if len({header.class_names.get(c) for header in headers}) > 1)
-    read = partial(_read_files, parts)
-    return Source(name, common, missing, names, num_rows, read, files=tuple(files), reordered=reordered)
+    reordered = frozenset(c for c in names if len({header.class_names.get(c, names[c]) for header in headers}) > 1)
+    parts = zip(files, headers, strict=True)
+    reads = [partial(_read_file, file, layout, header.class_names) for file, header in parts]
+    return Source(name, common, missing, names, num_rows, reads, files=tuple(files), reordered=reordered)
 
 
 def _described(file: Path, header: Header, class_names: Mapping[str, Names]) -> Header:
@@ -246,31 +273,32 @@ def _described(file: Path, header: Header, class_names: Mapping[str, Names]) -> 
 
 def _agreed_names(files: Sequence[Path], headers: list[Header], columns: Sequence[str]) -> dict[str, Names]:
     """Each column's class names, in the first file's order. Raises InputError where files have other classes."""
-    agreed = dict(headers[0].class_names)
+    parts = [part for part in zip(files, headers, strict=True) if part[1].num_rows != 0]  # no row, nothing to mistake
+    agreed = dict(parts[0][1].class_names) if parts else {}
     for column in columns:
-        for file, header in zip(files, headers, strict=True):
+        for file, header in parts:
             names, first = header.class_names.get(column), agreed.get(column)
             if (names is None) != (first is None):
-                named, unnamed = (files[0], file) if first else (file, files[0])
+                named, unnamed = (parts[0][0], file) if first else (file, parts[0][0])
                 raise InputError(
                     f"{unnamed}: does not name the classes of its column '{column}', and {named} does; write them "
                     "alike, or label the rows with names"
                 )
             if set(names or ()) != set(first or ()):
                 raise InputError(
-                    f"{file}: its classes ({_shorten(list(names or ()))}) are not those of {files[0]} "
+                    f"{file}: its classes ({_shorten(list(names or ()))}) are not those of {parts[0][0]} "
                     f"({_shorten(list(first or ()))}); make them alike, or name one file"
                 )
     return agreed
 
 
-def _read_files(parts: Sequence[_Named], columns: Sequence[str]) -> Iterator[Batch]:
-    for part in parts:
-        for batch in read_rows(part.file, columns, part.layout):
-            yield tuple(
-                by_name(values, part.class_names[column]) if column in part.class_names else values
-                for column, values in zip(columns, batch, strict=True)
-            )
+def _read_file(file: Path, layout: Layout, class_names: Mapping[str, Names], columns: Sequence[str]) -> Iterator[Batch]:
+    """Columns of a file, ids under its own class names: they belong to the file that carries them."""
+    for batch in read_rows(file, columns, layout):
+        yield tuple(
+            by_name(values, class_names[column]) if column in class_names else values
+            for column, values in zip(columns, batch, strict=True)
+        )
 
 
 def by_name(values: Sequence[object], names: Names) -> list[object]:
@@ -281,7 +309,7 @@ def by_name(values: Sequence[object], names: Names) -> list[object]:
 def _named(value: object, names: Names) -> object:
     if isinstance(value, list):
         return [_named(element, names) for element in value]
-    if isinstance(value, str):
+    if isinstance(value, str) and value in names:
         return value
     number = label_values(value)
     if len(number) != 1 or not isinstance(number[0], int):

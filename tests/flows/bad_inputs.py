@@ -263,7 +263,9 @@ DATA = {
     "no such split of a file": data("test.csv", GOOD, "no split 'train'", "its name says test", line="--split train"),
     "a split with a slip": data("news.csv", GOOD, "no split 'tets'", line="--split tets"),
     "a name of two splits": Case(
-        ("--dataset", "d"), ("says test and train", "--split train_test.csv"), {"d/train_test.csv": GOOD}
+        ("--dataset", "d"),
+        ("'test' may be train_test.csv", "say test and train", "--split"),
+        {"d/train_test.csv": GOOD},
     ),
     "a folder beside the one named": Case(("--dataset", "dat"), ("dat", "did you mean data?"), {"data/a.csv": GOOD}),
     "a file of a folder that is there": Case(("--dataset", "data/nope"), ("no such file",), {"data/a.csv": GOOD}),
@@ -297,7 +299,7 @@ TEXTS = {
 GOLD = {
     "id too large": data("news.csv", csv("x", label="4"), "labels run from 4 to 4", "4=Sci/Tech", "--label-names"),
     "negative id": data("news.jsonl", jsonl("x", label=-2), "none of its labels (-2)", "World"),
-    "fraction": data("news.jsonl", jsonl("x", label=1.5), "row 0: the label '1.5'"),
+    "fraction": data("news.jsonl", jsonl("x", label=1.5), "none of its labels (1.5)"),
     "unknown name": data("news.csv", csv("x", label="Weather"), "none of its labels (Weather)", "World"),
     "name in another case": data("news.csv", csv("x", label="world"), "none of its labels (world)", "World"),
     "digit of another script": data("news.csv", csv("x", label="٢"), "none of its labels (٢)"),
@@ -323,7 +325,7 @@ GOLD = {
     ),
     "label names of ids and none": options("--label-names 1=a,b", "--label-names", "an id of its own"),
     "label names for no id": toml('[label_names]\nx = "World"', "label_names", "'x'", "whole number"),
-    "huge number": data("news.jsonl", jsonl("x", label=10**30), "row 0: the label"),
+    "huge number": data("news.jsonl", jsonl("x", label=10**30), "none of its labels (1000"),
     "too few names": data("news.csv", GOOD, "prompt 'answer'", "AG News's classes", "a, b", line="--label-names a,b"),
     "repeated name": options("--label-names a,b,a,c", "label_names", "'a'", "twice"),
     "empty name": options("--label-names a,,b,c", "label_names"),

@@ -75,6 +75,7 @@ def test_it_is_told_by_the_command_as_a_process_too(name: str, server_env: dict[
         "--dataset news.csv --split tset",
         "--dataset news.csv --text-column body", "--dataset news.csv --label-names a,b", "--dataset bad.csv",
         "--prompt anwser", "--label-names 1=a,b", "--dataset news.csv --num-shots 4 --shots-split nope.csv",
+        "--num-shots 900", "--chat-template", "--model demoo", "--dataset sampel", "--model demo --revision main",
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_before_anything_slow_is_imported(arguments: str, tmp_path: Path) -> None:

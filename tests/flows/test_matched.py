@@ -370,4 +370,4 @@ def test_an_output_whose_data_set_changes_says_so(labelscore: Command, here: Pat
     again = labelscore("run", "--dataset", "a/x.csv", "--out", "out")
     assert "until now" not in again.err
     other = labelscore("run", "--dataset", "b/x.csv", "--out", "out")
-    assert "out held x.csv (test) until now" in other.err
+    assert f"out held {here / 'a/x.csv'} (test) until now; from this run on" in other.err

@@ -15,8 +15,8 @@ from huggingface_hub import constants
 
 from pipeline.errors import InputError, LabelscoreError, RunError
 from pipeline.reading.dataset import Dataset, open_dataset, pull_items
+from pipeline.reading.gold import Names, read_classes
 from pipeline.reading.hub_errors import redact
-from pipeline.reading.labels import Names, read_classes
 from pipeline.reading.model import resolve_model
 from tests.hub_server import CLASSES, HubServer, ag_news_files, connect, folder_files, save_tiny_gemma
 
@@ -381,7 +381,7 @@ def test_no_token_is_in_any_message_or_log(
 def test_a_process_of_its_own_downloads_and_then_works_without_a_request(licensed: HubServer, tmp_path: Path) -> None:
     """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are all it needs; nothing is on stderr, and weights load offline too."""
     pull = (
-        "from pathlib import Path; from pipeline.reading.dataset import *; from pipeline.reading.labels import *\n"
+        "from pathlib import Path; from pipeline.reading.dataset import *; from pipeline.reading.gold import *\n"
         "from pipeline.reading.model import *\n"
         f"d = open_dataset('{DATA}'); classes = read_classes(d.count_labels(), d.names, '')\n"
         "pull_items(d, classes=classes, limit=None, on_bad_row='fail',"

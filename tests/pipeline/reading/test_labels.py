@@ -1,6 +1,6 @@
 """What label values mean: one meaning in every format, and refused where there could be two."""
 
-from collections import Counter
+import re
 from decimal import Decimal
 
 import pytest
@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.reading.labels import Classes, Names, Unknown, count_labels, label_values, read_classes
+from pipeline.reading.gold import Classes, Names, read_classes
+from pipeline.reading.labels import Unknown, count_labels, label_values
 
 NEWS = ("World", "Sports", "Business", "Sci/Tech")
 STARS = ("1", "2", "3", "4", "5")
@@ -17,7 +18,7 @@ STARS = ("1", "2", "3", "4", "5")
 def classes(names: tuple[str, ...], *found: object, ordered: bool = True) -> Classes:
     """The classes of a file that has these labels and names given from outside."""
     given = Names.in_order(names) if ordered else Names(names, None)
-    return read_classes(count_labels([found]), given, "x.csv (test)")
+    return read_classes([count_labels([found])], given, "x.csv (test)")
 
 
 def gold(read: Classes, *raw: object) -> list[object]:
@@ -58,9 +59,24 @@ def test_what_is_neither_a_number_nor_a_word_is_no_class(raw: object) -> None:
 
 def test_a_list_holds_several_classes_each_once() -> None:
     """In the order of the list."""
-    assert label_values([3, "1", 3.0, None]) == (3, 1)
+    assert label_values([3, "1", None]) == label_values("[3, 1]") == label_values("['3', 1.0]") == (3, 1)
     assert gold(classes(NEWS, 0, 1, 3), [3, 1], [2]) == [["Sci/Tech", "Sports"], "the label '2' is not one of "
                                                          "0 World, 1 Sports, 2 Business, 3 Sci/Tech"]  # fmt: skip
+
+
+@pytest.mark.parametrize("raw", [[0, 0, 1, 0], [1, 0, 0, 0], [1.0, 0.0, 0.0, 0.0], "[0, 1, 1, 1]", ["World", "World"]])
+def test_a_list_that_marks_classes_or_says_one_twice_is_refused(raw: object) -> None:
+    """One-hot lists are no lists of ids."""
+    assert "names the class" in str(gold(classes(NEWS, 0, 1, 2, 3, "World"), raw)[0])
+
+
+@pytest.mark.parametrize("flags", [([0, 1], [1, 0]), ([True, False], [False, True]), (["0", "1"], None)])
+def test_pairs_of_flags_are_not_two_right_classes_of_two(flags: tuple[object, ...]) -> None:
+    """Every row would be right."""
+    with pytest.raises(InputError, match="list of 0 and 1"):
+        classes(("bad", "good"), *flags)
+    assert gold(classes(("bad", "good"), [0], [1]), [0], [1]) == [["bad"], ["good"]]
+    assert gold(classes(NEWS, [0, 1], [2]), [0, 1], [2]) == [["World", "Sports"], ["Business"]]
 
 
 # Ids and names
@@ -72,7 +88,7 @@ def test_ids_count_from_zero_and_names_are_themselves() -> None:
     assert gold(read, 0, "Sci/Tech", 3, " World", None) == [["World"], ["Sci/Tech"], ["Sci/Tech"], ["World"], []]
 
 
-@pytest.mark.parametrize("found", [(1, 2, 3, 4), (2, 4, 1), (4,), (1, 2, 9), (7,)])
+@pytest.mark.parametrize("found", [(1, 2, 3, 4), (2, 4, 1), (4,), (1, 2, 9), (7,), (1, 2, 3) * 4])
 def test_ids_that_do_not_begin_at_zero_and_go_beyond_the_last_are_never_shifted(found: tuple[int, ...]) -> None:
     """The error names the range found and what to write."""
     with pytest.raises(InputError) as caught:
@@ -80,20 +96,20 @@ def test_ids_that_do_not_begin_at_zero_and_go_beyond_the_last_are_never_shifted(
     told = str(caught.value)
     assert f"labels run from {min(found)} to {max(found)}" in told
     assert "--label-names" in told
-    if max(found) == 4:
+    if max(found) <= 4:
         assert "1=World,2=Sports,3=Business,4=Sci/Tech" in told
 
 
 def test_ids_given_one_by_one_are_read_as_given_and_kept() -> None:
     """Whatever they count from; -1 may be one of them."""
     given = Names(("bad", "so-so", "good"), (-1, 0, 1), is_complete=True)
-    read = read_classes(count_labels([[-1, 1, 0]]), given, "x")
+    read = read_classes([count_labels([[-1, 1, 0]])], given, "x")
     assert (read.ids, gold(read, -1, "1", 0.0)) == ((-1, 0, 1), [["bad"], ["good"], ["so-so"]])
 
 
 def test_an_id_that_was_not_given_is_no_class() -> None:
     """And -1 is no label where it is not among those given."""
-    read = read_classes(Counter({0: 1, 1: 1, 2: 1, -1: 1}), Names(("no", "yes"), (0, 1), is_complete=True), "x")
+    read = read_classes([count_labels([[0, 1, 2, -1]])], Names(("no", "yes"), (0, 1), is_complete=True), "x")
     assert gold(read, -1, 0) == [[], ["no"]]
     assert "the label '2'" in str(gold(read, 2)[0])
 
@@ -103,6 +119,41 @@ def test_no_row_with_the_first_id_is_said() -> None:
     assert "no row has the label 0 (World)" in str(classes(NEWS, 1, 2, 3).remark)
     assert classes(NEWS, 0, 1).remark is None
     assert classes(NEWS, "World", "Sports").remark is None
+
+
+def test_each_file_has_its_own_ids() -> None:
+    """One that counts from 1 beside one that counts from 0 is found by itself."""
+    files = [count_labels([ids]) for ids in ([0, 1, 2, 3], [1, 2, 3, 4])]
+    with pytest.raises(InputError, match="run from 1 to 4"):
+        read_classes(files, Names.in_order(NEWS), "x")
+    sorted_files = [count_labels([[0] * 50 + [1] * 50]), count_labels([[1, 2, 3] * 40])]
+    assert read_classes(sorted_files, Names.in_order(NEWS), "x").codes == {0: 0, 1: 1, 2: 2, 3: 3}
+
+
+def test_as_many_ids_as_classes_that_are_not_theirs_are_asked_about() -> None:
+    """Such as 0 and 4 of two classes; the option that is offered can be pasted."""
+    with pytest.raises(InputError, match="--label-names 0=bad,4=good"):
+        classes(("bad", "good"), 0, 4)
+    with pytest.raises(InputError, match=re.escape("""--label-names '"1=yes, sure",2=no'""")):
+        classes(("yes, sure", "no"), 1, 2)
+
+
+def test_zero_and_one_of_the_classes_false_and_true_are_never_inverted() -> None:
+    """Where names were listed in another order, somebody has to say so by id."""
+    assert gold(classes(("False", "True"), 0, 1), 0, 1) == [["False"], ["True"]]
+    with pytest.raises(InputError, match=r"1 would be False; write --label-names 0=True,1=False if that is so"):
+        classes(("True", "False"), 0, 1)
+
+
+def test_names_that_look_the_same_are_the_same() -> None:
+    """Accents may be written in two ways."""
+    assert gold(classes(("caf\u00e9", "bar"), "cafe\u0301"), "cafe\u0301", "caf\u00e9 ") == [["caf\u00e9"]] * 2
+
+
+def test_labels_in_another_encoding_are_told_by_it() -> None:
+    """Bytes that are no UTF-8 come through as surrogates."""
+    with pytest.raises(InputError, match="--encoding cp1252"):
+        classes(("positif", "n\u00e9gatif"), "n\udce9gatif")
 
 
 @pytest.mark.parametrize("ordered", [True, False])
@@ -160,11 +211,11 @@ def test_labels_of_another_set_of_classes_are_refused_as_a_whole() -> None:
 def test_a_files_own_names_are_read_as_names_also_where_they_are_numbers() -> None:
     """An id beyond the last has been marked and is no name that happens to be that number."""
     given = Names.in_order(STARS, is_own=True)
-    read = read_classes({}, given, "x")
+    read = read_classes([], given, "x")
     assert gold(read, "5", "1") == [["5"], ["1"]]
     assert "the label '5'" in str(gold(read, Unknown("5"))[0])
     with pytest.raises(InputError, match="mean the same"):
-        read_classes({}, Names.in_order(("1", "1.0"), is_own=True), "x")
+        read_classes([], Names.in_order(("1", "1.0"), is_own=True), "x")
 
 
 @given(st.permutations(range(4)), st.lists(st.integers(0, 3), min_size=1))
