@@ -8,8 +8,8 @@ from pipeline.bundled import DEMO_MODEL, demo_model_path
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.inputs import draw, is_local, read_inputs
-from pipeline.reading.dataset import refuse_bad_rows
 from pipeline.reading.model import NO_CHAT_TEMPLATE, find_directory, has_chat_template
+from pipeline.reading.pull import refuse_bad_rows
 from pipeline.storing.files import check_location
 from pipeline.storing.published import HISTORY, TABLES, refuse_foreign
 

@@ -22,7 +22,7 @@ from pipeline.reading.labels import shorten
 from pipeline.reading.places import find_path
 from pipeline.reading.readers import ENDINGS, Layout
 from pipeline.reading.rows import Row, check_row, check_text
-from pipeline.reading.sources import SPLITS
+from pipeline.reading.splits import SPLITS
 from pipeline.shots import draw_shots, first_shots, text_key
 
 Keys = npt.NDArray[np.uint64]

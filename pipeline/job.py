@@ -16,8 +16,8 @@ from uuid import uuid4
 from pipeline.analysis import PREDICTIONS, need_manifest
 from pipeline.config import RunConfig
 from pipeline.prompts import seam_note
-from pipeline.reading.dataset import PullSummary, pull_items
 from pipeline.reading.model import count_parameters
+from pipeline.reading.pull import PullSummary, pull_items
 from pipeline.reporting.report import MARKDOWN, METRICS, PAGE, Report, write_report
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS
 from pipeline.scoring.scorer import Counts

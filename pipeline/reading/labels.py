@@ -125,4 +125,5 @@ def count_labels(columns: Iterable[Sequence[object]]) -> LabelCounts:
 def shorten(values: Iterable[object]) -> str:
     """The first values of a list, for a message."""
     listed = [str(value) for value in values]
-    return ", ".join(listed[:NUM_SHOWN]) + (", ..." if len(listed) > NUM_SHOWN else "")
+    more = f" and {len(listed) - NUM_SHOWN} more" if len(listed) > NUM_SHOWN else ""
+    return ", ".join(listed[:NUM_SHOWN]) + more

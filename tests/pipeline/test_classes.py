@@ -15,8 +15,9 @@ from pipeline.classes import choose_classes, choose_prompts
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.prompts import AG_NEWS, BUILT_IN, Prompt
-from pipeline.reading.dataset import Dataset, open_dataset, pull_items
+from pipeline.reading.dataset import Dataset, open_dataset
 from pipeline.reading.gold import Classes
+from pipeline.reading.pull import pull_items
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 Labels = list[Any]

@@ -14,10 +14,11 @@ import pytest
 from huggingface_hub import constants
 
 from pipeline.errors import InputError, LabelscoreError, RunError
-from pipeline.reading.dataset import Dataset, open_dataset, pull_items
+from pipeline.reading.dataset import Dataset, open_dataset
 from pipeline.reading.gold import Names, read_classes
 from pipeline.reading.hub_errors import redact
 from pipeline.reading.model import resolve_model
+from pipeline.reading.pull import pull_items
 from tests.hub_server import CLASSES, HubServer, ag_news_files, connect, folder_files, save_tiny_gemma
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -382,6 +383,7 @@ def test_a_process_of_its_own_downloads_and_then_works_without_a_request(license
     """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are all it needs; nothing is on stderr, and weights load offline too."""
     pull = (
         "from pathlib import Path; from pipeline.reading.dataset import *; from pipeline.reading.gold import *\n"
+        "from pipeline.reading.pull import *\n"
         "from pipeline.reading.model import *\n"
         f"d = open_dataset('{DATA}'); classes = read_classes(d.count_labels(), d.names, '')\n"
         "pull_items(d, classes=classes, limit=None, on_bad_row='fail',"

@@ -419,7 +419,7 @@ def test_damage_in_a_compressed_file_is_told_in_one_line(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (gzip.compress(b"text,label\na,0\n"), "is compressed with gzip; add .gz to its name"),
+        (gzip.compress(b"text,label\na,0\n", mtime=0), "is compressed with gzip; add .gz to its name"),
         (pa.compress(b"text\n", codec="zstd", asbytes=True), "is compressed with zstd; add .zst to its name"),
         (b"PK\x03\x04rest", "is a spreadsheet or a ZIP archive; save or unpack it as .csv"),
         (b"PAR1rest", "is a Parquet file; rename it to .parquet"),

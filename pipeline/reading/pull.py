@@ -1,0 +1,186 @@
+"""Pulling: a data set's rows, checked and streamed into items.parquet.
+
+Invariant: an item's id is its row's position in the source split, whatever was sliced, limited or rejected; and
+items.parquet is either complete or absent.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from pipeline.errors import InputError
+from pipeline.reading.dataset import Dataset
+from pipeline.reading.gold import Classes
+from pipeline.reading.labels import printable
+from pipeline.reading.readers import Unreadable
+from pipeline.reading.rows import Row, check_row
+from pipeline.reading.stream_table import StreamTable
+
+NUM_BAD_ROWS_SHOWN = 5
+NUM_LOST_LABELS = 1000
+NUM_ROWS_TRIED = 10_000
+
+
+def _schema(**types: pa.DataType) -> pa.Schema:
+    return pa.schema(list(types.items()))
+
+
+ITEMS_SCHEMA = _schema(
+    item_id=pa.int64(),
+    text=pa.string(),
+    gold_id=pa.int16(),
+    gold=pa.string(),
+    text_hash=pa.string(),
+    gold_ids=pa.list_(pa.int16()),
+)
+REJECTED_SCHEMA = _schema(item_id=pa.int64(), reason=pa.string(), text=pa.string(), label=pa.string())
+
+
+@dataclass(frozen=True, slots=True)
+class PullSummary:
+    """What `pull_items` did. `remarks`: what leaving out rows did to the classes."""
+
+    num_items: int
+    num_rejected: int
+    num_rows_read: int
+    remarks: tuple[str, ...] = ()
+
+
+def pull_items(
+    dataset: Dataset,
+    *,
+    classes: Classes,
+    limit: int | None,
+    on_bad_row: Literal["fail", "skip"],
+    items_path: Path,
+    rejected_path: Path,
+) -> PullSummary:
+    """Stream the first `limit` rows of a data set into items.parquet, checking every text and label.
+
+    With "fail", one bad row and nothing is written; with "skip", bad rows go to rejected.parquet (written only if
+    there are any). Memory holds one row group at a time.
+
+    Raises InputError for bad rows, an empty split, a split of which every row was rejected, or a limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit {limit}: give a number of rows, 1 or more")
+    tally = _Tally()
+    with StreamTable(items_path, ITEMS_SCHEMA) as items, StreamTable(rejected_path, REJECTED_SCHEMA) as rejected:
+        for item_id, text, label in _first_rows(dataset, limit):
+            row = check_row(text, label, classes)
+            tally.add(item_id, row, label, classes)
+            if isinstance(row, Unreadable):
+                if on_bad_row == "skip":
+                    rejected.add((item_id, row.reason, row.raw, _shown(label)))
+            elif tally.num_bad == 0 or on_bad_row == "skip":
+                items.add((item_id, *row))
+        _refuse(dataset, tally, on_bad_row)
+        items.complete()
+        if tally.num_bad:
+            rejected.complete()
+    if not tally.num_bad:
+        rejected_path.unlink(missing_ok=True)  # of an earlier pull
+    return PullSummary(tally.num_good, tally.num_bad, tally.num_rows, tuple(tally.remarks()))
+
+
+def _shown(label: object) -> str | None:
+    return None if label is None or isinstance(label, Unreadable) else printable(label)
+
+
+def refuse_bad_rows(dataset: Dataset, *, classes: Classes, limit: int | None) -> None:
+    """Look at the first rows, and raise what `pull_items` would where one of them is bad; writes nothing."""
+    tally = _Tally()
+    for item_id, text, label in _first_rows(dataset, limit):
+        tally.add(item_id, check_row(text, label, classes), label, classes)
+        if tally.num_rows == NUM_ROWS_TRIED and not tally.num_bad:
+            return
+    _refuse(dataset, tally, "fail")
+
+
+class _Tally:
+    """What became of the rows, and of the classes by them."""
+
+    def __init__(self) -> None:
+        self.num_good = self.num_bad = 0
+        self.shown: list[str] = []  # the first bad rows
+        self.num_bad_labels = 0
+        self._kept: Counter[str] = Counter()
+        self._lost: Counter[str] = Counter()
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_good + self.num_bad
+
+    @property
+    def vanished(self) -> dict[str, int]:
+        """How many rows were lost of each label that no row is left of."""
+        return {name: n for name, n in self._lost.most_common() if name not in self._kept}
+
+    def add(self, item_id: int, row: Row | Unreadable, label: object, classes: Classes) -> None:
+        """Count one row."""
+        if isinstance(row, Row):
+            self.num_good += 1
+            if row.gold is not None:
+                self._kept[row.gold] += 1
+            return
+        self.num_bad += 1
+        if len(self.shown) < NUM_BAD_ROWS_SHOWN:
+            self.shown.append(f"row {item_id}: {row.reason}")
+        if isinstance(label, Unreadable):
+            return
+        found = classes.positions(label)
+        if isinstance(found, str):
+            self.num_bad_labels += 1
+            if len(self._lost) < NUM_LOST_LABELS:
+                self._lost[f"label {printable(label)[:60]!r}"] += 1
+        else:
+            self._lost.update(classes.names[position] for position in found[:1])
+
+    def remarks(self) -> Iterator[str]:
+        """What leaving out the bad rows did to the classes."""
+        if self.vanished:
+            each = ", ".join(f"{name} ({n:,} rows)" for name, n in list(self.vanished.items())[:NUM_BAD_ROWS_SHOWN])
+            more = len(self.vanished) - NUM_BAD_ROWS_SHOWN
+            yield f"by leaving out bad rows nothing is left of {each}{f' and {more} more' if more > 0 else ''}"
+
+
+def _first_rows(dataset: Dataset, limit: int | None) -> Iterator[tuple[int, object, object]]:
+    left = limit
+    for first_id, texts, labels in dataset.rows():
+        texts = texts if left is None else texts[:left]
+        for offset, text in enumerate(texts):
+            yield first_id + offset, text, labels[offset] if labels is not None else None
+        if left is not None:
+            left -= len(texts)
+            if left == 0:
+                return
+
+
+def _refuse(dataset: Dataset, tally: _Tally, on_bad_row: str) -> None:
+    where = f"{dataset.name} ({dataset.split})"
+    if tally.num_rows == 0:
+        raise InputError(f"{where}: no rows; choose another split or slice")
+    if tally.num_bad and on_bad_row == "fail":
+        more = f"; and {tally.num_bad - len(tally.shown)} more" if tally.num_bad > len(tally.shown) else ""
+        raise InputError(
+            f"{where}: {tally.num_bad} of {tally.num_rows} rows cannot be used: {'; '.join(tally.shown)}{more}; "
+            f"{_advice(tally)}"
+        )
+    if tally.num_good == 0:
+        raise InputError(
+            f"{where}: all {tally.num_rows} rows were rejected ({tally.shown[0]}); check --text-column and "
+            "--label-column"
+        )
+
+
+def _advice(tally: _Tally) -> str:
+    """To leave rows out is no advice where a class would go with them."""
+    if tally.num_bad_labels:
+        return "mend them, or give their labels a class with label_names and prompts for it"
+    if tally.vanished:
+        return f"mend them: without them nothing is left of {next(iter(tally.vanished))}"
+    return "mend them, or leave them out with --on-bad-row skip"
