@@ -137,7 +137,7 @@ def _find_file(name: str, dataset: Dataset) -> Path | None:
         return path if path or not _looks_like_file(name) else find_path(name, ENDINGS)
     if path is not None and path.resolve() != within.resolve():
         raise InputError(f"shots_split '{name}' may be {path.resolve()} or {within}; write the whole path")
-    return None  # a file of the data set's folder
+    return path  # None for a file of the data set's folder, which it has as a split
 
 
 def _looks_like_file(name: str) -> bool:

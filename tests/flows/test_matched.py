@@ -308,11 +308,42 @@ def test_shots_from_the_scored_file_or_from_no_file_are_refused(labelscore: Comm
     refused(labelscore(*run, "test.csv"), "is scored itself")
     refused(labelscore(*run, "link.csv"), "is scored itself")
     refused(labelscore(*run, "train"), "test.csv is one file", "--shots-split")
-    refused(labelscore(*run, "trian.csv"), "trian.csv")
+    refused(labelscore(*run, "trian.csv"), "no such file", "did you mean train.csv?")
     (here / "d").mkdir()
     table(here / "d/rows.csv", [("text", "label"), ("x", 0)])
     folder = ("run", "--dataset", "d", "--num-shots", "4", "--out", "out")
     refused(labelscore(*folder), "is scored itself")
+
+
+def test_shots_have_the_classes_of_what_is_scored_or_are_refused(labelscore: Command, here: Path) -> None:
+    """By name where their file names them; ids that the scored file has not are no other classes."""
+    write_shots(here)
+    run = ("run", "--dataset", "test.csv", "--num-shots", "4", "--out", "out", "--shots-split")
+    rows = sample_rows("train")[:40]
+    names = tuple(reversed(AG_NEWS))
+    parquet(here / "named.parquet", [text for text, _ in rows], [names.index(gold) for _, gold in rows], names)
+    drawn = []
+    for source in ("named.parquet", "train.csv"):
+        assert labelscore(*run, source).code == 0
+        drawn.append(fingerprint("out"))
+    assert drawn[0] == drawn[1]  # the same texts with the same words
+    table(here / "from1.csv", [("text", "label"), *((text, AG_NEWS.index(gold) + 1) for text, gold in rows)])
+    assert "run from 1 to 4" in labelscore(*run, "from1.csv").complaints[0]
+    table(here / "more.csv", [("text", "label"), *((text, AG_NEWS.index(gold)) for text, gold in rows), ("x", 7)])
+    assert "its labels 7 are none of the classes" in labelscore(*run, "more.csv").complaints[0]
+
+
+def test_a_shots_file_that_may_be_either_of_two_is_asked_about(labelscore: Command, here: Path) -> None:
+    """One lies here, another in the data set's folder."""
+    (here / "d").mkdir()
+    write_shots(here / "d")
+    write_shots(here)
+    run = ("run", "--dataset", "d", "--num-shots", "4", "--limit", "3", "--shots-split")
+    refused(labelscore(*run, "train.csv", "--out", "out"), str(here / "train.csv"), "write the whole path")
+    (here / "train.csv").unlink()
+    assert labelscore(*run, "train.csv", "--out", "within").code == 0
+    assert labelscore(*run, str(here / "d/train.csv"), "--out", "whole").code == 0
+    assert fingerprint("within") == fingerprint("whole")
 
 
 def test_the_first_rows_can_be_the_solved_examples(labelscore: Command, here: Path) -> None:

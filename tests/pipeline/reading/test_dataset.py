@@ -1,6 +1,7 @@
 """Reading data sets: every format gives the same items, every bad row is named, nothing is half-written."""
 
 import csv
+import gzip
 import hashlib
 import io
 import json
@@ -534,6 +535,11 @@ def names_read(folder: Path, split: str) -> list[str]:
         (("train.csv", "validation.csv"), "train.csv", ["train.csv"]),
         (("my news (1).csv", "b.csv"), "my news (1).csv", ["my news (1).csv"]),
         (("train/x.csv", "test/x.csv"), "train/x.csv", ["train/x.csv"]),
+        (("testset.csv", "trainset.csv"), "test", ["testset.csv"]),
+        (("TestData.csv", "TrainData.csv"), "test", ["TestData.csv"]),
+        (("validation_matched.csv", "validation_mismatched.csv"), "validation_matched", ["validation_matched.csv"]),
+        (("train_unsup.csv", "train_sup.csv"), "unsup", ["train_unsup.csv"]),
+        (("news_test.csv",), "news", ["news_test.csv"]),
         (("a.csv", "b.csv"), "test", None),
         (("a.csv", "b.csv"), "train", None),
     ],
@@ -554,6 +560,9 @@ def test_a_split_is_found_in_the_names_of_files_and_folders(
         (("a.csv", "b.csv"), "trian", "no file's name says a split"),
         (("train.csv",), "trian.csv", "did you mean 'train.csv'"),
         (("train_test.csv",), "test", "whose names say test and train"),
+        (("train/en.csv", "test/en.csv"), "en.csv", "'en.csv' may be test/en.csv, train/en.csv; name one of them"),
+        (("train/en.csv", "test/en.csv"), "en", "whose names say test and train"),
+        (("news_test.csv", "news_train.csv"), "news", "whose names say test and train"),
         (("data/x.csv",), "test", "its folders are data, name one of them"),
     ],
 )
@@ -574,6 +583,27 @@ def test_the_split_of_one_file_is_what_its_name_says(tmp_path: Path) -> None:
     for name, split in (("train.csv", "validation"), ("rows.csv", "tset"), ("train.csv", "other.csv")):
         with pytest.raises(InputError, match=f"no split '{split}'"):
             open_dataset(tmp_path / name, split=split)
+
+
+def test_a_compressed_file_goes_by_its_name_and_never_counts_twice(tmp_path: Path) -> None:
+    """train.csv stands for train.csv.gz, and both together are refused."""
+    (tmp_path / "train.csv.gz").write_bytes(gzip.compress(b"text,label\nx,0\n"))
+    assert names_read(tmp_path, "train.csv") == ["x"]
+    lay_out(tmp_path, "train.csv")
+    with pytest.raises(InputError, match=r"train.csv and train.csv.gz look like one file twice"):
+        open_dataset(tmp_path, split="train")
+
+
+def test_files_without_rows_have_no_say_in_the_classes(tmp_path: Path) -> None:
+    """An empty Parquet file does not name them, and has none to mistake."""
+    pq.write_table(
+        pa.table({"text": pa.array([], pa.string()), "label": pa.array([], pa.int64())}), tmp_path / "a.parquet"
+    )
+    features = {"label": {"names": ["bad", "good"], "_type": "ClassLabel"}}
+    table = pa.table({"text": ["x"], "label": [1]})
+    footer = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(footer), tmp_path / "b.parquet")
+    assert open_dataset(tmp_path).names == Names.in_order(("bad", "good"), is_own=True)
 
 
 def test_what_is_passed_over_in_a_folder_is_named(tmp_path: Path) -> None:
