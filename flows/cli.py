@@ -393,7 +393,7 @@ def _load(arguments: argparse.Namespace) -> "Loaded":
     given = {name: value for name, value in vars(arguments).items() if name in ("model", "revision", "device", "dtype")}
     config = load_config(None, None, given)
     if config.model != DEMO_MODEL:
-        find_directory(config.model, config.revision)  # told before torch is imported
+        find_directory(config.model, config.revision, (DEMO_MODEL,))  # told before torch is imported
     from pipeline.one_text import load
 
     return load(config.model, revision=config.revision, device=config.device, dtype=config.dtype)

@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from types import FrameType
 
 from flows.embedded import SECONDS_TO_START, prefect_server
+from flows.hooks import report_mistake
 from flows.parameters import fit_prefect
 from flows.stopping import lose_no_ctrl_c
 from flows.terminal import LineHandler, err, print_result
 from pipeline.checks import check_run
 from pipeline.config import RunConfig
-from pipeline.errors import RunError
+from pipeline.errors import LabelscoreError, RunError
 
 SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -34,12 +35,16 @@ SETTINGS = {
 
 def run_command(config: RunConfig) -> int:
     """Run the flow and show its result. Raises what the flow raises, and at once what can be seen to be wrong."""
-    config = fit_prefect(config)
-    check_run(config)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     signal.signal(signal.SIGTERM, _interrupt)
     lose_no_ctrl_c()
+    try:
+        config = fit_prefect(config)
+        check_run(config)
+    except LabelscoreError as error:
+        report_mistake(config, error)  # there is no flow run yet that would
+        raise
     warnings.filterwarnings("ignore", message="Failed to create the Prefect home")  # we say it in a line of our own
     _log_to_terminal()
     with _server():

@@ -1,13 +1,13 @@
 """What can be found wrong with a run before anything slow is started for it.
 
-Invariant: takes about a second on ordinary files, imports neither torch nor Prefect, asks nobody on the network, and
+Invariant: takes as long as reading the labels, imports neither torch nor Prefect, asks nobody on the network, and
 leaves nothing behind; the run itself makes the same checks again.
 """
 
 from pipeline.bundled import DEMO_MODEL, demo_model_path
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
-from pipeline.inputs import draw, is_local, read_inputs
+from pipeline.inputs import draw, is_local, is_small, read_inputs
 from pipeline.reading.model import NO_CHAT_TEMPLATE, find_directory, has_chat_template
 from pipeline.reading.pull import refuse_bad_rows
 from pipeline.storing.files import check_location
@@ -16,7 +16,8 @@ from pipeline.storing.published import HISTORY, TABLES, refuse_foreign
 
 def check_run(config: RunConfig) -> None:
     """Look at paths, names, columns, templates and classes. Raises InputError for the first that is wrong."""
-    path = find_directory(demo_model_path() if config.model == DEMO_MODEL else config.model, config.revision)
+    model = demo_model_path() if config.model == DEMO_MODEL else config.model
+    path = find_directory(model, config.revision, (DEMO_MODEL,))
     if path is not None and config.chat_template and not has_chat_template(path):
         raise InputError(NO_CHAT_TEMPLATE)
     output = check_location(config.output)
@@ -24,6 +25,7 @@ def check_run(config: RunConfig) -> None:
         refuse_foreign(output, (*TABLES, HISTORY))
     if is_local(config):
         inputs = read_inputs(config)
-        draw(config, inputs)
+        if is_small(inputs):
+            draw(config, inputs)
         if config.on_bad_row == "fail":
             refuse_bad_rows(inputs.dataset, classes=inputs.classes, limit=config.limit)

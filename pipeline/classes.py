@@ -5,6 +5,7 @@ prompt list the classes; where two of them do not agree, nothing is scored.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -13,7 +14,7 @@ from pipeline.errors import InputError
 from pipeline.prompts import AG_NEWS, BUILT_IN, Label, Prompt
 from pipeline.reading.dataset import Dataset
 from pipeline.reading.gold import Classes, Names, read_classes
-from pipeline.reading.labels import TRUTH, label_values, plain_name, shorten
+from pipeline.reading.labels import TRUTH, compare_names, label_values, plain_name, shorten
 
 MIN_STEM = 3
 MAX_ID = 32_767  # of the column gold_id, which is int16
@@ -58,7 +59,7 @@ def _given_names(config: RunConfig) -> Names | None:
 
 def _distinct(names: Sequence[str]) -> Sequence[str]:
     names = [plain_name(name) for name in names]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
         raise InputError(f"label_names: '{twice}' stands there twice; each class has a name of its own")
     return names
 
@@ -66,7 +67,10 @@ def _distinct(names: Sequence[str]) -> Sequence[str]:
 def _by_id(table: Mapping[str, str]) -> Names:
     """Names that are given with the ids that the data has. Raises InputError for what is no id."""
     ids: dict[int, str] = {}
+    unnumbered = [key for key in table if plain_name(key) == plain_name(table[key]) and not _is_number(key)]
     for key, name in table.items():
+        if key in unnumbered:  # a class whose label is its name already
+            continue
         values = label_values(key)
         number = TRUTH.get(key.lower(), values[0] if len(values) == 1 else key)
         if not isinstance(number, int) or abs(number) > MAX_ID or number in ids:
@@ -75,8 +79,13 @@ def _by_id(table: Mapping[str, str]) -> Names:
                 "that the data has and the name of its class, such as 1=World"
             )
         ids[number] = name
+    ids |= dict(enumerate(unnumbered, max(ids, default=-1) + 1))
     numbers = tuple(sorted(ids))
     return Names(tuple(_distinct([ids[number] for number in numbers])), numbers, is_complete=True)
+
+
+def _is_number(key: str) -> bool:
+    return key.lower() in TRUTH or any(isinstance(value, int) for value in label_values(key))
 
 
 def _prompt_names(config: RunConfig) -> Names | None:
@@ -129,8 +138,8 @@ def _refuse_other_names(prompt: str, labels: Mapping[str, str], names: Names, wh
             '" words" }'
         )
     raise InputError(
-        f"prompt '{prompt}': its labels ({shorten(labels)}) are not the classes of {where} ({shorten(names.names)}); "
-        "use the same names"
+        f"prompt '{prompt}': its labels ({shorten(labels)}) are not the classes of {where} ({shorten(names.names)}): "
+        f"{compare_names(labels, names.names)}; use the same names"
     )
 
 
@@ -139,17 +148,18 @@ def _refuse_other_names(prompt: str, labels: Mapping[str, str], names: Names, wh
 
 def choose_prompts(config: RunConfig, classes: Classes) -> tuple[Prompt, ...]:
     """The run's prompts, each once, with the given classes. Raises InputError where they do not fit them."""
-    prompts = tuple(_make_prompt(config, name, classes) for name in dict.fromkeys(config.prompt))
-    listed = {prompt.name for prompt in prompts} - _named_labels(config).keys()
+    named = _named_labels(config)
+    prompts = tuple(_make_prompt(config, name, classes, named.get(name)) for name in dict.fromkeys(config.prompt))
+    listed = {prompt.name for prompt in prompts} - named.keys()
     for a, b in combinations(prompts, 2):
         if listed & {a.name, b.name}:
             _refuse_disagreement(a, b)
     return prompts
 
 
-def _make_prompt(config: RunConfig, name: str, classes: Classes) -> Prompt:
+def _make_prompt(config: RunConfig, name: str, classes: Classes, by_name: Mapping[str, str] | None) -> Prompt:
     known = config.prompts.get(name) or BUILT_IN[name]
-    by_name = _named_labels(config).get(name) or _pair(name, config, classes)
+    by_name = by_name or _pair(name, config, classes)
     labels = tuple(Label(i, label, by_name[label]) for i, label in zip(classes.ids, classes.names, strict=True))
     return Prompt(name, known.template, labels, config.boundary or known.boundary)
 
@@ -168,9 +178,13 @@ def _pair(name: str, config: RunConfig, classes: Classes) -> Mapping[str, str]:
     if set(said) == set(classes.names):
         return {label: word for label, word in zip(said, words, strict=True) if label is not None}
     advice = 'write them as a table, labels = { CLASS = " words" }'
+    parts = {label: _words_of(label) for label in classes.names}
     for label, word in zip(classes.names, words, strict=True):
-        others = [other for other in classes.names if _speaks_of(word, other)]
-        if others and label not in others:
+        spoken = _words_of(word)
+        if _speak_of(spoken, parts[label]):
+            continue
+        others = [other for other, named in parts.items() if _speak_of(spoken, named)]
+        if others:
             raise InputError(
                 f"{where}: its words are in the order of the ids, where '{word}' is for {label} and not for "
                 f"{others[0]}; {advice}"
@@ -180,11 +194,13 @@ def _pair(name: str, config: RunConfig, classes: Classes) -> Mapping[str, str]:
     return dict(zip(classes.names, words, strict=True))
 
 
-def _speaks_of(words: str, name: str) -> bool:
-    """Whether label words hold a class's name, or a word that begins like it: `is positive`, or `Positive` for pos."""
-    said = re.findall(r"\w+", words.casefold())
-    named = re.findall(r"\w+", name.casefold())
-    return bool(named) and all(any(_is_like(word, part) for word in said) for part in named)
+def _words_of(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def _speak_of(spoken: Sequence[str], named: Sequence[str]) -> bool:
+    """Whether label words hold a class's name, or words that begin like it: `is positive`, or `Positive` for pos."""
+    return bool(named) and all(any(_is_like(word, part) for word in spoken) for part in named)
 
 
 def _is_like(word: str, part: str) -> bool:

@@ -19,11 +19,13 @@ from pipeline.reading.dataset import Dataset, open_dataset
 from pipeline.reading.gold import Classes
 from pipeline.reading.hub import existing_path
 from pipeline.reading.labels import shorten
-from pipeline.reading.places import find_path
+from pipeline.reading.places import find_path, looks_local
 from pipeline.reading.readers import ENDINGS, Layout
 from pipeline.reading.rows import Row, check_row, check_text
 from pipeline.reading.splits import SPLITS
-from pipeline.shots import draw_shots, first_shots, text_key
+from pipeline.shots import draw_shots, first_shots, loose_key
+
+SMALL_BYTES = 32_000_000
 
 Keys = npt.NDArray[np.uint64]
 
@@ -101,7 +103,8 @@ def _open_shots(config: RunConfig, dataset: Dataset, classes: Classes) -> ShotsS
             f"shots_split is '{config.shots_split}', and what it names is scored itself; draw the solved examples from "
             "another split, such as train, or from another file"
         )
-    own = choose_classes(config, shots)
+    # What the configuration calls the ids of the data set says nothing of a file that names its own.
+    own = choose_classes(config.model_copy(update={"label_names": None}) if shots.names else config, shots)
     if own.unread:
         raise InputError(
             f"shots_split '{config.shots_split}': its labels {shorten(own.unread)} are none of the classes "
@@ -134,14 +137,10 @@ def _find_file(name: str, dataset: Dataset) -> Path | None:
     """The file that solved examples come from, None for a split. Raises InputError where it could be either of two."""
     path, within = existing_path(name), existing_path(Path(dataset.location) / name)
     if within is None:
-        return path if path or not _looks_like_file(name) else find_path(name, ENDINGS)
+        return path if path or not looks_local(name, ENDINGS) else find_path(name, ENDINGS)
     if path is not None and path.resolve() != within.resolve():
         raise InputError(f"shots_split '{name}' may be {path.resolve()} or {within}; write the whole path")
     return path  # None for a file of the data set's folder, which it has as a split
-
-
-def _looks_like_file(name: str) -> bool:
-    return "/" in name or name.lower().endswith((*ENDINGS, ".gz", ".zst"))
 
 
 def _base(split: str) -> str:
@@ -150,6 +149,12 @@ def _base(split: str) -> str:
 
 def _mapping(classes: Classes) -> dict[int, str]:
     return dict(zip(classes.ids, classes.names, strict=True))
+
+
+def is_small(inputs: Inputs) -> bool:
+    """Whether drawing solved examples, which reads every text, takes no time to speak of."""
+    sources = [inputs.dataset.source, *([inputs.shots.dataset.source] if inputs.shots else [])]
+    return sum(file.stat().st_size for source in sources for file in source.files) < SMALL_BYTES
 
 
 def draw(config: RunConfig, inputs: Inputs) -> Shots:
@@ -171,7 +176,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Shots:
 def _scored_keys(dataset: Dataset) -> Keys:
     """The sorted keys of all texts of the source: 8 bytes a row."""
     batches = [
-        np.array([text_key(text) for text in texts if isinstance(check_text(text), str)], np.uint64)
+        np.array([loose_key(text) for text in texts if isinstance(check_text(text), str)], np.uint64)
         for texts in dataset.all_texts()
     ]
     return np.unique(np.concatenate(batches)) if batches else np.array([], np.uint64)
@@ -188,16 +193,11 @@ class _Candidates:
     def __iter__(self) -> Iterator[tuple[str, int]]:
         for batch in self._shots.dataset.rows():
             labels = batch.labels or [None] * len(batch.texts)
-            for text, label in zip(batch.texts, labels, strict=True):
-                row = check_row(text, label, self._shots.classes)
-                if not isinstance(row, Row) or row.gold is None:
-                    continue
-                if self._is_scored(row.text):
+            rows = [check_row(*pair, self._shots.classes) for pair in zip(batch.texts, labels, strict=True)]
+            usable = [row for row in rows if isinstance(row, Row) and row.gold is not None]
+            keys = np.array([loose_key(row.text) for row in usable], np.uint64)
+            for row, is_scored in zip(usable, np.isin(keys, self._scored), strict=True):
+                if is_scored:
                     self.num_left_out += 1
-                else:
+                elif row.gold is not None:
                     yield row.text, self._position[row.gold]
-
-    def _is_scored(self, text: str) -> bool:
-        key = np.uint64(text_key(text))
-        place = int(np.searchsorted(self._scored, key))
-        return place < len(self._scored) and bool(self._scored[place] == key)

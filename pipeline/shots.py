@@ -54,7 +54,7 @@ def first_shots(rows: Iterable[tuple[str, int]], *, num_shots: int) -> tuple[tup
     return shots
 
 
-def text_key(text: object) -> int:
+def loose_key(text: object) -> int:
     """64 bits by which a text is known again, white space aside. Two texts share one by chance once in 2^64."""
     return int.from_bytes(hashlib.sha256(" ".join(str(text).split()).encode()).digest()[:8])
 

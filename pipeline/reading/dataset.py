@@ -10,7 +10,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.bundled import SAMPLE
 from pipeline.errors import InputError
 from pipeline.reading.gold import Names
 from pipeline.reading.labels import LabelCounts, count_labels, plain_name
@@ -112,7 +111,7 @@ def open_dataset(
     Raises InputError for a path, column, split or revision that is not there, RunError where the hub fails.
     """
     split_name, cut = _parse_split(split)
-    path = find_path(str(name_or_path), ENDINGS, bundled=(SAMPLE,))
+    path = find_path(str(name_or_path), ENDINGS)
     remarks, location = tuple[str, ...](), str(name_or_path)
     if path is not None:
         location = str(path.resolve())

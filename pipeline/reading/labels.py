@@ -5,6 +5,7 @@ Invariant: 1, 1.0, "1" and decimal 1 are one value, wherever they come from; wha
 
 import ast
 import json
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -19,7 +20,7 @@ NUM_SHOWN = 8
 # true and false of JSON and Parquet are the words that CSV has for them.
 Value = int | str
 
-_WHOLE = re.compile(r"[+-]?[0-9]{1,9}(\.0*)?")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]{0,15})?([eE][+-]?[0-9]{1,2})?")
 TRUTH = {"false": 0, "true": 1}
 
 
@@ -33,8 +34,7 @@ class Unknown:
 def label_values(raw: object) -> tuple[Value | Unknown, ...]:
     """The labels that a cell holds: none where it is null, empty or NaN, several where it is a list.
 
-    1, 1.0, "1", "1.0" and decimal 1 are one value; so are true, "true" and "True". A list that is written as text, as
-    in CSV, is a list.
+    1, 1.0, "1", "1.0" and decimal 1 are one value; so are true, "true" and "True".
     """
     if isinstance(raw, Unknown):
         return (raw,)
@@ -52,25 +52,23 @@ def label_values(raw: object) -> tuple[Value | Unknown, ...]:
     if isinstance(raw, bool):
         return (str(raw).lower(),)
     if isinstance(raw, int | float | Decimal):
-        return (int(raw) if _is_whole(raw) else str(raw),)
+        return (_number_value(raw),)
     return (Unknown(printable(raw)),)
 
 
-def _text_values(raw: str) -> tuple[Value | Unknown, ...]:
+def _text_values(raw: str) -> tuple[Value, ...]:
     bare = plain_name(raw)
     if not bare:
         return ()
-    if _WHOLE.fullmatch(bare):
-        return (int(bare.partition(".")[0]),)
-    if bare.lower() in TRUTH:
-        return (bare.lower(),)
-    if bare[0] == "[" and bare[-1] == "]" and (listed := _written_list(bare)) is not None:
-        return label_values(listed)
-    return (bare,)
+    if _NUMBER.fullmatch(bare):
+        return (_number_value(Decimal(bare)),)
+    return (bare.lower(),) if bare.lower() in TRUTH else (bare,)
 
 
-def _written_list(text: str) -> list[object] | None:
+def written_list(text: str) -> list[object] | None:
     """The list that a text is, in the spelling of JSON or Python; None where it is none."""
+    if text[:1] != "[" or text[-1:] != "]":
+        return None
     for read in (json.loads, ast.literal_eval):
         try:
             found = read(text)
@@ -80,13 +78,21 @@ def _written_list(text: str) -> list[object] | None:
     return None
 
 
+def are_flags(values: Sequence[Value | Unknown]) -> bool:
+    """Whether these labels of a row are a pair of flags, such as [0, 1] or [true, false]."""
+    return len(values) == 2 and set(values) in ({0, 1}, {"false", "true"})
+
+
 def plain_name(name: str) -> str:
     """A name without blanks around it, its accents written in one way: what the eye cannot tell apart is one name."""
     return unicodedata.normalize("NFC", name.strip())
 
 
-def _is_whole(number: int | float | Decimal) -> bool:
-    return -(10**9) < number < 10**9 and number == int(number)
+def _number_value(number: int | float | Decimal) -> Value:
+    """A whole number of up to nine digits as one; any other number as text, in one spelling."""
+    if not -math.inf < number < math.inf or number != int(number):
+        return str(float(number))
+    return int(number) if abs(int(number)) < 10**9 else str(int(number))
 
 
 def printable(value: object) -> str:
@@ -115,11 +121,24 @@ def count_labels(columns: Iterable[Sequence[object]]) -> LabelCounts:
         for raw in column:
             values = label_values(raw)
             counts.num_rows += bool(values)
-            counts.num_flags += len(values) == 2 and set(values) in ({0, 1}, {"false", "true"})
+            counts.num_flags += are_flags(values)
             for value in values:
                 if not isinstance(value, Unknown) and (value in counts.values or len(counts.values) < MAX_VALUES):
                     counts.values[value] += 1
     return counts
+
+
+def whole_numbers(values: Iterable[Value]) -> list[int]:
+    """The whole numbers among label values, rising."""
+    return sorted(value for value in values if isinstance(value, int))
+
+
+def compare_names(names: Iterable[str], others: Iterable[str]) -> str:
+    """What names have or lack against others, for a message."""
+    mine, theirs = list(names), list(others)
+    more, less = ([n for n in a if n not in set(b)] for a, b in ((mine, theirs), (theirs, mine)))
+    parts = [f"{shorten(found)} {what}" for found, what in ((less, "is missing"), (more, "is too many")) if found]
+    return ", ".join(parts)
 
 
 def shorten(values: Iterable[object]) -> str:

@@ -5,13 +5,12 @@ Invariant: nothing but safetensors is ever read as weights, and no code of a mod
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.bundled import DEMO_MODEL
 from pipeline.errors import InputError, RunError
 from pipeline.reading.hub import fetch, find_repo
 from pipeline.reading.model_files import (
@@ -107,9 +106,12 @@ def _resolve_dtype(dtype: str, device: str) -> str:
 # Where it comes from
 
 
-def find_directory(name: str | Path, revision: str | None = None) -> Path | None:
-    """The model's directory, None for a hub id. Raises InputError for a path to nothing, or to no model."""
-    path = find_path(str(name), bundled=(DEMO_MODEL,), what="directory", advice=ADVICE)
+def find_directory(name: str | Path, revision: str | None = None, bundled: Sequence[str] = ()) -> Path | None:
+    """The model's directory, None for a hub id; `bundled` are names that stand for a bundled one.
+
+    Raises InputError for a path to nothing, or to no model.
+    """
+    path = find_path(str(name), bundled=bundled, what="directory", advice=ADVICE)
     if path is None:
         return None
     if not path.is_dir():

@@ -34,13 +34,14 @@ def find_path(
     if path is not None:
         return path
     near = next(iter(get_close_matches(name, bundled, n=1, cutoff=ALIKE)), None) or _near(Path(name).expanduser())
-    if near is None and looks_like_hub_id(name) and not _looks_local(name, endings):
+    if near is None and looks_like_hub_id(name) and not looks_local(name, endings):
         return None
     hint = f"did you mean {near}? " if near is not None else ""
     raise InputError(f"{name}: no such {what}; {hint}{advice}")
 
 
-def _looks_local(name: str, endings: Sequence[str]) -> bool:
+def looks_local(name: str, endings: Sequence[str]) -> bool:
+    """Whether nobody would call data or a model on the hub so."""
     lower = name.lower()
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or lower.endswith((*endings, *_TABLES, *_MODELS)):
         return True

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.reading.labels import NO_LABEL, Unknown, label_values, shorten
+from pipeline.reading.labels import NO_LABEL, Unknown, compare_names, label_values, shorten
 from pipeline.reading.readers import (
     PLAIN,
     Batch,
@@ -99,7 +99,8 @@ def _agreed_names(files: Sequence[Path], headers: list[Header], columns: Sequenc
             if set(names or ()) != set(first or ()):
                 raise InputError(
                     f"{file}: its classes ({shorten(list(names or ()))}) are not those of {parts[0][0]} "
-                    f"({shorten(list(first or ()))}); make them alike, or name one file"
+                    f"({shorten(list(first or ()))}): {compare_names(names or (), first or ())}; make them alike, or "
+                    "name one file"
                 )
     return agreed
 

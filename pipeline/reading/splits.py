@@ -61,7 +61,9 @@ def find_files(path: Path, split: str) -> FoundFiles:
             f"{path}: the directory holds files of several kinds ({', '.join(endings)}); name one file, such as "
             f"--split {chosen[0].name}"
         )
-    return FoundFiles(tuple(chosen), split, _passed_over(path, [f for f in files if f not in chosen], others))
+    return FoundFiles(
+        tuple(chosen), split, _say(path, chosen, sorted([*(f for f in files if f not in chosen), *others]))
+    )
 
 
 def _one_file(path: Path, split: str) -> FoundFiles:
@@ -180,6 +182,10 @@ def _family(file: Path) -> str:
     return FAMILY[found.kind]
 
 
-def _passed_over(path: Path, files: list[Path], others: list[Path]) -> str | None:
-    left = [file.relative_to(path).as_posix() for file in sorted([*files, *others])]
-    return f"{path}: passed over {shorten(left)}" if left else None
+def _say(path: Path, chosen: list[Path], left: list[Path]) -> str | None:
+    """Files that were passed over, and those that are read where they are more than pieces of one."""
+    pieces = {re.sub(r"\d+", "", file.name) for file in chosen}
+    read = f"reads {shorten(file.relative_to(path).as_posix() for file in chosen)}" if len(pieces) > 1 else ""
+    passed = f"passed over {shorten(file.relative_to(path).as_posix() for file in left)}" if left else ""
+    said = ", ".join(filter(None, (read, passed)))
+    return f"{path}: {said}" if said else None

@@ -51,7 +51,7 @@ def _facts(manifest: Manifest, settings: Settings, shared: set[str]) -> dict[str
 
 
 def _prompt(prompt: PromptFacts) -> dict[str, str]:
-    words = ", ".join(f"{label.name}: '{label.words}'" for label in prompt.labels)
+    words = ", ".join(f"{label.name}: '{label.words}'" for label in sorted(prompt.labels, key=lambda label: label.name))
     return {
         f"template of '{prompt.name}'": prompt.template,
         f"boundary of '{prompt.name}'": prompt.boundary,

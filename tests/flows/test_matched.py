@@ -327,6 +327,11 @@ def test_shots_have_the_classes_of_what_is_scored_or_are_refused(labelscore: Com
         assert labelscore(*run, source).code == 0
         drawn.append(fingerprint("out"))
     assert drawn[0] == drawn[1]  # the same texts with the same words
+    table(here / "test.csv", [("text", "label"), *((text, AG_NEWS.index(gold) + 1) for text, gold in ROWS)])
+    counted = ",".join(f"{i}={name}" for i, name in enumerate(AG_NEWS, 1))
+    assert labelscore(*run, "named.parquet", "--label-names", counted).code == 0
+    assert fingerprint("out") == drawn[0]
+    table(here / "test.csv", [("text", "label"), *((text, AG_NEWS.index(gold)) for text, gold in ROWS)])
     table(here / "from1.csv", [("text", "label"), *((text, AG_NEWS.index(gold) + 1) for text, gold in rows)])
     assert "run from 1 to 4" in labelscore(*run, "from1.csv").complaints[0]
     table(here / "more.csv", [("text", "label"), *((text, AG_NEWS.index(gold)) for text, gold in rows), ("x", 7)])

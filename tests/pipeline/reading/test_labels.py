@@ -1,6 +1,7 @@
 """What label values mean: one meaning in every format, and refused where there could be two."""
 
 import re
+import tomllib
 from decimal import Decimal
 
 import pytest
@@ -35,6 +36,9 @@ def gold(read: Classes, *raw: object) -> list[object]:
         (1, 1.0, "1", "1.0", " 1 ", "1.", Decimal(1), Decimal("1.00"), b"1", "+1"),
         (0, 0.0, "0", "0.0", Decimal(0)),
         (-1, -1.0, "-1", "-1.0", Decimal(-1)),
+        (2.5, "2.5", "2.50", "+2.5", Decimal("2.500"), "25e-1"),
+        (10**10, "10000000000", 1e10, "1e10", "10000000000.0", Decimal(10**10)),
+        (10**30, "1" + "0" * 30),
         (True, "true", "True", "TRUE", " true "),
         (False, "false", "False"),
     ],
@@ -50,7 +54,7 @@ def test_what_is_empty_is_no_label(raw: object) -> None:
     assert label_values(raw) == ()
 
 
-@pytest.mark.parametrize("raw", [1.5, "1.5", float("inf"), {"id": 1}, 10**30, b"\xff", Decimal("0.5")])
+@pytest.mark.parametrize("raw", [1.5, "1.5", float("inf"), {"id": 1}, 10**30, 10**400, b"\xff", Decimal("0.5")])
 def test_what_is_neither_a_number_nor_a_word_is_no_class(raw: object) -> None:
     """It is shown and refused, never rounded."""
     read = classes(NEWS, 0, 1)
@@ -59,7 +63,19 @@ def test_what_is_neither_a_number_nor_a_word_is_no_class(raw: object) -> None:
 
 def test_a_list_holds_several_classes_each_once() -> None:
     """In the order of the list."""
-    assert label_values([3, "1", None]) == label_values("[3, 1]") == label_values("['3', 1.0]") == (3, 1)
+    assert label_values([3, "1", None]) == (3, 1)
+    for spelling in ([3, 1], "[3, 1]", "['3', 1.0]", '["Sci/Tech", "Sports"]'):
+        assert gold(classes(NEWS, 0, spelling, "Sports", "Sci/Tech"), spelling) == [["Sci/Tech", "Sports"]]
+
+
+def test_a_class_that_is_called_like_a_list_is_that_class() -> None:
+    """Intervals, such as age groups."""
+    ages = ("[0, 18]", "[18, 65]", "[65, 99]")
+    assert gold(classes(ages, *ages, ordered=False), *ages) == [[age] for age in ages]
+
+
+def test_a_list_that_repeats_and_one_with_an_unknown_class_are_no_labels() -> None:
+    """Both are told."""
     assert gold(classes(NEWS, 0, 1, 3), [3, 1], [2]) == [["Sci/Tech", "Sports"], "the label '2' is not one of "
                                                          "0 World, 1 Sports, 2 Business, 3 Sci/Tech"]  # fmt: skip
 
@@ -117,6 +133,7 @@ def test_an_id_that_was_not_given_is_no_class() -> None:
 def test_no_row_with_the_first_id_is_said() -> None:
     """A part of a file may lack a class; a file that counts from 1 has never the id 0."""
     assert "no row has the label 0 (World)" in str(classes(NEWS, 1, 2, 3).remark)
+    assert "no row has the label 0 (World)" in str(classes(NEWS, *[1] * 100, "Sports").remark)
     assert classes(NEWS, 0, 1).remark is None
     assert classes(NEWS, "World", "Sports").remark is None
 
@@ -128,6 +145,9 @@ def test_each_file_has_its_own_ids() -> None:
         read_classes(files, Names.in_order(NEWS), "x")
     sorted_files = [count_labels([[0] * 50 + [1] * 50]), count_labels([[1, 2, 3] * 40])]
     assert read_classes(sorted_files, Names.in_order(NEWS), "x").codes == {0: 0, 1: 1, 2: 2, 3: 3}
+    for found in (([1, 2, 3] * 40, [1, 2] * 40), ([1, 2, 3] * 40 + ["World"],), ([1, 3] * 40 + ["?"],)):
+        with pytest.raises(InputError, match="labels run from 1 to 3"):
+            read_classes([count_labels([file]) for file in found], Names.in_order(NEWS), "x")
 
 
 def test_as_many_ids_as_classes_that_are_not_theirs_are_asked_about() -> None:
@@ -143,6 +163,33 @@ def test_zero_and_one_of_the_classes_false_and_true_are_never_inverted() -> None
     assert gold(classes(("False", "True"), 0, 1), 0, 1) == [["False"], ["True"]]
     with pytest.raises(InputError, match=r"1 would be False; write --label-names 0=True,1=False if that is so"):
         classes(("True", "False"), 0, 1)
+
+
+@pytest.mark.parametrize("names", [("None", "nan", "True", "TRUE"), ("x", "2.0", "2"), ("a", "a "), ("a", "")])
+def test_two_names_that_mean_the_same_are_refused(names: tuple[str, ...]) -> None:
+    """Neither they nor what else is found would be read by chance."""
+    with pytest.raises(InputError, match="mean the same, or one is empty"):
+        classes(names, names[-1], "x")
+
+
+def test_a_column_with_names_in_it_has_names() -> None:
+    """Also where some of them are numbers that could be ids."""
+    assert gold(classes(("1", "2", "other"), 1, 2, "other", ordered=False), "1", 2, "other") == [
+        ["1"],
+        ["2"],
+        ["other"],
+    ]
+
+
+def test_what_is_offered_is_toml() -> None:
+    """Names with quotes, backslashes and points."""
+    with pytest.raises(InputError) as caught:
+        classes(("1.0", "2", 'a "b"', "d\\e"), 1, 2)
+    _, *offered = str(caught.value).split("label_names = ")
+    for text, expected in zip(offered, ({"1.0": "1.0", "2": "2"}, {"0": "1.0", "1": "2"}), strict=True):
+        table = tomllib.loads(f"x = {text[: text.rindex('}') + 1]}")["x"]
+        assert table.items() >= expected.items()
+        assert {'a "b"', "d\\e"} <= set(table.values())
 
 
 def test_names_that_look_the_same_are_the_same() -> None:
@@ -186,6 +233,12 @@ def test_minus_one_is_no_label_unless_it_may_be_a_class() -> None:
     """`datasets` writes it for a row without one; others write it for 'negative'."""
     assert gold(classes(("bad", "good"), 0, 1, -1), -1, 1) == [[], ["good"]]
     assert gold(classes(("bad", "good"), -1), -1, "-1") == [[], []]
+    assert "3 rows have the label -1, which is taken for none" in str(classes(("bad", "good"), 0, 1, *[-1] * 3).remark)
+    with pytest.raises(InputError, match=r'\{ -2 = "a", -1 = "b", 0 = "c", 1 = "d", 2 = "e" \}'):
+        classes(("a", "b", "c", "d", "e"), -2, -1, 0, 1, 2)
+    for found in ((0, -1), (-1, 1)):
+        with pytest.raises(InputError, match=r'\{ -1 = "neg", 0 = "neu", 1 = "pos" \}'):
+            classes(("neg", "neu", "pos"), *found)
     for names, found in ((("bad", "good"), (-1, 1)), (("a", "b", "c"), (-1, 0, 1))):
         with pytest.raises(InputError, match=r"-1 may be a class.*label_names = \{ -1 ="):
             classes(names, *found)
@@ -197,9 +250,13 @@ def test_true_and_false_are_the_classes_called_so_else_one_and_zero() -> None:
         assert gold(classes(("true", "false"), *spelling), *spelling) == [["true"], ["false"]]
         assert gold(classes(("True", "False"), *spelling), *spelling) == [["True"], ["False"]]
         assert gold(classes(("bad", "good"), *spelling), *spelling) == [["good"], ["bad"]]
-        assert gold(classes(("no", "yes"), *spelling), *spelling) == [["yes"], ["no"]]
-        with pytest.raises(InputError, match="true and false"):
-            classes(("yes", "no"), *spelling)
+        for answers in (("no", "yes"), ("yes", "no")):
+            assert gold(classes(answers, *spelling), *spelling) == [["yes"], ["no"]]
+            assert gold(classes(answers, *spelling, ordered=False), *spelling) == [["yes"], ["no"]]
+        assert "true is taken for b and false for a" in str(classes(("a", "b"), *spelling).remark)
+        for names in (("positive", "negative"), ("toxic", "not toxic"), ("Y", "N"), ("good", "bad")):
+            with pytest.raises(InputError, match="labels are true and false, and true would be"):
+                classes(names, *spelling)
 
 
 def test_labels_of_another_set_of_classes_are_refused_as_a_whole() -> None:
