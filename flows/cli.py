@@ -229,9 +229,9 @@ def _comma_separated(text: str) -> tuple[str, ...]:
 def _label_names(text: str) -> tuple[str, ...] | dict[str, str] | str:
     """Names in the order of their ids, or by id where each part says one: 1=World,2=Sports."""
     parts = _comma_separated(text)
-    pairs = [re.fullmatch(r"([+-]?[0-9]+|true|false)\s*=\s*(.*)", part, re.DOTALL) for part in parts]
+    pairs = [re.fullmatch(r"([^=]*?)\s*=\s*(.*)", part, re.DOTALL) for part in parts]
     by_id = {pair[1]: pair[2] for pair in pairs if pair}
-    if not by_id:
+    if not any(re.fullmatch(r"[+-]?[0-9]+|true|false", key) for key in by_id):  # names may hold an equals sign
         return text if text == "ag_news" else parts
     if len(by_id) < len(parts):
         raise InputError(f"--label-names {show(text)}: give each class an id of its own, as in 1=World,2=Sports")

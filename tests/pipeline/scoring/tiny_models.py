@@ -78,10 +78,12 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel
     config = (TREE_CONFIGS | ROWS_CONFIGS)[name]()
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    # At 5 rounding alone moves Mamba's scores by 3e-4 between float32 and float64, at 2 by 7e-6.
+    factor = 2 if name == "mamba" else 5
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.mul_(5)
+                parameter.mul_(factor)
     return model.to(dtype)
 
 
