@@ -6,11 +6,12 @@ refused with what to write; it is never given to the likelier class.
 
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.errors import InputError
 from pipeline.reading import doubts
 from pipeline.reading.labels import (
+    MAX_VALUES,
     NO_LABEL,
     TRUTH,
     LabelCounts,
@@ -61,9 +62,21 @@ class Classes:
     unread: tuple[Value, ...] = ()
     is_ordered: bool = True
     remark: str | None = None
+    _known: dict[tuple[type, object], tuple[int, ...] | str] = field(default_factory=dict, compare=False, repr=False)
 
     def positions(self, raw: object) -> tuple[int, ...] | str:
         """The positions of a row's right classes, none where it has no label; a string says what is wrong."""
+        key = (type(raw), raw)  # True and 1 are equal, and not the same label
+        try:
+            if key not in self._known:
+                if len(self._known) >= MAX_VALUES:
+                    self._known.clear()
+                self._known[key] = self._read(raw)
+            return self._known[key]
+        except TypeError:  # lists cannot be looked up
+            return self._read(raw)
+
+    def _read(self, raw: object) -> tuple[int, ...] | str:
         found: list[int] = []
         for value in self._values(raw):
             if value == NO_LABEL and value not in self.codes:

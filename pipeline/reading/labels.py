@@ -118,14 +118,23 @@ def count_labels(columns: Iterable[Sequence[object]]) -> LabelCounts:
     """Count the labels in batches of a label column."""
     counts = LabelCounts()
     for column in columns:
-        for raw in column:
+        for raw, num_rows in _distinct(column):
             values = label_values(raw)
-            counts.num_rows += bool(values)
-            counts.num_flags += are_flags(values)
+            counts.num_rows += num_rows * bool(values)
+            counts.num_flags += num_rows * are_flags(values)
             for value in values:
                 if not isinstance(value, Unknown) and (value in counts.values or len(counts.values) < MAX_VALUES):
-                    counts.values[value] += 1
+                    counts.values[value] += num_rows
     return counts
+
+
+def _distinct(column: Sequence[object]) -> Iterable[tuple[object, int]]:
+    """The cells of a column, each once, and how many there are: most columns repeat a few."""
+    try:
+        found = Counter(zip(map(type, column), column, strict=True))  # True and 1 are equal, and not the same label
+    except TypeError:  # lists cannot be counted
+        return ((raw, 1) for raw in column)
+    return ((raw, num_rows) for (_, raw), num_rows in found.items())
 
 
 def whole_numbers(values: Iterable[Value]) -> list[int]:
