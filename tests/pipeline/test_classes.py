@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.cli import _label_names
 from pipeline.classes import choose_classes, choose_prompts
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
@@ -274,3 +275,15 @@ def test_the_limit_does_not_decide_how_labels_are_read(tmp_path: Path) -> None:
     given_names = {str(i + 1): name for i, name in enumerate(AG_NEWS)}
     classes, _ = meet(config_of("answer", label_names=given_names), open_dataset(path))
     assert (classes.ids, classes.names) == ((1, 2, 3, 4), AG_NEWS)
+
+
+def test_label_names_by_id_may_leave_a_name_as_it_is(tmp_path: Path) -> None:
+    """A column of numbers and words: the words are names already."""
+    words = {"one": " one", "two": " two", "other": " other"}
+    config = config_of(words, label_names={"1": "one", "2": "two", "other": "other"})
+    dataset = open_dataset(write(tmp_path / "x.csv", [1, "other", 2]))
+    classes, (prompt,) = meet(config, dataset)
+    assert gold_names(dataset, classes, tmp_path) == ["one", "other", "two"]
+    assert {label.name: label.words for label in prompt.labels} == words
+    assert _label_names("1=one, 2=two, other=other") == {"1": "one", "2": "two", "other": "other"}
+    assert _label_names("a=b,c") == ("a=b", "c")
