@@ -15,9 +15,9 @@ from pipeline.prompts import AG_NEWS, BUILT_IN, Label, Prompt
 from pipeline.reading.dataset import Dataset
 from pipeline.reading.gold import Classes, Names, read_classes
 from pipeline.reading.labels import TRUTH, compare_names, label_values, plain_name, shorten
+from pipeline.wording import MAX_SIZE
 
 MIN_STEM = 3
-MAX_ID = 32_767  # of the column gold_id, which is int16
 
 
 def choose_classes(config: RunConfig, dataset: Dataset) -> Classes:
@@ -73,15 +73,17 @@ def _by_id(table: Mapping[str, str]) -> Names:
             continue
         values = label_values(key)
         number = TRUTH.get(key.lower(), values[0] if len(values) == 1 else key)
-        if not isinstance(number, int) or abs(number) > MAX_ID or number in ids:
+        if not isinstance(number, int) or abs(number) > MAX_SIZE or number in ids:
             raise InputError(
-                f"label_names: '{key}' is not a whole number of its own between -{MAX_ID} and {MAX_ID}; write the id "
-                "that the data has and the name of its class, such as 1=World"
+                f"label_names: '{key}' is not a whole number of its own between -{MAX_SIZE} and {MAX_SIZE}; write the "
+                "id that the data has and the name of its class, such as 1=World"
             )
         ids[number] = name
-    ids |= dict(enumerate(unnumbered, max(ids, default=-1) + 1))
+    invented = dict(enumerate(unnumbered, max(ids, default=-1) + 1))
+    ids |= invented
     numbers = tuple(sorted(ids))
-    return Names(tuple(_distinct([ids[number] for number in numbers])), numbers, is_complete=True)
+    names = tuple(_distinct([ids[number] for number in numbers]))
+    return Names(names, numbers, is_complete=True, invented=frozenset(invented))
 
 
 def _is_number(key: str) -> bool:

@@ -13,14 +13,13 @@ from typing import NamedTuple
 from pipeline.errors import InputError
 from pipeline.reading.gold import Names
 from pipeline.reading.labels import LabelCounts, count_labels, plain_name
-from pipeline.reading.places import find_path
+from pipeline.reading.places import ALIKE, find_path
 from pipeline.reading.readers import ENDINGS, PLAIN, Layout, format_of, looks_like_data
 from pipeline.reading.sources import Source, open_files
 from pipeline.reading.splits import find_files
 
 DEFAULT_TEXT_COLUMN = "text"
 DEFAULT_LABEL_COLUMN = "label"
-ALIKE = 0.8  # from which ratio of equal letters on one name is taken for a slip of another
 
 
 class RowBatch(NamedTuple):
@@ -56,7 +55,8 @@ class Dataset:
         if self.label_column is None or self.label_column not in self.source.class_names:
             return None
         names = tuple(map(plain_name, self.source.class_names[self.label_column]))
-        return Names(names, None if self.label_column in self.source.reordered else tuple(range(len(names))), True)
+        ids = None if self.label_column in self.source.reordered else tuple(range(len(names)))
+        return Names(names, ids, is_own=True)
 
     def rows(self) -> Iterator[RowBatch]:
         """A pass over the slice asked for."""

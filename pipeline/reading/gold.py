@@ -34,13 +34,14 @@ class Names:
 
     ids: the ids that the source gives with them, None where it gives none, so that an id cannot be read. is_own: the
     file's own names, under which its labels have been read already. is_complete: ids were given one by one, so that a
-    number can be nothing else.
+    number can be nothing else. invented: those of the ids that no data has, for classes whose labels are their names.
     """
 
     names: tuple[str, ...]
     ids: tuple[int, ...] | None
     is_own: bool = False
     is_complete: bool = False
+    invented: frozenset[int] = frozenset()
 
     @classmethod
     def in_order(cls, names: Sequence[str], *, is_own: bool = False) -> "Names":
@@ -147,7 +148,7 @@ class _Reader:
         self._files = [_with_lists(file, self._by_name) for file in files]
         self.found = sum((file.values for file in self._files), Counter[Value]())
         self.ids = given.ids or tuple(range(len(given.names)))
-        self._by_id = {number: position for position, number in enumerate(self.ids)}
+        self._by_id = {number: position for position, number in enumerate(self.ids) if number not in given.invented}
         meanings = ((label_values(name), position) for position, name in enumerate(given.names))
         self._by_number = {v[0]: position for v, position in meanings if len(v) == 1 and isinstance(v[0], int)}
         self._numbers = whole_numbers(self.found)

@@ -21,7 +21,6 @@ SPLITS = {
 }
 DEFAULT_SPLIT = "test"
 EVERYTHING = "all"
-NUM_SHOWN = 8
 # What `datasets` writes beside the data.
 _DESCRIPTIONS = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"}
 

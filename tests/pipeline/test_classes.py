@@ -285,5 +285,10 @@ def test_label_names_by_id_may_leave_a_name_as_it_is(tmp_path: Path) -> None:
     classes, (prompt,) = meet(config, dataset)
     assert gold_names(dataset, classes, tmp_path) == ["one", "other", "two"]
     assert {label.name: label.words for label in prompt.labels} == words
+    for labels in ([1, "other", 3], [0, 1, "other"]):  # the id that `other` is kept under is no label of the data
+        again = open_dataset(write(tmp_path / "y.csv", labels))
+        classes = choose_classes(config, again)
+        with pytest.raises(InputError, match=r"the label '[03]' is not one of"):
+            gold_names(again, classes, tmp_path)
     assert _label_names("1=one, 2=two, other=other") == {"1": "one", "2": "two", "other": "other"}
     assert _label_names("a=b,c") == ("a=b", "c")
