@@ -29,10 +29,10 @@ from pipeline.config import RunConfig
 from pipeline.errors import LabelscoreError
 from pipeline.job import Job
 from pipeline.reporting.markdown import render_markdown
-from pipeline.reporting.report import PAGE, Report
+from pipeline.reporting.report import Report
 from pipeline.shard import Shard, ShardResult
 from pipeline.storing.files import Output
-from pipeline.storing.published import MANIFEST
+from pipeline.storing.layout import MANIFEST, PAGE
 
 SECONDS_BETWEEN_UPDATES = 10  # of the progress artifact: each is a request that the scoring waits for
 

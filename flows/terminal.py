@@ -199,12 +199,12 @@ def print_status(status: "Status") -> None:
     if status.published is None:
         out.print("published  nothing yet: no run has finished")
     else:
-        data, model = status.published["dataset"], status.published["model"]
+        data, model = status.published.dataset, status.published.model
         describe(
             {
-                "published": f"{data['num_items']:,} articles of {data['name']} ({data['split']}) with {model['name']}",
-                "finished": status.published["finished"],
-                "prompts": ", ".join(prompt["name"] for prompt in status.published["prompts"]),
+                "published": f"{data.num_items:,} articles of {data.name} ({data.split}) with {model.name}",
+                "finished": status.published.finished,
+                "prompts": ", ".join(prompt.name for prompt in status.published.prompts),
             }
         )
     rows: list[list[object]] = [

@@ -11,7 +11,8 @@ from pipeline.inputs import draw, is_local, is_small, read_inputs
 from pipeline.reading.model import NO_CHAT_TEMPLATE, find_directory, has_chat_template
 from pipeline.reading.pull import refuse_bad_rows
 from pipeline.storing.files import check_location
-from pipeline.storing.published import HISTORY, TABLES, refuse_foreign
+from pipeline.storing.layout import HISTORY, TABLES
+from pipeline.storing.published import refuse_foreign
 
 
 def check_run(config: RunConfig) -> None:

@@ -10,30 +10,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, replace
 from datetime import UTC, datetime
-from typing import Any
 from uuid import uuid4
 
-from pipeline.analysis import PREDICTIONS, need_manifest
 from pipeline.config import RunConfig
 from pipeline.prompts import seam_note
 from pipeline.reading.model import count_parameters
 from pipeline.reading.pull import PullSummary, pull_items
-from pipeline.reporting.report import MARKDOWN, METRICS, PAGE, Report, write_report
+from pipeline.reporting.report import Report, write_report
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS
 from pipeline.scoring.scorer import Counts
 from pipeline.shard import ScoringJob, Shard, ShardResult
 from pipeline.storing.files import Output, hash_bytes, hash_file
+from pipeline.storing.layout import HISTORY, PREDICTIONS, REPORT_FILES, TABLES
+from pipeline.storing.manifest import Manifest, need_manifest, read_manifest, write_manifest
 from pipeline.storing.publish import Publication, publish_tables
 from pipeline.storing.published import (
-    HISTORY,
-    TABLES,
     append_history,
     mend_manifest,
     mend_tables,
     need_whole,
-    read_manifest,
     refuse_foreign,
-    write_manifest,
 )
 from pipeline.storing.store import Finding, Store
 from pipeline.target import (
@@ -46,7 +42,6 @@ from pipeline.target import (
     open_store,
 )
 
-REPORT_FILES = (PREDICTIONS, METRICS, MARKDOWN, PAGE)
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "pyarrow", "polars", "numpy", "prefect")
 
 
@@ -65,7 +60,7 @@ class Job:
         self.run_id = uuid4().hex
         self.started = datetime.now(UTC)
         self.timings: dict[str, float] = {}
-        self.previous: dict[str, Any] = {}  # the manifest of the last run in this output
+        self.previous: Manifest | None = None  # the manifest of the last run in this output
         self.redrawn: list[tuple[str, int]] = []  # prompts with other solved examples than then, and texts to score
         self.shards: list[Shard] = []
         self.num_missing = self.num_stored = self.num_scored = 0
@@ -92,7 +87,7 @@ class Job:
         """
         refuse_foreign(self.output, (*TABLES, HISTORY, *REPORT_FILES))
         self.mended = mend_manifest(self.output) + mend_tables(self.output, (HISTORY, PREDICTIONS))
-        self.previous = read_manifest(self.output) or {}
+        self.previous = read_manifest(self.output)
         with self.timed("resolve"):
             self.target = make_target(self.config)
         with self.timed("pull"):
@@ -124,14 +119,15 @@ class Job:
 
     def _other_data(self) -> str | None:
         """That the output held another data set until now."""
-        old, new = self.previous.get("dataset", {}), self.target.dataset
-        place = (old.get("location", old.get("name")), old.get("split"), old.get("subset"))
-        if not old or place in ((new.location, new.split, self.config.subset), (new.name, new.split, None)):
+        if self.previous is None:
             return None
-        is_alike = old.get("name") == new.name
-        before, after = (old.get("location"), new.location) if is_alike else (old.get("name"), new.name)
+        old, new = self.previous.dataset, self.target.dataset
+        place = (old.location or old.name, old.split, old.subset)
+        if place in ((new.location, new.split, self.config.subset), (new.name, new.split, None)):
+            return None
+        before, after = (old.location, new.location) if old.name == new.name else (old.name, new.name)
         return (
-            f"{self.output} held {before} ({old.get('split')}) until now; from this run on its tables and report are "
+            f"{self.output} held {before} ({old.split}) until now; from this run on its tables and report are "
             f"of {after} ({new.split})"
         )
 
@@ -159,7 +155,7 @@ class Job:
 
     def _has_other_shots(self, wanted: WantedPrompt) -> bool:
         """Whether the last run had this prompt with other solved examples."""
-        old = {prompt["name"]: prompt.get("shots") for prompt in self.previous.get("prompts", [])}
+        old = {prompt.name: prompt.shots for prompt in self.previous.prompts} if self.previous else {}
         return old.get(wanted.prompt.name) not in (None, _shots_digest(wanted))
 
     @property
@@ -207,13 +203,15 @@ class Job:
             report = write_report(self.output, self.config.rule)
             self.files[HISTORY] = append_history(self.output, report.history_rows.to_arrow())
             self.files |= _hash_report(self.output)
-        write_manifest(self.output, {**self._manifest, "files": self.files, "timings": self.timings})
+        write_manifest(
+            self.output, self._manifest.model_copy(update={"files": self.files, "timings": dict(self.timings)})
+        )
         return report
 
-    def _make_manifest(self) -> dict[str, Any]:
+    def _make_manifest(self) -> Manifest:
         target, model = self.target, self.target.model
         seconds = self.timings.get("score", 0.0)
-        return {
+        values = {
             "labelscore": importlib.metadata.version("labelscore"),
             "run_id": self.run_id,
             "started": self.started.isoformat(timespec="seconds"),
@@ -277,6 +275,7 @@ class Job:
             },
             "timings": self.timings,
         }
+        return Manifest.model_validate(values)
 
 
 def _shots_digest(wanted: WantedPrompt) -> str | None:
@@ -292,9 +291,9 @@ def remake_report(output: Output, rule: str | None = None) -> Report:
     """
     manifest = need_manifest(output)
     need_whole(output, manifest, TABLES)
-    report = write_report(output, rule or manifest["headline_rule"])
-    files = {**manifest["files"], **_hash_report(output)}
-    write_manifest(output, {**manifest, "headline_rule": report.headline_rule, "files": files})
+    report = write_report(output, rule or manifest.headline_rule)
+    files = {**manifest.files, **_hash_report(output)}
+    write_manifest(output, manifest.model_copy(update={"headline_rule": report.headline_rule, "files": files}))
     return report
 
 

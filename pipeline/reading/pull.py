@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import pyarrow as pa
-
 from pipeline.errors import InputError
 from pipeline.reading.dataset import Dataset
 from pipeline.reading.gold import Classes
@@ -19,25 +17,11 @@ from pipeline.reading.labels import printable
 from pipeline.reading.readers import Unreadable
 from pipeline.reading.rows import Row, check_row
 from pipeline.reading.stream_table import StreamTable
+from pipeline.storing.layout import ITEMS_SCHEMA, REJECTED_SCHEMA
 
 NUM_BAD_ROWS_SHOWN = 5
 NUM_LOST_LABELS = 1000
 NUM_ROWS_TRIED = 10_000
-
-
-def _schema(**types: pa.DataType) -> pa.Schema:
-    return pa.schema(list(types.items()))
-
-
-ITEMS_SCHEMA = _schema(
-    item_id=pa.int64(),
-    text=pa.string(),
-    gold_id=pa.int16(),
-    gold=pa.string(),
-    text_hash=pa.string(),
-    gold_ids=pa.list_(pa.int16()),
-)
-REJECTED_SCHEMA = _schema(item_id=pa.int64(), reason=pa.string(), text=pa.string(), label=pa.string())
 
 
 @dataclass(frozen=True, slots=True)

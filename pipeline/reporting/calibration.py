@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from pipeline.analysis import PromptFacts
 from pipeline.reporting.metrics import KEY, sum_copies, with_wilson
+from pipeline.storing.manifest import PromptRecord
 
 NUM_BINS = 15  # of equal width, as in Guo et al. 2017
 NUM_MARGIN_BINS = 40
@@ -121,7 +121,7 @@ def shown_coverage(coverage: pl.DataFrame) -> pl.DataFrame:
     return coverage.filter(pl.any_horizontal((pl.col("coverage") - c).abs() < 1e-9 for c in SHOWN_COVERAGES))
 
 
-def margins_by_class(margins: pl.DataFrame, prompt: PromptFacts) -> pl.DataFrame:
+def margins_by_class(margins: pl.DataFrame, prompt: PromptRecord) -> pl.DataFrame:
     """gold, n, least, median (the middle of its bin), most: the bins of one prompt from `margin_table`, by class."""
     order = {label.name: label.id for label in prompt.labels}
     rank = pl.col("gold").replace_strict(order, default=None, return_dtype=pl.Int64)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from pipeline.analysis import Manifest, Run
+from pipeline.analysis import Run
 from pipeline.errors import InputError
 from pipeline.reporting.comparisons import RUNS, Side, compare_sides, count_patterns
 from pipeline.reporting.differences import Difference, run_differences
@@ -126,7 +126,7 @@ def _pair_prompts(a: Run, b: Run, rule: str) -> list[tuple[str, str]]:
 
 def _prompts(run: Run, rule: str) -> list[str]:
     chosen = run.predictions.filter(pl.col("rule") == rule).select("prompt").unique().collect()
-    names = [prompt["name"] for prompt in run.manifest["prompts"] if prompt["name"] in chosen["prompt"]]
+    names = [prompt.name for prompt in run.manifest.prompts if prompt.name in chosen["prompt"]]
     if not names:
         raise InputError(f"{run.folder} has no predictions under rule '{rule}'; choose a rule that both reports have")
     return names
@@ -142,7 +142,7 @@ def _side(run: Run, prompt: str, rule: str, letter: str) -> pl.LazyFrame:
 
     `gold` is the names of the right classes in alphabetical order: the classes of the other run may have other ids.
     """
-    (names,) = (p.label_names for p in Manifest.model_validate(run.manifest).prompts if p.name == prompt)
+    (names,) = (p.label_names for p in run.manifest.prompts if p.name == prompt)
     chosen = run.predictions.filter(pl.col("prompt") == prompt, pl.col("rule") == rule)
     return with_occurrence(with_gold_ids(chosen)).select(
         *PAIR,

@@ -5,8 +5,9 @@ Invariant: plain text; a fact that both runs share is left out.
 
 from dataclasses import dataclass
 
-from pipeline.analysis import Manifest, PromptFacts, Run
-from pipeline.reporting.settings import Settings, read_settings
+from pipeline.analysis import Run
+from pipeline.reporting.settings import setting_facts
+from pipeline.storing.manifest import Manifest, PromptRecord
 
 NONE = "none"
 LIBRARIES = ("torch", "transformers")  # those that can move a score
@@ -23,14 +24,13 @@ class Difference:
 
 def run_differences(a: Run, b: Run) -> tuple[Difference, ...]:
     """Model, data, settings and prompts of the same name, as far as they differ."""
-    sides = [Manifest.model_validate(run.manifest) for run in (a, b)]
-    shared = {prompt.name for prompt in sides[0].prompts} & {prompt.name for prompt in sides[1].prompts}
-    facts_a, facts_b = (_facts(s, read_settings(r.manifest), shared) for s, r in zip(sides, (a, b), strict=True))
+    shared = {prompt.name for prompt in a.manifest.prompts} & {prompt.name for prompt in b.manifest.prompts}
+    facts_a, facts_b = (_facts(run.manifest, shared) for run in (a, b))
     found = (Difference(what, facts_a.get(what, NONE), facts_b.get(what, NONE)) for what in facts_a | facts_b)
     return tuple(difference for difference in found if difference.a != difference.b)
 
 
-def _facts(manifest: Manifest, settings: Settings, shared: set[str]) -> dict[str, str]:
+def _facts(manifest: Manifest, shared: set[str]) -> dict[str, str]:
     data, model = manifest.dataset, manifest.model
     facts = {
         "model": model.name,
@@ -40,8 +40,8 @@ def _facts(manifest: Manifest, settings: Settings, shared: set[str]) -> dict[str
         "data set": data.name,
         "split": data.split,
         "data revision": data.revision or NONE,
-        **{name.lower(): value for name, value in settings.facts},
-        "rule of the run": settings.rule or manifest.headline_rule,
+        **{name.lower(): value for name, value in setting_facts(manifest.config)},
+        "rule of the run": manifest.config.rule or manifest.headline_rule,
         "prompts": ", ".join(prompt.name for prompt in manifest.prompts),
         "labelscore": manifest.labelscore,
         **{name: manifest.libraries.get(name, NONE) for name in LIBRARIES},
@@ -50,7 +50,7 @@ def _facts(manifest: Manifest, settings: Settings, shared: set[str]) -> dict[str
     return facts | {what: value for prompt in common for what, value in _prompt(prompt).items()}
 
 
-def _prompt(prompt: PromptFacts) -> dict[str, str]:
+def _prompt(prompt: PromptRecord) -> dict[str, str]:
     words = ", ".join(f"{label.name}: '{label.words}'" for label in sorted(prompt.labels, key=lambda label: label.name))
     return {
         f"template of '{prompt.name}'": prompt.template,

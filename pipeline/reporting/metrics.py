@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from pipeline.analysis import PromptFacts
 from pipeline.reporting.stats import effective_number, wilson_interval
+from pipeline.storing.manifest import PromptRecord
 
 COVERAGES = (0.5, 0.8, 0.9)
 NUM_LENGTH_BINS = 5
@@ -53,7 +53,7 @@ def with_wilson(
     )
 
 
-def _labels(prompts: Sequence[PromptFacts], rules: Sequence[str]) -> pl.DataFrame:
+def _labels(prompts: Sequence[PromptRecord], rules: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame(
         [
             (p.name, rule, label_id, p.label_names[label_id])
@@ -66,7 +66,7 @@ def _labels(prompts: Sequence[PromptFacts], rules: Sequence[str]) -> pl.DataFram
     )
 
 
-def confusion_table(counts: pl.DataFrame, prompts: Sequence[PromptFacts], rules: Sequence[str]) -> pl.DataFrame:
+def confusion_table(counts: pl.DataFrame, prompts: Sequence[PromptRecord], rules: Sequence[str]) -> pl.DataFrame:
     """prompt, rule, gold_id, gold, predicted_id, predicted, n, copies, share (of the gold label's items).
 
     Over items with exactly one right class; empty cells are 0.
@@ -82,7 +82,7 @@ def confusion_table(counts: pl.DataFrame, prompts: Sequence[PromptFacts], rules:
     )
 
 
-def histogram_table(counts: pl.DataFrame, prompts: Sequence[PromptFacts], rules: Sequence[str]) -> pl.DataFrame:
+def histogram_table(counts: pl.DataFrame, prompts: Sequence[PromptRecord], rules: Sequence[str]) -> pl.DataFrame:
     """prompt, rule, label_id, label, n and share of all items predicted so, gold_share (null without gold labels).
 
     gold_share is of the items with exactly one right class.

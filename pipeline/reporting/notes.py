@@ -11,6 +11,7 @@ import polars as pl
 
 from pipeline.prompts import AG_NEWS
 from pipeline.reporting.rules import RULES
+from pipeline.reporting.settings import setting_facts
 
 if TYPE_CHECKING:
     from pipeline.reporting.report import Report
@@ -74,7 +75,7 @@ def _model_line(report: "Report") -> str:
 
 def settings_lines(report: "Report") -> list[str]:
     """What the model read beside template and article, or did not read of the article; empty for an ordinary run."""
-    line = "; ".join(f"{name.lower()}: {value}" for name, value in report.settings.facts)
+    line = "; ".join(f"{name.lower()}: {value}" for name, value in setting_facts(report.manifest.config))
     return [line[:1].upper() + line[1:]] if line else []
 
 
@@ -88,7 +89,7 @@ def version_line(report: "Report") -> str:
 def _time_line(report: "Report") -> str:
     manifest = report.manifest
     line = f"Run {manifest.run_id}, finished {format_time(manifest.finished)}"
-    scored, seconds = manifest.counts.get("scored"), manifest.scoring.get("seconds")
+    scored, seconds = manifest.counts.scored, manifest.scoring.seconds
     if scored and seconds:
         line += f"; {scored:,} articles x prompts scored in {seconds:,.1f} s ({scored / seconds:,.1f} a second)"
     elif scored == 0:
@@ -208,7 +209,7 @@ def comparison_lines(comparisons: pl.DataFrame) -> list[str]:
 
 def lead_line(report: "Report") -> str:
     """Why this rule leads. Only one named before there were any figures of this output was chosen without them."""
-    rule, named = report.headline_rule, report.settings.rule or report.manifest.headline_rule
+    rule, named = report.headline_rule, report.manifest.config.rule or report.manifest.headline_rule
     earlier = report.history.filter(pl.col("headline"), pl.col("run_id") != report.manifest.run_id)["rule"]
     others = [f"'{other}'" for other in earlier.unique(maintain_order=True) if other != rule]
     if rule != named:

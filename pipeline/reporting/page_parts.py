@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from pipeline.analysis import PromptFacts
 from pipeline.reporting import notes
 from pipeline.reporting.comparisons import assumptions, repeats
 from pipeline.reporting.page_figures import (
@@ -34,6 +33,8 @@ from pipeline.reporting.page_tables import (
 )
 from pipeline.reporting.page_wrong import wrong_part
 from pipeline.reporting.rules import CAUTIONS
+from pipeline.reporting.settings import setting_facts
+from pipeline.storing.manifest import PromptRecord
 
 if TYPE_CHECKING:
     from pipeline.reporting.report import Report
@@ -135,7 +136,7 @@ def make_headline(report: "Report") -> Headline | None:
 def run_facts(report: "Report") -> list[tuple[str, str]]:
     """What was run, on what, when."""
     data, model, counts = report.manifest.dataset, report.manifest.model, report.manifest.counts
-    scored, seconds = counts.get("scored"), report.manifest.scoring.get("seconds")
+    scored, seconds = counts.scored, report.manifest.scoring.seconds
     size = f"{say_size(model.num_parameters)} parameters, " if model.num_parameters else ""
     items = f"{data.num_items:,}"
     if data.num_rows is not None and data.num_rows != data.num_items:
@@ -148,7 +149,7 @@ def run_facts(report: "Report") -> list[tuple[str, str]]:
         ("Model", model.name),
         ("Size and type", f"{size}{model.dtype} on {model.device}"),
         ("Finished", notes.format_time(report.manifest.finished)),
-        *report.settings.facts,
+        *setting_facts(report.manifest.config),
         ("Rule", report.headline_rule),
         ("Scored in this run", f"{scored:,} texts in {seconds:,.1f} s" if scored and seconds else NOTHING_SCORED),
         ("Model revision", model.revision),
@@ -282,7 +283,7 @@ def _formula(rule: str) -> str:
     return notes.describe_rule(rule).partition(": ")[2]
 
 
-def words_table(prompt: PromptFacts) -> Table:
+def words_table(prompt: PromptRecord) -> Table:
     """The label words of a prompt, quoted so that a leading space is seen."""
     rows = pl.DataFrame(
         [(label.name, f"“{label.words}”") for label in prompt.labels], schema=["label", "words"], orient="row"

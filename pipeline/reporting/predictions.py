@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.analysis import PromptFacts
 from pipeline.errors import RunError
 from pipeline.reporting.items import GOLD_IDS, ItemFacts
 from pipeline.reporting.rules import decide, label_constants, log_sum_exp, wide_scores, with_inputs, with_log_q
+from pipeline.storing.layout import PREDICTIONS_SCHEMA
+from pipeline.storing.manifest import PromptRecord
 
 BLOCK_ROWS = 1 << 16  # score rows in memory at once: some 40 MB with eight rules; larger blocks are no faster
 
@@ -34,27 +34,6 @@ SCORE_COLUMNS = (
     "truncated",
 )
 
-SCHEMA = pa.schema(
-    {
-        "item_id": pa.int64(),
-        "text_hash": pa.string(),
-        "prompt": pa.string(),
-        "rule": pa.string(),
-        "predicted_id": pa.int16(),
-        "predicted": pa.string(),
-        "gold_id": pa.int16(),
-        "gold": pa.string(),
-        "gold_ids": pa.list_(pa.int16()),
-        "correct": pa.bool_(),
-        "copies": pa.int32(),
-        "confidence": pa.float64(),
-        "margin": pa.float64(),
-        "tie": pa.bool_(),
-        "truncated": pa.bool_(),
-    },
-    metadata={"labelscore.schema_version": "1"},
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Tallies:
@@ -71,7 +50,7 @@ class Tallies:
 
 
 def make_constants(
-    scores: pl.LazyFrame, prompts: Sequence[PromptFacts], blocks: "Blocks", priors: pl.DataFrame | None
+    scores: pl.LazyFrame, prompts: Sequence[PromptRecord], blocks: "Blocks", priors: pl.DataFrame | None
 ) -> pl.DataFrame:
     """The rules' inputs for each (prompt, label): `log_prior`, `log_cf`, and `log_batch` from a pass over all items."""
     labels = pl.DataFrame(
@@ -116,7 +95,7 @@ def make_blocks(item_ids: pl.Series, rows_per_item: int) -> Blocks:
 def write_predictions(
     scores: pl.LazyFrame,
     facts: ItemFacts,
-    prompts: Sequence[PromptFacts],
+    prompts: Sequence[PromptRecord],
     rules: Sequence[str],
     constants: pl.DataFrame,
     blocks: Blocks,
@@ -128,7 +107,7 @@ def write_predictions(
     Raises RunError where an item lacks a label's scores or has them twice.
     """
     brier, mass, length = [], [], []
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(path, PREDICTIONS_SCHEMA, compression="zstd") as writer:
         for low, high in blocks:
             parts = []
             several = facts.gold_ids(low, high)
@@ -142,7 +121,7 @@ def write_predictions(
                 mass.append(wide.select(pl.lit(prompt.name).alias("prompt"), pl.col("label_mass").sum(), n=pl.len()))
                 length.append(_length_counts(wide, judged[headline], prompt))
             rows = pl.concat(parts).sort("item_id", maintain_order=True)  # keeps prompts and rules in their order
-            writer.write_table(rows.to_arrow().cast(SCHEMA))
+            writer.write_table(rows.to_arrow().cast(PREDICTIONS_SCHEMA))
     tallies = Tallies(_mean(brier, "brier"), _mean(mass, "label_mass"), _add_lengths(length))
     for prompt_name, num_found in tallies.mass.select("prompt", "n").iter_rows():
         if num_found != blocks.num_items:
@@ -170,7 +149,7 @@ def _block(scores: pl.LazyFrame, prompt: str, low: int, high: int) -> pl.LazyFra
 
 
 def _whole_items(
-    scores: pl.LazyFrame, prompt: PromptFacts, rules: Sequence[str], constants: pl.DataFrame, low: int, high: int
+    scores: pl.LazyFrame, prompt: PromptRecord, rules: Sequence[str], constants: pl.DataFrame, low: int, high: int
 ) -> pl.DataFrame:
     block = _block(scores.select(SCORE_COLUMNS), prompt.name, low, high)
     own = constants.filter(pl.col("prompt") == prompt.name)
@@ -208,7 +187,7 @@ def _judge(decision: pl.DataFrame, beside: pl.DataFrame) -> pl.DataFrame:
     return judged.with_columns(copies=pl.when(pl.col("correct").is_not_null()).then("copies"))
 
 
-def _as_rows(decision: pl.DataFrame, prompt: PromptFacts, rule: str) -> pl.DataFrame:
+def _as_rows(decision: pl.DataFrame, prompt: PromptRecord, rule: str) -> pl.DataFrame:
     names = prompt.label_names
     return decision.select(
         "item_id",
@@ -229,7 +208,7 @@ def _as_rows(decision: pl.DataFrame, prompt: PromptFacts, rule: str) -> pl.DataF
     )
 
 
-def _brier_sums(decision: pl.DataFrame, prompt: PromptFacts, rule: str) -> pl.DataFrame:
+def _brier_sums(decision: pl.DataFrame, prompt: PromptRecord, rule: str) -> pl.DataFrame:
     return decision.select(
         pl.lit(prompt.name).alias("prompt"),
         pl.lit(rule).alias("rule"),
@@ -238,7 +217,7 @@ def _brier_sums(decision: pl.DataFrame, prompt: PromptFacts, rule: str) -> pl.Da
     )
 
 
-def _length_counts(wide: pl.DataFrame, headline: pl.DataFrame, prompt: PromptFacts) -> pl.DataFrame:
+def _length_counts(wide: pl.DataFrame, headline: pl.DataFrame, prompt: PromptRecord) -> pl.DataFrame:
     return (
         wide.select("prompt_tokens")
         .with_columns(headline["correct"], headline["copies"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.analysis import PREDICTIONS, Manifest, PromptFacts, need_manifest, read_facts, scan
+from pipeline.analysis import scan
 from pipeline.errors import InputError
 from pipeline.reporting import calibration, metrics
 from pipeline.reporting.compare import changed_predictions
@@ -21,13 +21,10 @@ from pipeline.reporting.markdown import render_markdown
 from pipeline.reporting.page import render_page
 from pipeline.reporting.predictions import Tallies, make_blocks, make_constants, write_predictions
 from pipeline.reporting.rules import RULES, available_rules, score_column, wide_scores, with_inputs
-from pipeline.reporting.settings import Settings, read_settings
 from pipeline.storing.files import Output
-from pipeline.storing.published import HISTORY, ITEMS, PRIORS, SCORES
+from pipeline.storing.layout import HISTORY, HISTORY_SCHEMA, ITEMS, MARKDOWN, METRICS, PAGE, PREDICTIONS, PRIORS, SCORES
+from pipeline.storing.manifest import Manifest, PromptRecord, need_manifest
 
-METRICS = "report/metrics.parquet"
-MARKDOWN = "report/report.md"
-PAGE = "report/report.html"
 NUM_WRONG = 60  # confidently wrong items kept for each prompt
 
 
@@ -40,7 +37,6 @@ class Report:
 
     out: str
     manifest: Manifest
-    settings: Settings
     headline_rule: str
     rules: tuple[str, ...]
     summary: pl.DataFrame
@@ -107,7 +103,7 @@ def write_report(out: str | Path | Output, headline_rule: str = "sum") -> Report
     table is broken.
     """
     output = out if isinstance(out, Output) else Output(out, create=False)
-    manifest = read_facts(output)
+    manifest = need_manifest(output)
     scores, items = scan(output, SCORES), scan(output, ITEMS)
     priors = scan(output, PRIORS).collect() if output.exists(PRIORS) else None
     rules = _pick_rules(scores, priors, headline_rule)
@@ -167,7 +163,6 @@ def _build(
     return Report(
         out=str(output),
         manifest=manifest,
-        settings=read_settings(need_manifest(output)),
         headline_rule=headline,
         rules=rules,
         summary=summary,
@@ -194,7 +189,7 @@ def wrong_items(
     scores: pl.LazyFrame,
     items: pl.LazyFrame,
     constants: pl.DataFrame,
-    prompt: PromptFacts,
+    prompt: PromptRecord,
     rule: str,
 ) -> pl.DataFrame:
     """The NUM_WRONG wrong items of one prompt with the largest margin, text and all label scores beside them.
@@ -227,22 +222,7 @@ def wrong_items(
     )  # fmt: skip
 
 
-HISTORY_SCHEMA = pl.Schema(
-    {
-        "run_id": pl.String(),
-        "finished": pl.Datetime("us", "UTC"),
-        "num_items": pl.Int64(),
-        "prompt": pl.String(),
-        "rule": pl.String(),
-        "headline": pl.Boolean(),
-        "accuracy": pl.Float64(),
-        "num_correct": pl.Int64(),
-        "num_gold": pl.Int64(),
-        "num_changed": pl.Int64(),
-        "num_scored": pl.Int64(),
-        "seconds": pl.Float64(),
-    }
-)
+HISTORY_COLUMNS = pl.DataFrame(HISTORY_SCHEMA.empty_table()).schema
 
 
 def history_rows(manifest: Manifest, headline: str, summary: pl.DataFrame, changed: pl.DataFrame) -> pl.DataFrame:
@@ -250,7 +230,7 @@ def history_rows(manifest: Manifest, headline: str, summary: pl.DataFrame, chang
     has_gold = pl.col("num_gold") > 0
     return summary.join(changed, on=metrics.KEY, how="left", maintain_order="left").select(
         pl.lit(manifest.run_id).alias("run_id"),
-        pl.lit(datetime.fromisoformat(manifest.finished)).cast(HISTORY_SCHEMA["finished"]).alias("finished"),
+        pl.lit(datetime.fromisoformat(manifest.finished)).cast(HISTORY_COLUMNS["finished"]).alias("finished"),
         pl.col("num_items"),
         "prompt",
         "rule",
@@ -259,8 +239,8 @@ def history_rows(manifest: Manifest, headline: str, summary: pl.DataFrame, chang
         pl.when(has_gold).then(pl.col("num_correct")),
         pl.col("num_gold").cast(pl.Int64),
         pl.col("num_changed"),
-        pl.lit(manifest.counts.get("scored")).cast(pl.Int64).alias("num_scored"),
-        pl.lit(manifest.scoring.get("seconds")).cast(pl.Float64).alias("seconds"),
+        pl.lit(manifest.counts.scored).cast(pl.Int64).alias("num_scored"),
+        pl.lit(manifest.scoring.seconds).cast(pl.Float64).alias("seconds"),
     )
 
 
@@ -268,7 +248,7 @@ def _history(output: Output, rows: pl.DataFrame) -> pl.DataFrame:
     """Past runs and this one, oldest first; a run that is reported again keeps the row it has."""
     if not output.exists(HISTORY):
         return rows
-    past = pl.read_parquet(output.fetch(HISTORY)).select(HISTORY_SCHEMA.names()).cast(HISTORY_SCHEMA)
+    past = pl.read_parquet(output.fetch(HISTORY)).select(HISTORY_COLUMNS.names()).cast(HISTORY_COLUMNS)
     new = rows.filter(~pl.col("run_id").is_in(past["run_id"].implode()))
     return pl.concat([past, new]).sort("finished", maintain_order=True)
 

@@ -8,7 +8,6 @@ What is removed unasked has a name or a content that only we give: a user's file
 import errno
 import hashlib
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,14 +16,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from pipeline.errors import InputError, LabelscoreError, RunError
+from pipeline.storing.layout import FOLDER, PLAN
 from pipeline.storing.lock import hold
 from pipeline.storing.sealed import is_sealed
 
 TEMPORARY = ".tmp-"  # prefix of files being written; the next holder of the lock removes what a killed process left
 WORK = ".labelscore-work"  # scratch files of the running process, never part of the output
 LOCK = ".labelscore.lock"
-FOLDER = re.compile(r"[0-9a-f]{16}")  # in the store: what was scored under one fingerprint
-PLAN = "plan.json"  # in a folder of the store: what a run set out to score
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs")  # where a PUT is all or nothing
 _DANGLING = "{} is a link to nothing; make the directory it points to, or choose another --out"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from pipeline.errors import RunError
 from pipeline.storing.files import Output, hash_bytes
 from pipeline.storing.fingerprint import Fingerprint, fingerprint_of
+from pipeline.storing.layout import STORE
 from pipeline.storing.spill import Array, keys_of
 
 SCHEMA_VERSION = 1
-STORE = "store"
 SCHEMA = pa.schema(
     [
         pa.field("text_hash", pa.string(), nullable=False),

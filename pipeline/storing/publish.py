@@ -17,8 +17,9 @@ from pipeline.errors import RunError
 from pipeline.prompts import Prompt
 from pipeline.storing.files import hash_file
 from pipeline.storing.fingerprint import Fingerprint
+from pipeline.storing.layout import ITEMS, PRIORS, PRIORS_SCHEMA, REJECTED, SCORES, SCORES_SCHEMA
 from pipeline.storing.parts import NUMBERS
-from pipeline.storing.published import ITEMS, PRIORS, PRIORS_SCHEMA, REJECTED, SCORES, SCORES_SCHEMA, write_table
+from pipeline.storing.published import write_table
 from pipeline.storing.spill import Array, Spill, rebatch
 from pipeline.storing.store import Store, read_batches
 

@@ -7,105 +7,17 @@ can tell a finished publication from one that was cut short or changed since.
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, RunError
-from pipeline.storing.files import FOLDER, PLAN, Output, hash_file
-from pipeline.storing.parts import STORE
-from pipeline.storing.sealed import is_sealed, seal, unseal
-from pipeline.storing.store import PART_NAME, Finding
-
-SCHEMA_VERSION = 1
-SCORES, ITEMS, REJECTED = "scores/scores.parquet", "items.parquet", "rejected.parquet"
-PRIORS, HISTORY, MANIFEST = "priors.parquet", "history.parquet", "manifest.json"
-TABLES = (SCORES, ITEMS, REJECTED, PRIORS)
-OWN_KEYS = {"schema_version", "sha256", "run_id", "prompts", "files"}  # of a manifest: together they are only ours
-SCORES_SCHEMA = pa.schema(
-    {
-        "item_id": pa.int64(),
-        "text_hash": pa.string(),
-        "prompt": pa.string(),
-        "model": pa.string(),
-        "revision": pa.string(),
-        "label_id": pa.int16(),
-        "label": pa.string(),
-        "label_words": pa.string(),
-        "gold_id": pa.int16(),
-        "num_tokens": pa.int16(),
-        "num_bytes": pa.int16(),
-        "logprob": pa.float32(),
-        "logit": pa.float32(),
-        "notebook_logit": pa.float32(),
-        "prompt_tokens": pa.int32(),
-        "truncated": pa.bool_(),
-    },
-    metadata={"labelscore.schema_version": str(SCHEMA_VERSION)},
-)
-PRIORS_SCHEMA = pa.schema(
-    {
-        "prompt": pa.string(),
-        "text": pa.string(),
-        **{
-            name: SCORES_SCHEMA.field(name).type
-            for name in ("label_id", "label", "label_words", "num_tokens", "num_bytes", "logprob", "logit")
-        },
-    },
-    metadata=SCORES_SCHEMA.metadata,
-)
-HISTORY_SCHEMA = pa.schema(
-    {
-        "run_id": pa.string(),
-        "finished": pa.timestamp("us", "UTC"),
-        "num_items": pa.int64(),
-        "prompt": pa.string(),
-        "rule": pa.string(),
-        "headline": pa.bool_(),
-        "accuracy": pa.float64(),
-        "num_correct": pa.int64(),
-        "num_gold": pa.int64(),
-        "num_changed": pa.int64(),
-        "num_scored": pa.int64(),
-        "seconds": pa.float64(),
-    },
-    metadata=SCORES_SCHEMA.metadata,
-)
-
-
-class NewerSchema(RunError):
-    """A file of a newer labelscore: neither read nor overwritten."""
-
-
-# The manifest
-
-
-def write_manifest(out: Output, manifest: Mapping[str, Any]) -> None:
-    """Write manifest.json, the last file of a publication. It carries a hash of itself under "sha256"."""
-    out.write_bytes(MANIFEST, seal({**manifest, "schema_version": SCHEMA_VERSION}))
-
-
-def read_manifest(out: Output) -> dict[str, Any] | None:
-    """The manifest of the last finished run, or None when there is none.
-
-    Raises RunError for one that is damaged or was written by a newer labelscore.
-    """
-    if not out.exists(MANIFEST):
-        return None
-    where = f"{out}/{MANIFEST}"
-    data = out.read_bytes(MANIFEST)
-    try:
-        version = int(json.loads(data)["schema_version"])
-        if version > SCHEMA_VERSION:
-            raise NewerSchema(
-                f"{where} has schema version {version}, this labelscore reads up to {SCHEMA_VERSION}; "
-                "upgrade labelscore or use another --out"
-            )
-        return unseal(data)
-    except (ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{where} is damaged or was edited ({error}); delete it and run again") from error
+from pipeline.storing.files import Output, hash_file
+from pipeline.storing.layout import FOLDER, HISTORY, HISTORY_SCHEMA, MANIFEST, PART_NAME, PLAN, STORE
+from pipeline.storing.manifest import OWN_KEYS, Manifest, NewerSchema, read_manifest
+from pipeline.storing.sealed import is_sealed
+from pipeline.storing.store import Finding
 
 
 def mend_manifest(out: Output) -> list[Finding]:
@@ -147,9 +59,9 @@ def refuse_foreign(out: Output, names: Iterable[str]) -> None:
         raise InputError(f"{out} holds {foreign[0]}, which no run of labelscore wrote there; choose another --out")
 
 
-def need_whole(out: Output, manifest: Mapping[str, Any], names: Iterable[str]) -> None:
+def need_whole(out: Output, manifest: Manifest, names: Iterable[str]) -> None:
     """Raises RunError where one of the published tables `names` is not the one that the manifest vouches for."""
-    files = {name: digest for name, digest in manifest["files"].items() if name in names}
+    files = {name: digest for name, digest in manifest.files.items() if name in names}
     for finding in changed_files(out, files):
         raise RunError(
             f"{out}: {finding.name} is not the one that {MANIFEST} names: the last publication was cut short, or the "

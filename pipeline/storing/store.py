@@ -4,7 +4,6 @@ Invariant: a text counts as stored only where a verified part holds all its labe
 is named, set aside (never deleted) and scored again. Memory: a few megabytes and one byte an item.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import RunError
-from pipeline.storing.files import PLAN, Output, hash_bytes
+from pipeline.storing.files import Output, hash_bytes
 from pipeline.storing.fingerprint import Fingerprint
+from pipeline.storing.layout import PART_NAME, PLAN, SET_ASIDE
 from pipeline.storing.parts import (
     NUMBERS,
-    STORE,
     BadPart,
     Part,
     PartWriter,
@@ -33,9 +32,7 @@ from pipeline.storing.parts import (
 from pipeline.storing.sealed import seal
 from pipeline.storing.spill import KEY, Array, Spill, bucket_of, first_equal, keys_of, num_buckets, rebatch
 
-SET_ASIDE = f"{STORE}/set-aside"
 ROWS_AT_ONCE = 8192
-PART_NAME = re.compile(r"[0-9a-f]{64}\.parquet")
 
 
 @dataclass(frozen=True, slots=True)

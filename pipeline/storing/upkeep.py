@@ -14,20 +14,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import LabelscoreError, RunError
-from pipeline.storing.files import FOLDER, PLAN, Output, hash_bytes
-from pipeline.storing.parts import STORE, BadPart, Part, peek_part, read_part
-from pipeline.storing.published import (
+from pipeline.storing.files import Output, hash_bytes
+from pipeline.storing.layout import (
+    FOLDER,
     HISTORY,
     ITEMS,
     MANIFEST,
+    PART_NAME,
+    PLAN,
     SCORES,
     SCORES_SCHEMA,
-    changed_files,
-    read_manifest,
-    read_table,
+    SET_ASIDE,
+    STORE,
 )
+from pipeline.storing.manifest import Manifest, read_manifest
+from pipeline.storing.parts import BadPart, Part, peek_part, read_part
+from pipeline.storing.published import changed_files, read_table
 from pipeline.storing.sealed import unseal
-from pipeline.storing.store import PART_NAME, SET_ASIDE, Finding, read_batches
+from pipeline.storing.store import Finding, read_batches
 
 State = Literal["published", "unfinished", "stale"]
 
@@ -53,7 +57,7 @@ class Stored:
 class Status:
     """An output at a glance; `published` is the manifest of the last finished run."""
 
-    published: dict[str, Any] | None
+    published: Manifest | None
     stored: list[Stored]
     set_aside: dict[str, int]
     num_bytes: int
@@ -114,17 +118,17 @@ def _check_name(name: str) -> None:
         raise BadPart("stray", "it is no file of the store")
 
 
-def _stored(folder: str, manifest: dict[str, Any] | None, plan: dict[str, Any] | None, parts: list[Part]) -> Stored:
+def _stored(folder: str, manifest: Manifest | None, plan: dict[str, Any] | None, parts: list[Part]) -> Stored:
     newest = max(parts, key=lambda part: part.generation) if parts else None
     pending = 0
     if plan:
         written = sum(part.num_texts for part in parts if part.generation >= plan["generation"])
         pending = max(0, plan["num_missing"] - written)
-    used = {prompt["fingerprint"][:16] for prompt in manifest["prompts"]} if manifest else set()
+    used = {prompt.fingerprint[:16] for prompt in manifest.prompts} if manifest else set()
     state: State = "stale"
     if folder in used:
         state = "published"
-    elif manifest is None or (plan and pending and plan["started"] > manifest["finished"]):
+    elif manifest is None or (plan and pending and plan["started"] > manifest.finished):
         state = "unfinished"
     names = (newest.model, newest.revision, newest.prompt) if newest else ("", "", "")
     if plan:
@@ -211,17 +215,17 @@ def _verify_published(out: Output) -> Iterator[Finding]:
         if files:
             yield Finding(MANIFEST, "it is missing: no run has finished", "run again to publish")
         return
-    changed = list(changed_files(out, manifest["files"]))
+    changed = list(changed_files(out, manifest.files))
     yield from changed
-    for name in sorted(files - set(manifest["files"]) - {MANIFEST}):
+    for name in sorted(files - set(manifest.files) - {MANIFEST}):
         yield Finding(name, "the last finished run did not write it", "run again, or move it elsewhere if it is yours")
     if not changed:
         yield from _verify_scores(out, manifest)
 
 
-def _verify_scores(out: Output, manifest: dict[str, Any]) -> Iterator[Finding]:
+def _verify_scores(out: Output, manifest: Manifest) -> Iterator[Finding]:
     """The published table has exactly one row for each item, prompt and label, in order."""
-    rows = sum(len(prompt["labels"]) for prompt in manifest["prompts"])
+    rows = sum(len(prompt.labels) for prompt in manifest.prompts)
     num_items = pq.read_metadata(out.fetch(ITEMS)).num_rows
     file = out.fetch(SCORES)
     if pq.read_schema(file) != SCORES_SCHEMA:
@@ -235,7 +239,7 @@ def _verify_scores(out: Output, manifest: dict[str, Any]) -> Iterator[Finding]:
         last = tuple(column[-1].as_py() for column in batch.columns)
     if not in_order:
         yield Finding(SCORES, "an item, prompt and label is there twice or out of order", "run again")
-    if num_rows != num_items * rows or num_items != manifest["dataset"]["num_items"]:
+    if num_rows != num_items * rows or num_items != manifest.dataset.num_items:
         yield Finding(SCORES, f"{num_rows} rows, not {rows} for each of {num_items} items", "run again")
 
 

@@ -1,0 +1,171 @@
+"""The manifest: everything that is recorded of a finished run, as one typed record that is written and read.
+
+Invariant: manifest.json names the hash of every other file of its run and carries one of itself, so that a reader can
+tell a finished run from one that was changed since. Keys of other versions are kept as they stand.
+"""
+
+import json
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import InputError, RunError
+from pipeline.storing.files import Output
+from pipeline.storing.layout import MANIFEST, SCHEMA_VERSION
+from pipeline.storing.sealed import seal, unseal
+
+OWN_KEYS = {"schema_version", "sha256", "run_id", "prompts", "files"}  # of a manifest: together they are only ours
+
+
+class NewerSchema(RunError):
+    """A file of a newer labelscore: neither read nor overwritten."""
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Settings(Record):
+    """The run's configuration; named are those keys that a report tells."""
+
+    rule: str | None = None
+    num_shots: int = 0
+    shots_split: str = "train"
+    shots_draw: str = "random"
+    seed: int = 0
+    chat_template: bool = False
+    max_text_tokens: int | None = None
+
+
+class DatasetRecord(Record):
+    name: str
+    location: str | None = None
+    subset: str | None = None
+    split: str
+    revision: str | None = None
+    num_rows: int | None = None
+    num_items: int
+    num_rejected: int = 0
+    label_names: tuple[str, ...] = ()
+
+
+class ShotsRecord(Record):
+    num_left_out: int = 0
+
+
+class ModelRecord(Record):
+    name: str
+    revision: str
+    weights: str = ""
+    dtype: str
+    device: str
+    num_parameters: int | None = None
+    demonstration: bool = False
+
+
+class LabelRecord(Record):
+    id: int
+    name: str
+    words: str
+
+
+class PromptRecord(Record):
+    """A prompt of the run. `shots` is a hash of its solved examples; `published_accuracy` a share between 0 and 1."""
+
+    name: str
+    template: str
+    boundary: str
+    labels: tuple[LabelRecord, ...]
+    fingerprint: str
+    shots: str | None = None
+    published_accuracy: float | None = None
+
+    @property
+    def label_ids(self) -> tuple[int, ...]:
+        return tuple(sorted(label.id for label in self.labels))
+
+    @property
+    def label_names(self) -> dict[int, str]:
+        return {label.id: label.name for label in self.labels}
+
+
+class Counts(Record):
+    """`texts` are distinct ones, once for each prompt: `scored` in this run, `reused` from the store."""
+
+    items: int | None = None
+    texts: int | None = None
+    scored: int | None = None
+    reused: int | None = None
+
+
+class ScoringRecord(Record):
+    """How the texts were scored; what it was padded with is not among the forwarded tokens."""
+
+    path: str | None = None
+    path_reason: str | None = None
+    forwarded_tokens: int = 0
+    trie_tokens: int = 0
+    padding_tokens: int = 0
+    seconds: float | None = None
+    items_per_second: float | None = None
+
+
+class Manifest(Record):
+    """`folder` is where the run's files lie, relative to this manifest; `files` are their names in it with SHA-256.
+
+    `libraries` are versions, `timings` seconds by step. Outputs of before there were run folders have none.
+    """
+
+    labelscore: str = ""
+    run_id: str
+    folder: str = ""
+    started: str
+    finished: str
+    headline_rule: str
+    config: Settings = Settings()
+    dataset: DatasetRecord
+    shots: ShotsRecord | None = None
+    model: ModelRecord
+    prompts: tuple[PromptRecord, ...]
+    counts: Counts = Counts()
+    scoring: ScoringRecord = ScoringRecord()
+    files: dict[str, str] = {}
+    libraries: dict[str, str] = {}
+    timings: dict[str, float] = {}
+
+
+def write_manifest(out: Output, manifest: Manifest) -> None:
+    """Write manifest.json with a hash of itself: one rename, or one PUT."""
+    out.write_bytes(MANIFEST, seal({**manifest.model_dump(mode="json"), "schema_version": SCHEMA_VERSION}))
+
+
+def read_manifest(out: Output) -> Manifest | None:
+    """The manifest of the last finished run, or None when there is none.
+
+    Raises RunError for one that is damaged or was written by a newer labelscore, InputError where it lacks a fact.
+    """
+    if not out.exists(MANIFEST):
+        return None
+    where = f"{out}/{MANIFEST}"
+    data = out.read_bytes(MANIFEST)
+    try:
+        version = int(json.loads(data)["schema_version"])
+        if version > SCHEMA_VERSION:
+            raise NewerSchema(
+                f"{where} has schema version {version}, this labelscore reads up to {SCHEMA_VERSION}; "
+                "upgrade labelscore or use another --out"
+            )
+        return Manifest.model_validate(unseal(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{out}: {MANIFEST}: {key}: {first['msg']}; run `labelscore run --out {out}` again") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{where} is damaged or was edited ({error}); delete it and run again") from error
+
+
+def need_manifest(out: Output) -> Manifest:
+    """The manifest of a finished run. Raises InputError where there is none, and what `read_manifest` raises."""
+    manifest = read_manifest(out)
+    if manifest is None:
+        raise InputError(f"{out} holds no finished run (no {MANIFEST}); make one with `labelscore run --out {out}`")
+    return manifest
