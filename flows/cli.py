@@ -375,7 +375,7 @@ def _prune(arguments: argparse.Namespace) -> None:
 def _open(location: str) -> "Output":
     """The output of an earlier run, finished or not. Raises InputError where there is none."""
     from pipeline.storing.files import Output
-    from pipeline.storing.published import is_ours
+    from pipeline.storing.runs import is_ours
 
     output = Output(location, create=False)
     if not is_ours(output):

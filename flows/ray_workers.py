@@ -21,7 +21,7 @@ from flows.scoring_actor import ScoringActor, to_bytes
 from flows.workers import Advance, ScoreShard, Workers, read_texts
 from pipeline.errors import InputError, Interrupted, LabelscoreError, RunError
 from pipeline.job import Job
-from pipeline.shard import ScoringJob, Shard, ShardResult
+from pipeline.shard import ScoringSpec, Shard, ShardResult
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -39,7 +39,7 @@ quiet_log = logging.getLogger("labelscore.shards")  # for lines that a progress 
 
 
 @contextmanager
-def open_ray(job: Job, should_stop: Callable[[], bool]) -> Iterator[Workers]:
+def open_ray(job: Job, spec: ScoringSpec, should_stop: Callable[[], bool]) -> Iterator[Workers]:
     """A pool of actors, of which one at least has its model loaded; after the block they are gone.
 
     Raises InputError without the extra 'ray' or with fewer GPUs than workers, RunError where Ray does not start.
@@ -47,8 +47,8 @@ def open_ray(job: Job, should_stop: Callable[[], bool]) -> Iterator[Workers]:
     ray = import_ray()
     try:
         with job.timed("load"):
-            num_workers, num_threads, resources = start_ray(ray, job.config.workers, job.scoring.model.device)
-            workers = RayWorkers(ray, job.scoring, num_workers, num_threads, resources, should_stop)
+            num_workers, num_threads, resources = start_ray(ray, job.config.workers, spec.model.device)
+            workers = RayWorkers(ray, spec, num_workers, num_threads, resources, should_stop)
             workers.wait_for_one()
         try:
             yield workers
@@ -138,7 +138,7 @@ class RayWorkers:
     def __init__(
         self,
         ray: Any,
-        job: ScoringJob,
+        job: ScoringSpec,
         num_workers: int,
         num_threads: int,
         resources: dict[str, int],

@@ -1,4 +1,4 @@
-"""The Prefect flow: resolve, pull, plan, score in shards, publish, report.
+"""The Prefect flow: pull, plan, score in shards, tabulate, report, publish.
 
 Invariant: Prefect orders, retries, names and shows the steps and keeps nothing that is needed later. What is done and
 what is left is read from the output's files, so a run that was killed anywhere goes on where it was.
@@ -27,12 +27,15 @@ from flows.terminal import scoring_progress
 from flows.workers import Workers, open_workers
 from pipeline.config import RunConfig
 from pipeline.errors import LabelscoreError
-from pipeline.job import Job
-from pipeline.reporting.markdown import render_markdown
+from pipeline.job import Job, Planned, Progress, Pulled, Scored
+from pipeline.record import record_run
+from pipeline.remarks import remarks_on_data, remarks_on_plan
 from pipeline.reporting.report import Report
 from pipeline.shard import Shard, ShardResult
 from pipeline.storing.files import Output
-from pipeline.storing.layout import MANIFEST, PAGE
+from pipeline.storing.layout import MANIFEST, MARKDOWN, PAGE
+from pipeline.storing.manifest import Manifest
+from pipeline.storing.runs import LastRun, views_of
 
 SECONDS_BETWEEN_UPDATES = 10  # of the progress artifact: each is a request that the scoring waits for
 
@@ -62,9 +65,9 @@ RETRIES: dict[str, Any] = {
     on_crashed=[report_failure],
 )
 def score_dataset(config: RunConfig) -> tuple[Report, list[str]]:
-    """Score every label of every article of a data set with a causal language model, and report accuracy.
+    """Score every label of every item of a data set with a causal language model, and report accuracy.
 
-    Articles that the output already holds under the same model, prompt and settings are not scored again. Returns the
+    Items that the output already holds under the same model, prompt and settings are not scored again. Returns the
     report and the names of the files written.
     """
     if log.level == logging.NOTSET:  # a run that Prefect started: there is no command line that asked for our lines
@@ -72,45 +75,43 @@ def score_dataset(config: RunConfig) -> tuple[Report, list[str]]:
     output = Output(config.output)
     with output.lock(log.warning):
         job = Job(config, output)
-        pull(job)
-        plan(job)
-        if job.shards:
-            score_shards(job)
-        publish(job)
-        report = write_report(job)
-    publish_artifacts(job, report)
-    return report, sorted([*job.files, MANIFEST])
+        pulled = pull(job)
+        planned = plan(job, pulled)
+        scored = score_shards(job, planned) if planned.shards else Scored()
+        folder = tabulate(job, pulled, planned)
+        manifest = record_run(job, pulled, planned, scored)
+        report = write_report(job, folder, manifest, pulled.last)
+        manifest = publish(job, folder, manifest)
+    publish_artifacts(output, folder, report)
+    return report, sorted([*views_of(output), MANIFEST, f"{manifest.folder}/"])
 
 
 @task(name="pull", task_run_name="pull {job.config.dataset}", **RETRIES)
-def pull(job: Job) -> None:
-    """Resolve the data set and the model, and stream the articles into the output's work folder."""
-    job.pull()
-    for remark in job.remarks:
+def pull(job: Job) -> Pulled:
+    """Resolve the data set and the model, and stream the items into the output's work folder."""
+    pulled = job.pull()
+    for remark in remarks_on_data(job, pulled):
         log.warning("%s", remark)
-    items, rejected = job.pulled.num_items, job.pulled.num_rejected
-    log.info("pulled %s", f"{items:,} articles" + (f", rejected {rejected:,}" if rejected else ""))
+    items, rejected = pulled.summary.num_items, pulled.summary.num_rejected
+    log.info("pulled %s", f"{items:,} items" + (f", rejected {rejected:,}" if rejected else ""))
+    return pulled
 
 
 @task(name="plan", **RETRIES)
-def plan(job: Job) -> None:
+def plan(job: Job, pulled: Pulled) -> Planned:
     """Find what is not stored yet under the model, prompts and settings, and cut it into shards."""
-    job.plan()
-    for finding in job.findings:
-        log.warning("%s", finding)
-    for prompt, num_texts in job.redrawn:
-        log.warning(
-            "prompt '%s' has other solved examples than in the last run: %s texts are scored again",
-            prompt,
-            f"{num_texts:,}",
-        )
-    if job.shards:
-        log.info("%s to score (articles x prompts), %s stored already", f"{job.num_missing:,}", f"{job.num_stored:,}")
+    planned = job.plan(pulled)
+    for remark in remarks_on_plan(planned):
+        log.warning("%s", remark)
+    missing, stored = f"{planned.num_missing:,}", f"{planned.num_stored:,}"
+    if planned.shards:
+        log.info("%s to score (items x prompts), %s stored already", missing, stored)
     else:
-        log.info("nothing to score: all %s (articles x prompts) are stored already", f"{job.num_stored:,}")
+        log.info("nothing to score: all %s (items x prompts) are stored already", stored)
+    return planned
 
 
-def score_shards(job: Job) -> None:
+def score_shards(job: Job, planned: Planned) -> Scored:
     """Score the planned shards on the configured number of workers; what is scored is stored as it goes.
 
     Raises Interrupted when a stop was requested; what was scored until then is kept.
@@ -118,22 +119,22 @@ def score_shards(job: Job) -> None:
     artifact = _progress_artifact()
     with (
         stop_requests() as should_stop,
-        open_workers(job, should_stop) as workers,
-        scoring_progress(job.num_missing) as advance,
+        open_workers(job, planned, should_stop) as workers,
+        scoring_progress(planned.num_missing) as advance,
         job.timed("score"),
     ):
-        job.start_scoring()
-        shown, told = time.monotonic(), False
-        for result in workers.score(job.shards, score_shard, advance):
-            job.finish_shard(result)
+        progress, shown, told = Progress(planned.num_missing), time.monotonic(), False
+        for result in workers.score(list(planned.shards), score_shard, advance):
+            progress.add(result)
             if result.path_reason and not told:
                 log.warning("the slower path, a row for each label: %s", result.path_reason)
                 told = True
-            shard_log.info("%s", job.progress_line())
+            shard_log.info("%s", progress)
             if time.monotonic() - shown > SECONDS_BETWEEN_UPDATES:
-                update_progress_artifact(artifact, 100 * job.num_scored / job.num_missing)
+                update_progress_artifact(artifact, progress.percent)
                 shown = time.monotonic()
     update_progress_artifact(artifact, 100.0)
+    return progress.scored
 
 
 @task(name="score", task_run_name="score {shard.name}", **RETRIES)
@@ -142,27 +143,34 @@ def score_shard(workers: Workers, shard: Shard, advance: Any) -> ShardResult:
     return workers.score_one(shard, advance)
 
 
-@task(name="publish", **RETRIES)
-def publish(job: Job) -> None:
-    """Replace the published tables by this run's."""
-    job.publish()
+@task(name="tabulate", **RETRIES)
+def tabulate(job: Job, pulled: Pulled, planned: Planned) -> Output:
+    """Write the run's tables from the store, into a folder of its own."""
+    return job.tabulate(pulled, planned)
 
 
 @task(name="report", **RETRIES)
-def write_report(job: Job) -> Report:
-    """Compute predictions and figures from the published tables, and write the report."""
-    return job.report()
+def write_report(job: Job, folder: Output, manifest: Manifest, last: LastRun) -> Report:
+    """Compute predictions and figures from the run's tables, and write the report."""
+    return job.report(folder, manifest, last)
+
+
+@task(name="publish", **RETRIES)
+def publish(job: Job, folder: Output, manifest: Manifest) -> Manifest:
+    """Let readers see this run instead of the one before it."""
+    return job.publish(folder, manifest)
 
 
 def _progress_artifact() -> UUID:
     return cast(UUID, create_progress_artifact(progress=0.0, key="labelscore-progress", description="texts scored"))
 
 
-def publish_artifacts(job: Job, report: Report) -> None:
+def publish_artifacts(output: Output, folder: Output, report: Report) -> None:
     """Show the result in Prefect's UI: the report, the table of figures, and where the page lies."""
-    create_markdown_artifact(markdown=render_markdown(report), key="labelscore-report", description=str(job.output))
+    markdown = folder.path(MARKDOWN).read_text(encoding="utf-8")
+    create_markdown_artifact(markdown=markdown, key="labelscore-report", description=str(output))
     columns = ["prompt", "rule", "accuracy", "low", "high", "num_correct", "num_gold"]
     create_table_artifact(table=report.summary.select(columns).to_dicts(), key="labelscore-accuracy")
-    page = job.output.path(PAGE)
-    link = f"{job.output}/{PAGE}" if job.output.remote else page.resolve().as_uri()
+    page = output.path(PAGE)
+    link = f"{output}/{PAGE}" if output.remote else page.resolve().as_uri()
     create_link_artifact(link=link, link_text="report.html", key="labelscore-page")

@@ -14,13 +14,13 @@ import pyarrow as pa
 
 from pipeline.errors import InputError
 from pipeline.reading.model import ModelRef, resolve_model
-from pipeline.shard import ReadTexts, ScoringJob, Shard, ShardResult, ShardScorer
+from pipeline.shard import ReadTexts, ScoringSpec, Shard, ShardResult, ShardScorer
 
 
 class ScoringActor:
     """A worker that needs no more than its job: texts come with the calls, the output is known to the job."""
 
-    def __init__(self, job: ScoringJob, num_threads: int) -> None:
+    def __init__(self, job: ScoringSpec, num_threads: int) -> None:
         self._job = job
         self._num_threads = num_threads
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")

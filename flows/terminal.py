@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from pipeline.reporting.report import Report
-    from pipeline.storing.store import Finding
+    from pipeline.storing.files import Finding
     from pipeline.storing.upkeep import Pruned, Status
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 4096)  # a pipe folds nothing

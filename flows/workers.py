@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from prefect.tasks import Task
 
-from pipeline.job import Job
+from pipeline.job import Job, Planned
 from pipeline.shard import Shard, ShardResult, ShardScorer
 
 Advance = Callable[[int], None]
@@ -33,7 +33,7 @@ class Workers(Protocol):
 
 
 @contextmanager
-def open_workers(job: Job, should_stop: Callable[[], bool]) -> Iterator[Workers]:
+def open_workers(job: Job, planned: Planned, should_stop: Callable[[], bool]) -> Iterator[Workers]:
     """The configured number of workers with their models loaded; all they scored is stored when the block ends.
 
     One is this process, without Ray. Raises what loading a model and starting Ray raise.
@@ -41,12 +41,12 @@ def open_workers(job: Job, should_stop: Callable[[], bool]) -> Iterator[Workers]
     if job.config.workers > 1 or os.environ.get("RAY_ADDRESS"):
         from flows.ray_workers import open_ray
 
-        with open_ray(job, should_stop) as workers:
+        with open_ray(job, planned.spec, should_stop) as workers:
             yield workers
         return
     with job.timed("load"):
-        first = job.shards[0]
-        scorer = ShardScorer(job.scoring, (first, partial(read_texts, first)))
+        first = planned.shards[0]
+        scorer = ShardScorer(planned.spec, (first, partial(read_texts, first)))
     try:
         yield InProcess(scorer, should_stop)
     finally:

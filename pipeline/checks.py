@@ -8,11 +8,10 @@ from pipeline.bundled import DEMO_MODEL, demo_model_path
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.inputs import draw, is_local, is_small, read_inputs
+from pipeline.pull import refuse_bad_rows
 from pipeline.reading.model import NO_CHAT_TEMPLATE, find_directory, has_chat_template
-from pipeline.reading.pull import refuse_bad_rows
 from pipeline.storing.files import check_location
-from pipeline.storing.layout import HISTORY, TABLES
-from pipeline.storing.published import refuse_foreign
+from pipeline.storing.runs import refuse_foreign
 
 
 def check_run(config: RunConfig) -> None:
@@ -23,7 +22,7 @@ def check_run(config: RunConfig) -> None:
         raise InputError(NO_CHAT_TEMPLATE)
     output = check_location(config.output)
     if output is not None:
-        refuse_foreign(output, (*TABLES, HISTORY))
+        refuse_foreign(output)
     if is_local(config):
         inputs = read_inputs(config)
         if is_small(inputs):

@@ -1,4 +1,4 @@
-"""Prompts: a template and the words that stand for each label.
+"""Prompts: a template, the words that stand for each label, and what stands around both.
 
 Invariant: a `Prompt` is valid once made. Its template holds `{text}` exactly once and nothing that may have been meant
 as a slot or a line break; its labels are distinct, also to the eye, and none is empty.
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import InputError
-from pipeline.wording import MAX_SIZE, SLOT, check_distinct, check_template, check_words, clip, find_glued, show
+from pipeline.wording import MAX_SIZE, SLOT, TEXT, check_distinct, check_template, check_words, clip, find_glued, show
 
 Boundary = Literal["joint", "separate"]
 BOUNDARIES: tuple[Boundary, ...] = ("joint", "separate")
@@ -28,10 +28,11 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A named template with the label words that may follow it.
+    """Everything that is the same for all items: a named template, its surroundings, and the words that may follow it.
 
-    `boundary` says how label words join the prompt: "joint" encodes prompt + words as one string, "separate"
-    encodes the words alone and appends their tokens.
+    boundary: how label words join the prompt; "joint" encodes prompt + words as one string, "separate" encodes the
+    words alone and appends their tokens. examples: solved ones put before the template (few-shot). chat: what the
+    model's chat template puts before and after all of that as a message; its special tokens count as such.
 
     Raises InputError where the template does not hold `{text}` exactly once or holds what looks like another slot,
     where labels are missing, empty, repeated or too long, and where a line break stands as a backslash and an n.
@@ -42,7 +43,7 @@ class Prompt:
     labels: tuple[Label, ...]
     boundary: Boundary = "joint"
     examples: str = ""
-    """Solved examples put before the template, the same for every article (few-shot)."""
+    chat: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         where = f"prompt '{clip(self.name)}'"
@@ -58,14 +59,29 @@ class Prompt:
         check_words(where, [(label.name, label.words) for label in self.labels])
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns whose values fill the template's slots, in their order."""
+        return (TEXT,)
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """The template's own text before, between and after its slots: one piece more than there are slots."""
+        return tuple(self.template.split(SLOT))
+
+    def fill(self, values: Mapping[str, str]) -> str:
+        """The template with an item's values in its slots, put in as they are."""
+        first, *rest = self.pieces
+        return first + "".join(values[column] + piece for column, piece in zip(self.columns, rest, strict=True))
+
+    @property
     def head(self) -> str:
-        """The text before the article: solved examples, if any, and the template's beginning."""
-        return self.examples + self.template.partition(SLOT)[0]
+        """What is written before an item's text: solved examples, if any, and the template's beginning."""
+        return self.examples + self.pieces[0]
 
     @property
     def tail(self) -> str:
-        """The template's text between the article and the label words."""
-        return self.template.partition(SLOT)[2]
+        """What is written between an item's text and the label words."""
+        return self.pieces[-1]
 
 
 def make_prompt(

@@ -11,6 +11,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from transformers import PreTrainedModel
 
 from pipeline.errors import Interrupted, RunError
@@ -27,21 +28,14 @@ ReadTexts = Callable[[], pa.Table]  # the texts of a shard: columns text_hash an
 
 
 @dataclass(frozen=True, slots=True)
-class PromptJob:
-    """A prompt to score, the chat markup around it, and what writes its scores to the store."""
+class ScoringSpec:
+    """All that a process needs to score shards: it holds no data and can be sent to another machine.
 
-    prompt: Prompt
-    writer: PartWriter
-    before: str = ""
-    after: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ScoringJob:
-    """All that a process needs to score shards: it holds no data and can be sent to another machine."""
+    `writers` append to the store what is scored, one for each prompt, which they hold.
+    """
 
     model: ModelRef
-    prompts: tuple[PromptJob, ...]
+    writers: tuple[PartWriter, ...]
     max_text_tokens: int | None
     notebook: bool
     batch_tokens: int | None
@@ -56,6 +50,16 @@ class Shard:
     pending: Path
     start: int
     stop: int
+
+
+def cut_shards(prompt: str, pending: Path, shard_size: int) -> list[Shard]:
+    """The shards of a prompt's missing texts, in the order of `pending`."""
+    num_texts = pq.read_metadata(pending).num_rows
+    starts = range(0, num_texts, shard_size)
+    return [
+        Shard(f"{prompt} {number}/{len(starts)}", prompt, pending, start, min(start + shard_size, num_texts))
+        for number, start in enumerate(starts, 1)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +80,19 @@ class ShardScorer:
     Reading and encoding the next shard and writing the last one run beside the forward pass.
     """
 
-    def __init__(self, job: ScoringJob, first: tuple[Shard, ReadTexts] | None = None) -> None:
+    def __init__(self, spec: ScoringSpec, first: tuple[Shard, ReadTexts] | None = None) -> None:
         """Load the model, and meanwhile read and encode the shard `first`, as `encode_ahead` would.
 
         Raises InputError where it cannot be loaded or a prompt does not fit its context, RunError where it gives NaN.
         """
-        self._job = job
-        self._prompts = {prompt.prompt.name: prompt for prompt in job.prompts}
-        tokenizer = load_tokenizer(job.model)
+        self._model = spec.model
+        self._writers = {writer.stored.prompt.name: writer for writer in spec.writers}
+        tokenizer, context_tokens = load_tokenizer(spec.model), spec.model.context_tokens
         self._encoders = {
             name: Encoder(
-                tokenizer,
-                each.prompt,
-                context_tokens=job.model.context_tokens,
-                max_text_tokens=job.max_text_tokens,
-                before=each.before,
-                after=each.after,
+                tokenizer, writer.stored.prompt, context_tokens=context_tokens, max_text_tokens=spec.max_text_tokens
             )
-            for name, each in self._prompts.items()
+            for name, writer in self._writers.items()
         }
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
@@ -102,8 +101,8 @@ class ShardScorer:
         try:
             if first:
                 self.encode_ahead(*first)
-            model = load_model(job.model)
-            self._scorer = make_scorer(model, job.model, batch_tokens=job.batch_tokens, notebook=job.notebook)
+            model = load_model(spec.model)
+            self._scorer = make_scorer(model, spec.model, batch_tokens=spec.batch_tokens, notebook=spec.notebook)
         except BaseException:
             self.close()
             raise
@@ -137,14 +136,14 @@ class ShardScorer:
                 if should_stop():
                     raise Interrupted(f"stopped on request while scoring {shard.name}; run the same command to go on")
                 if time.perf_counter() - last_part > SECONDS_BETWEEN_PARTS:
-                    self._write_soon(self._prompts[shard.prompt], texts, encoded, batches)
+                    self._write_soon(shard, texts, encoded, batches)
                     batches, last_part = [], time.perf_counter()
         except NonFiniteScore as error:
             text = texts.column("text")[error.index].as_py()
-            raise explain(error, self._job.model, self._prompts[shard.prompt].prompt, text) from error
+            raise explain(error, self._model, self._writers[shard.prompt].stored.prompt, text) from error
         finally:
             if batches:
-                self._write_soon(self._prompts[shard.prompt], texts, encoded, batches)
+                self._write_soon(shard, texts, encoded, batches)
         counts = _difference(self._scorer.counts, before)
         seconds = time.perf_counter() - started
         return ShardResult(shard.name, len(texts), seconds, counts, self._scorer.path, self._scorer.path_reason)
@@ -170,16 +169,13 @@ class ShardScorer:
         return texts, self._encoders[shard.prompt].encode(texts.column("text").to_pylist())
 
     def _write_soon(
-        self,
-        prompt: PromptJob,
-        texts: pa.Table,
-        encoded: Sequence[TokenSequences],
-        batches: Sequence[ScoredBatch],
+        self, shard: Shard, texts: pa.Table, encoded: Sequence[TokenSequences], batches: Sequence[ScoredBatch]
     ) -> None:
+        writer = self._writers[shard.prompt]
         self.drain()  # one write at a time, so that memory stays bounded and an error in writing ends the run
 
         def write() -> None:
-            prompt.writer.append(part_table(prompt.prompt, texts, encoded, batches))
+            writer.append(part_table(writer.stored.prompt, texts, encoded, batches))
 
         self._write = self._writing.submit(write)
 
@@ -201,7 +197,7 @@ def explain(error: NonFiniteScore, ref: ModelRef, prompt: Prompt, text: str) -> 
     """Name the article and the label that the model gave no number for."""
     label = prompt.labels[error.label_index].name
     return RunError(
-        f"the model {ref.name} gave a score that is not a finite number for label '{label}' of the article "
+        f"the model {ref.name} gave a score that is not a finite number for label '{label}' of the text "
         f"{text[:60]!r} (prompt '{prompt.name}', {ref.dtype}); try --dtype float32"
     )
 

@@ -11,6 +11,7 @@ from itertools import islice
 
 from pipeline.errors import InputError
 from pipeline.prompts import Prompt
+from pipeline.wording import TEXT
 
 SEPARATOR = "\n\n"
 
@@ -69,5 +70,4 @@ def _keep_smallest(kept: dict[bytes, str], text: str, seed: int, count: int) -> 
 
 def format_shots(prompt: Prompt, shots: Iterable[tuple[str, int]]) -> str:
     """The examples as text that goes before the template: each filled in and followed by its label's words."""
-    head, tail = prompt.head, prompt.tail
-    return "".join(f"{head}{text}{tail}{prompt.labels[label].words}{SEPARATOR}" for text, label in shots)
+    return "".join(f"{prompt.fill({TEXT: text})}{prompt.labels[label].words}{SEPARATOR}" for text, label in shots)

@@ -1,52 +1,31 @@
-"""What a run wants: which data set, which model, which prompts, under which fingerprints, in which shards.
+"""What a run wants: which data set, which model, which prompts, and under which fingerprints their scores are stored.
 
 Invariant: nothing here loads weights or scores; a run that has nothing to do ends after this.
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.bundled import DEMO_MODEL, demo_model_path
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.inputs import Shots, draw, read_inputs
-from pipeline.prompts import Prompt
 from pipeline.reading.dataset import Dataset
 from pipeline.reading.gold import Classes
 from pipeline.reading.model import NO_CHAT_TEMPLATE, ModelRef, load_tokenizer, resolve_model
-from pipeline.shard import PromptJob, ScoringJob, Shard
 from pipeline.shots import format_shots
-from pipeline.storing.files import Output
-from pipeline.storing.fingerprint import Fingerprint, make_fingerprint
-from pipeline.storing.parts import Wanted
-from pipeline.storing.store import Store
-
-# The fewer texts a shard has, the further apart their lengths lie, and the more attention pads.
-SHARD_TEXTS = {"cpu": 2000, "cuda": 8000}
-CHAT_SLOT = "\x00ARTICLE\x00"  # stands for the filled template while the tokenizer's chat template is rendered
-
-
-@dataclass(frozen=True, slots=True)
-class WantedPrompt:
-    """A prompt of the run, the fingerprint that its scores are stored under, and the chat markup around it."""
-
-    prompt: Prompt
-    fingerprint: Fingerprint
-    before: str
-    after: str
+from pipeline.storing.fingerprint import CHAT_SLOT, StoredPrompt, make_fingerprint
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The data set, its classes, the model, and the prompts with their solved examples and fingerprints."""
+    """The data set, its classes, the model, and the prompts with all that stands around them and their fingerprints."""
 
     dataset: Dataset
     classes: Classes
     model: ModelRef
-    prompts: tuple[WantedPrompt, ...]
+    prompts: tuple[StoredPrompt, ...]
     shots: Shots
 
     @property
@@ -63,9 +42,15 @@ def make_target(config: RunConfig) -> Target:
     inputs = read_inputs(config)
     model = find_model(config)
     shots = draw(config, inputs)
-    markup = chat_markup(load_tokenizer(model)) if config.chat_template else ("", "")
-    prompts = tuple(_want(config, prompt, model, shots.examples, markup) for prompt in inputs.prompts)
-    return Target(inputs.dataset, inputs.classes, model, prompts, shots)
+    chat = chat_markup(load_tokenizer(model)) if config.chat_template else None
+    prompts = [replace(p, examples=format_shots(p, shots.examples), chat=chat) for p in inputs.prompts]
+    weights, tokenizer, dtype = model.weights, model.tokenizer, model.dtype
+    fingerprints = [
+        make_fingerprint(p, weights=weights, tokenizer=tokenizer, dtype=dtype, max_text_tokens=config.max_text_tokens)
+        for p in prompts
+    ]
+    stored = tuple(StoredPrompt(*pair) for pair in zip(prompts, fingerprints, strict=True))
+    return Target(inputs.dataset, inputs.classes, model, stored, shots)
 
 
 def find_model(config: RunConfig) -> ModelRef:
@@ -94,51 +79,3 @@ def chat_markup(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     if not slot:
         raise InputError("the tokenizer's chat template drops or rewrites the message; leave out --chat-template")
     return before, after
-
-
-def _want(
-    config: RunConfig,
-    prompt: Prompt,
-    model: ModelRef,
-    shots: tuple[tuple[str, int], ...],
-    markup: tuple[str, str],
-) -> WantedPrompt:
-    examples = format_shots(prompt, shots)
-    fingerprint = make_fingerprint(
-        prompt,
-        weights=model.weights,
-        tokenizer=model.tokenizer,
-        dtype=model.dtype,
-        max_text_tokens=config.max_text_tokens,
-        chat_template=CHAT_SLOT.join(markup) if config.chat_template else None,
-        shots=examples or None,
-    )
-    return WantedPrompt(replace(prompt, examples=examples), fingerprint, *markup)
-
-
-def open_store(target: Target, output: Output) -> Store:
-    """The store of the target's fingerprints, its parts verified. The caller holds the output's lock."""
-    model = target.model
-    return Store(output, [Wanted(p.fingerprint, model.name, model.revision, p.prompt.name) for p in target.prompts])
-
-
-def make_scoring_job(config: RunConfig, target: Target, store: Store) -> ScoringJob:
-    """What a scoring process needs to know."""
-    prompts = tuple(PromptJob(p.prompt, store.writer(p.fingerprint), p.before, p.after) for p in target.prompts)
-    return ScoringJob(target.model, prompts, config.max_text_tokens, config.notebook_rule, config.batch_tokens)
-
-
-def cut_shards(prompt: str, pending: Path, shard_size: int) -> list[Shard]:
-    """The shards of a prompt's missing texts, in the order of `pending`."""
-    num_texts = pq.ParquetFile(pending).metadata.num_rows
-    num_shards = -(-num_texts // shard_size)
-    return [
-        Shard(
-            f"{prompt} {index + 1}/{num_shards}",
-            prompt,
-            pending,
-            index * shard_size,
-            min((index + 1) * shard_size, num_texts),
-        )
-        for index in range(num_shards)
-    ]

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from pipeline.errors import InputError
 
-SLOT = "{text}"
+TEXT = "text"
+SLOT = f"{{{TEXT}}}"
 MAX_SIZE = 2**15 - 1  # the score table keeps a label's id and its words' tokens and bytes as int16
 
 

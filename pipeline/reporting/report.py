@@ -7,7 +7,6 @@ the model; each file of it is replaced whole.
 import io
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import polars as pl
 
@@ -21,9 +20,8 @@ from pipeline.reporting.markdown import render_markdown
 from pipeline.reporting.page import render_page
 from pipeline.reporting.predictions import Tallies, make_blocks, make_constants, write_predictions
 from pipeline.reporting.rules import RULES, available_rules, score_column, wide_scores, with_inputs
-from pipeline.storing.files import Output
-from pipeline.storing.layout import HISTORY, HISTORY_SCHEMA, ITEMS, MARKDOWN, METRICS, PAGE, PREDICTIONS, PRIORS, SCORES
-from pipeline.storing.manifest import Manifest, PromptRecord, need_manifest
+from pipeline.storing.layout import HISTORY_SCHEMA, ITEMS, MARKDOWN, METRICS, PAGE, PREDICTIONS, PRIORS, SCORES
+from pipeline.storing.manifest import Manifest, PromptRecord
 
 NUM_WRONG = 60  # confidently wrong items kept for each prompt
 
@@ -96,14 +94,8 @@ class Report:
         return self.summary.filter(pl.col("rule") == self.headline_rule)
 
 
-def write_report(out: str | Path | Output, headline_rule: str = "sum") -> Report:
-    """Write OUT/report/ and return what it says.
-
-    Raises InputError where OUT holds no finished run or the rule's columns are not stored, RunError where the score
-    table is broken.
-    """
-    output = out if isinstance(out, Output) else Output(out, create=False)
-    manifest = need_manifest(output)
+def make_report(folder, manifest, headline_rule, *, out, previous, past):  # type: ignore
+    output = folder
     scores, items = scan(output, SCORES), scan(output, ITEMS)
     priors = scan(output, PRIORS).collect() if output.exists(PRIORS) else None
     rules = _pick_rules(scores, priors, headline_rule)
@@ -116,9 +108,10 @@ def write_report(out: str | Path | Output, headline_rule: str = "sum") -> Report
             scores, read_item_facts(items), manifest.prompts, rules, constants, blocks, path, headline_rule
         )
         predictions = pl.scan_parquet(path)
-        previous = pl.scan_parquet(output.fetch(PREDICTIONS)) if output.exists(PREDICTIONS) else None
         changed = changed_predictions(previous, predictions)
-        report = _build(output, manifest, headline_rule, rules, scores, items, predictions, constants, tallies, changed)
+        report = _build(
+            out, manifest, headline_rule, rules, scores, items, predictions, constants, tallies, changed, past
+        )
     output.write_bytes(METRICS, _parquet_bytes(report.metrics))
     output.write_bytes(MARKDOWN, render_markdown(report).encode())
     output.write_bytes(PAGE, render_page(report).encode())
@@ -137,7 +130,7 @@ def _pick_rules(scores: pl.LazyFrame, priors: pl.DataFrame | None, headline: str
 
 
 def _build(
-    output: Output,
+    output: str,
     manifest: Manifest,
     headline: str,
     rules: tuple[str, ...],
@@ -147,6 +140,7 @@ def _build(
     constants: pl.DataFrame,
     tallies: Tallies,
     changed: pl.DataFrame,
+    past: pl.DataFrame,
 ) -> Report:
     prompts = manifest.prompts
     names = [prompt.name for prompt in prompts]
@@ -178,7 +172,7 @@ def _build(
         prompt_comparisons=compare_prompts(predictions, names, headline, repeated=repeated),
         rule_comparisons=compare_rules(predictions, names, rules, headline, repeated=repeated),
         wrong=pl.concat(wrong_items(predictions, scores, items, constants, prompt, headline) for prompt in prompts),
-        history=_history(output, rows),
+        history=_history(past, rows),
         history_rows=rows,
         metrics=metrics.tidy(summary, classes, histogram, tallies.mass),
     )
@@ -244,11 +238,9 @@ def history_rows(manifest: Manifest, headline: str, summary: pl.DataFrame, chang
     )
 
 
-def _history(output: Output, rows: pl.DataFrame) -> pl.DataFrame:
+def _history(past: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
     """Past runs and this one, oldest first; a run that is reported again keeps the row it has."""
-    if not output.exists(HISTORY):
-        return rows
-    past = pl.read_parquet(output.fetch(HISTORY)).select(HISTORY_COLUMNS.names()).cast(HISTORY_COLUMNS)
+    past = past.select(HISTORY_COLUMNS.names()).cast(HISTORY_COLUMNS)
     new = rows.filter(~pl.col("run_id").is_in(past["run_id"].implode()))
     return pl.concat([past, new]).sort("finished", maintain_order=True)
 

@@ -47,9 +47,8 @@ class _Seam:
 class Encoder:
     """Encodes articles under one prompt, many at a time; safe to call from several threads.
 
-    `before` and `after` are markup put around the filled template (chat turns, worked examples); special tokens in
-    them count as such. Articles are cut at their end to `max_text_tokens` (of the article encoded alone), and so
-    that prompt and longest label fit into `context_tokens`.
+    Texts are cut at their end to `max_text_tokens` (of the text encoded alone), and so that prompt and longest label
+    fit into `context_tokens`.
 
     Raises InputError where label words have no tokens, or the same, or too many, or the prompt without an article is
     too long.
@@ -62,15 +61,13 @@ class Encoder:
         *,
         context_tokens: int,
         max_text_tokens: int | None = None,
-        before: str = "",
-        after: str = "",
     ) -> None:
         self._strings = StringEncoder(tokenizer)
         self._prompt = prompt
         self._context_tokens = context_tokens
         self._max_text_tokens = max_text_tokens
-        self._before, self._after = before, after
-        self._special = self._strings.special if before or after else None
+        self._before, self._after = prompt.chat or ("", "")
+        self._special = self._strings.special if any(prompt.chat or ()) else None
         self._words = [label.words for label in prompt.labels]
         self._start = self._strings.start if not self._brings_start() else ()
         self._seams: dict[str, _Seam] = {}

@@ -5,6 +5,7 @@ are one PUT (one completed upload), which is atomic on an object store. Names ar
 What is removed unasked has a name or a content that only we give: a user's files may lie beside an output's.
 """
 
+import copy
 import errno
 import hashlib
 import os
@@ -12,11 +13,12 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from pipeline.errors import InputError, LabelscoreError, RunError
-from pipeline.storing.layout import FOLDER, PLAN
+from pipeline.storing.layout import FOLDER, PLAN, RUNS
 from pipeline.storing.lock import hold
 from pipeline.storing.sealed import is_sealed
 
@@ -40,6 +42,18 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong with a file, in words, and what was done or is to be done about it."""
+
+    name: str
+    problem: str
+    action: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.problem}; {self.action}"
+
+
 class Output:
     """One output location. `root` is the local directory that holds it, or mirrors it where `remote` is set.
 
@@ -51,6 +65,7 @@ class Output:
         scheme, separator, rest = str(location).partition("://")
         self.location = str(location).rstrip("/") if separator else str(location)
         self.remote: Any = None
+        self._base = ""
         self._made: list[Path] = []  # folders that are there because of us
         if not str(location):
             raise InputError("the name of the output is empty; give a directory or a URL")
@@ -67,7 +82,7 @@ class Output:
 
     def _create(self) -> None:
         try:
-            with self.told("create"):
+            with self.explain_errors("create"):
                 self._made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
                 if dangling := next(filter(Path.is_symlink, self._made), None):
                     raise InputError(_DANGLING.format(dangling))
@@ -80,6 +95,14 @@ class Output:
     def __str__(self) -> str:
         return self.location
 
+    def inside(self, folder: str) -> "Output":
+        """A folder of this output as an output of its own, in which names are relative to it; "" is all of it."""
+        inner = copy.copy(self)
+        if folder:
+            inner.root, inner.location = self.path(folder), f"{self.location}/{folder}"
+            inner._base = self._url(folder) if self.remote else ""
+        return inner
+
     def path(self, name: str) -> Path:
         """Where the file called `name` lies locally (remote outputs: its mirror, which may be absent or old)."""
         parts = PurePosixPath(name).parts
@@ -91,7 +114,7 @@ class Output:
     def work(self) -> Path:
         """A local folder for scratch files; gone once the lock is let go, or taken again after a kill."""
         folder = self.path(WORK)
-        with self.told("create a work folder in"):
+        with self.explain_errors("create a work folder in"):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -99,7 +122,7 @@ class Output:
 
     def list(self, folder: str = "") -> dict[str, int]:
         """Names (relative to the output) and sizes in bytes of all complete files in `folder`, sorted by name."""
-        with self.told("list"):
+        with self.explain_errors("list"):
             found = self._list_remote(folder) if self.remote else _list_local(self.root, folder)
         hidden = (f"{WORK}/", LOCK)
         return {
@@ -109,26 +132,26 @@ class Output:
         }
 
     def exists(self, name: str) -> bool:
-        with self.told(f"look for {name} in"):
+        with self.explain_errors(f"look for {name} in"):
             if self.remote:
                 return bool(self.remote.isfile(self._url(name)))
             return self.path(name).is_file()
 
     def read_bytes(self, name: str) -> bytes:
         """The file's content, from the object store itself where the output is remote."""
-        with self.told(f"read {name} from"):
+        with self.explain_errors(f"read {name} from"):
             return bytes(self.remote.cat_file(self._url(name))) if self.remote else self.path(name).read_bytes()
 
     def open(self, name: str) -> IO[bytes]:
         """The file for reading some of it, without a whole copy of a remote one."""
-        with self.told(f"read {name} from"):
+        with self.explain_errors(f"read {name} from"):
             return cast(IO[bytes], self.remote.open(self._url(name))) if self.remote else self.path(name).open("rb")
 
     def fetch(self, name: str, sha256: str | None = None) -> Path:
         """A local copy of the file. With `sha256`, a mirrored copy of that content is good without a download."""
         path = self.path(name)
         if self.remote and not (sha256 and path.is_file() and hash_file(path) == sha256):
-            with self.told(f"fetch {name} from"), _aside(path) as temporary:
+            with self.explain_errors(f"fetch {name} from"), _aside(path) as temporary:
                 self.remote.get_file(self._url(name), str(temporary))
         return path
 
@@ -138,7 +161,7 @@ class Output:
     def writing(self, name: str) -> Iterator[Path]:
         """Yield a temporary path to write to; on leaving without an error it becomes `name`, complete and synced."""
         path = self.path(name)
-        with self.told(f"write {name} to"), _aside(path) as temporary:
+        with self.explain_errors(f"write {name} to"), _aside(path) as temporary:
             yield temporary
             _sync(temporary)
             if self.remote:
@@ -149,20 +172,41 @@ class Output:
             temporary.write_bytes(data)
 
     def copy(self, name: str, source: Path) -> None:
-        """Copy a local file. Not a link: whoever wrote the source into again would change what was published."""
+        """Copy a local file into the output."""
         with self.writing(name) as temporary:
             shutil.copyfile(source, temporary)
 
+    def link(self, name: str, target: "Output", target_name: str) -> None:
+        """Put the same file into another folder of this output: a hard link, or a copy where there is none.
+
+        Only for files that are replaced whole and never written into.
+        """
+        path = target.path(target_name)
+        with self.explain_errors(f"write {target_name} to"):
+            if self.remote:
+                self.remote.copy(self._url(name), target._url(target_name))
+                path.unlink(missing_ok=True)
+                return
+            with _aside(path) as temporary:
+                try:
+                    temporary.hardlink_to(self.path(name))
+                except OSError:  # a file system without links, or too many of them
+                    shutil.copyfile(self.path(name), temporary)
+                    _sync(temporary)
+
     def delete(self, name: str) -> None:
-        """Remove a file, and its folder when that was the last one; nothing happens where it is gone already."""
+        """Remove a file, and its folders when that was the last one; nothing happens where it is gone already."""
         path = self.path(name)
-        with self.told(f"delete {name} from"):
+        with self.explain_errors(f"delete {name} from"):
             if self.remote:
                 with suppress(FileNotFoundError):
                     self.remote.rm_file(self._url(name))
             path.unlink(missing_ok=True)
             with suppress(OSError):
-                path.parent.rmdir()
+                for folder in path.parents:
+                    if folder == self.root:
+                        break
+                    folder.rmdir()
 
     def move(self, name: str, target: str) -> str:
         """Rename a file inside the output, never over another one: a free variant of `target` is taken and returned."""
@@ -170,7 +214,7 @@ class Output:
         while self.exists(free):
             number += 1
             free = f"{target}-{number}"
-        with self.told(f"move {name} inside"):
+        with self.explain_errors(f"move {name} inside"):
             if self.remote:
                 self.remote.mv(self._url(name), self._url(free))
                 self.path(name).unlink(missing_ok=True)
@@ -202,7 +246,7 @@ class Output:
 
     def _take_lock(self, held: ExitStack, on_wait: Callable[[str], None]) -> bool:
         """Wait for the lock; False where the holder until now left nothing, and took the lock's file with it."""
-        with self.told("lock"):
+        with self.explain_errors("lock"):
             self.root.mkdir(parents=True, exist_ok=True)
             file = held.enter_context(self.path(LOCK).open("a+"))
         held.enter_context(hold(file, self.location, on_wait))
@@ -229,7 +273,7 @@ class Output:
     def _clean(self) -> None:
         shutil.rmtree(self.path(WORK), ignore_errors=True)
         # Only names that `_aside` makes, where it makes them.
-        for folder in ("", "scores/", "report/", "store/", "store/*/"):
+        for folder in ("", "scores/", "report/", "store/", "store/*/", f"{RUNS}/**/"):
             for leftover in self.root.glob(f"{folder}{TEMPORARY}[0-9]*-{'[0-9a-f]' * 16}"):
                 leftover.unlink(missing_ok=True)
 
@@ -244,7 +288,7 @@ class Output:
         return {name.removeprefix(f"{self._base}/"): int(info["size"]) for name, info in found.items()}
 
     @contextmanager
-    def told(self, doing: str) -> Iterator[None]:
+    def explain_errors(self, doing: str) -> Iterator[None]:
         """Turn what the file system or the object store raises into one line for the user."""
         try:
             yield

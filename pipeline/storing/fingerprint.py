@@ -32,20 +32,24 @@ class Fingerprint:
         return words
 
 
+@dataclass(frozen=True, slots=True)
+class StoredPrompt:
+    """A prompt, and the fingerprint that its scores are stored under."""
+
+    prompt: Prompt
+    fingerprint: Fingerprint
+
+
+CHAT_SLOT = "\x00ARTICLE\x00"  # stands for the message in a chat template; a part of fingerprints, so it stays
+
+
 def make_fingerprint(
-    prompt: Prompt,
-    *,
-    weights: str,
-    tokenizer: str,
-    dtype: str,
-    max_text_tokens: int | None,
-    chat_template: str | None,
-    shots: str | None,
+    prompt: Prompt, *, weights: str, tokenizer: str, dtype: str, max_text_tokens: int | None
 ) -> Fingerprint:
     """The fingerprint of scores of `prompt` under a model.
 
-    `weights` and `tokenizer` are content hashes, `dtype` the resolved one; `chat_template` and `shots` are the texts
-    put around the prompt (or None). Label words count as a set: their ids, names and order do not change a score.
+    `weights` and `tokenizer` are content hashes, `dtype` the resolved one. Label words count as a set: their ids, names
+    and order do not change a score.
     """
     return fingerprint_of(
         {
@@ -57,8 +61,8 @@ def make_fingerprint(
             "label_words": sorted({label.words for label in prompt.labels}),
             "boundary": prompt.boundary,
             "max_text_tokens": max_text_tokens,
-            "chat_template": chat_template,
-            "shots": shots,
+            "chat_template": CHAT_SLOT.join(prompt.chat) if prompt.chat else None,
+            "shots": prompt.examples or None,
         }
     )
 

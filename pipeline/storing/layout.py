@@ -1,7 +1,7 @@
 """Where everything lies in an output: names of files and folders, and the columns of the tables.
 
 OUT/manifest.json names the folder of the last finished run, OUT/runs/ID/, which holds all its files under the names
-below. OUT/store/ is what they are made from. Some of that run stand in OUT/ as well, for whoever wants one file alone.
+below. OUT/store/ is what they are made from. Some of its files stand in OUT/ as well, for whoever wants one alone.
 
 Invariant: names are relative, with forward slashes; a schema says its version in the file's own metadata.
 """
@@ -19,6 +19,8 @@ PREDICTIONS, METRICS = "report/predictions.parquet", "report/metrics.parquet"
 MARKDOWN, PAGE = "report/report.md", "report/report.html"
 TABLES = (SCORES, ITEMS, REJECTED, PRIORS)  # what is made from the store
 REPORT_FILES = (PREDICTIONS, METRICS, MARKDOWN, PAGE)  # what is made from these
+RUNS = "runs"  # the folder of run folders
+VIEWS = (SCORES, HISTORY, MARKDOWN, PAGE)  # what stands in OUT/ as well: each is read alone
 
 # The store.
 STORE, SET_ASIDE = "store", "store/set-aside"

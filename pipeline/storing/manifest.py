@@ -9,7 +9,7 @@ import json
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import InputError, RunError
-from pipeline.storing.files import Output
+from pipeline.storing.files import Output, hash_bytes
 from pipeline.storing.layout import MANIFEST, SCHEMA_VERSION
 from pipeline.storing.sealed import seal, unseal
 
@@ -88,6 +88,11 @@ class PromptRecord(Record):
         return {label.id: label.name for label in self.labels}
 
 
+def digest_of_shots(examples: str) -> str | None:
+    """What the manifest keeps of a prompt's solved examples: their hash, null without any."""
+    return hash_bytes(examples.encode()) if examples else None
+
+
 class Counts(Record):
     """`texts` are distinct ones, once for each prompt: `scored` in this run, `reused` from the store."""
 
@@ -112,7 +117,8 @@ class ScoringRecord(Record):
 class Manifest(Record):
     """`folder` is where the run's files lie, relative to this manifest; `files` are their names in it with SHA-256.
 
-    `libraries` are versions, `timings` seconds by step. Outputs of before there were run folders have none.
+    `finished` is when its scores were complete, `published` when readers were given them. `libraries` are versions,
+    `timings` seconds by step. Outputs of before there were run folders have neither folder nor `published`.
     """
 
     labelscore: str = ""
@@ -120,6 +126,7 @@ class Manifest(Record):
     folder: str = ""
     started: str
     finished: str
+    published: str = ""
     headline_rule: str
     config: Settings = Settings()
     dataset: DatasetRecord

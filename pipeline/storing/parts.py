@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import RunError
 from pipeline.storing.files import Output, hash_bytes
-from pipeline.storing.fingerprint import Fingerprint, fingerprint_of
+from pipeline.storing.fingerprint import Fingerprint, StoredPrompt, fingerprint_of
 from pipeline.storing.layout import STORE
 from pipeline.storing.spill import Array, keys_of
+from pipeline.storing.tables import write_table
 
 SCHEMA_VERSION = 1
 SCHEMA = pa.schema(
@@ -36,16 +37,6 @@ SCHEMA = pa.schema(
 )
 NUMBERS = [(f.name, f.type.to_pandas_dtype()) for f in SCHEMA if f.name not in ("text_hash", "label_words")]
 _FOOTER = b"labelscore.part"
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Scores a run asks for, and the names people know them by (which are no part of the fingerprint)."""
-
-    fingerprint: Fingerprint
-    model: str
-    revision: str
-    prompt: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +76,9 @@ class PartWriter:
     """Appends parts for one fingerprint. Needs no lock and can be pickled to workers on other machines."""
 
     out: Output
-    wanted: Wanted
+    stored: StoredPrompt
+    model: str  # this name and the next are for people and no part of the fingerprint
+    revision: str
     generation: int
 
     def append(self, table: pa.Table) -> str:
@@ -94,10 +87,26 @@ class PartWriter:
         Every text must have one finite row for each label word; `notebook_logit` is there for all rows or for none.
         Raises ValueError for a table that breaks this, RunError or InputError where it cannot be written.
         """
-        data = _encode(_arranged(table, self.wanted.fingerprint.label_words), self.wanted, self.generation)
-        name = f"{folder_of(self.wanted.fingerprint.digest)}/{hash_bytes(data)}.parquet"
+        fingerprint = self.stored.fingerprint
+        data = self._encode(_arranged(table, fingerprint.label_words))
+        name = f"{folder_of(fingerprint.digest)}/{hash_bytes(data)}.parquet"
         self.out.write_bytes(name, data)
         return name
+
+    def _encode(self, table: pa.Table) -> bytes:
+        footer = {
+            "schema_version": SCHEMA_VERSION,
+            "fingerprint": dict(self.stored.fingerprint.parts),
+            "generation": self.generation,
+            "notebook": table["notebook_logit"].null_count == 0,
+            "model": self.model,
+            "revision": self.revision,
+            "prompt": self.stored.prompt.name,
+        }
+        table = table.replace_schema_metadata({_FOOTER: json.dumps(footer, sort_keys=True).encode()})
+        stream = io.BytesIO()
+        write_table(stream, table.schema, [table], use_dictionary=["text_hash", "label_words"])
+        return stream.getvalue()
 
 
 def _arranged(table: pa.Table, label_words: list[str]) -> pa.Table:
@@ -119,27 +128,6 @@ def _arranged(table: pa.Table, label_words: list[str]) -> pa.Table:
             raise ValueError(f"{name} holds NaN or infinity")
     keys_of(texts.dictionary)
     return table.take(np.argsort(cells))
-
-
-def _encode(table: pa.Table, wanted: Wanted, generation: int) -> bytes:
-    footer = {
-        "schema_version": SCHEMA_VERSION,
-        "fingerprint": dict(wanted.fingerprint.parts),
-        "generation": generation,
-        "notebook": table["notebook_logit"].null_count == 0,
-        "model": wanted.model,
-        "revision": wanted.revision,
-        "prompt": wanted.prompt,
-    }
-    stream = io.BytesIO()
-    pq.write_table(
-        table.replace_schema_metadata({_FOOTER: json.dumps(footer, sort_keys=True).encode()}),
-        stream,
-        compression="zstd",
-        use_dictionary=["text_hash", "label_words"],
-        write_page_checksum=True,
-    )
-    return stream.getvalue()
 
 
 def read_part(out: Output, name: str, num_bytes: int) -> Part:

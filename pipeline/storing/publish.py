@@ -1,12 +1,11 @@
-"""The published tables: exactly the items, prompts and model of the last finished run, made from the store.
+"""A run's tables: exactly its items, prompts and model, made from the store.
 
-Invariant: a table is replaced by a whole one that holds each item, prompt and label once, or not at all. Memory does
-not grow with the number of items: rows meet their items in scratch files, and a chunk of items is written at a time.
+Invariant: a table holds each item, prompt and label once, or is not there. Memory does not grow with the number of
+items: rows meet their items in scratch files, and a chunk of items is written at a time.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,60 +13,48 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import RunError
-from pipeline.prompts import Prompt
-from pipeline.storing.files import hash_file
-from pipeline.storing.fingerprint import Fingerprint
+from pipeline.storing.files import Output
+from pipeline.storing.fingerprint import Fingerprint, StoredPrompt
 from pipeline.storing.layout import ITEMS, PRIORS, PRIORS_SCHEMA, REJECTED, SCORES, SCORES_SCHEMA
 from pipeline.storing.parts import NUMBERS
-from pipeline.storing.published import write_table
 from pipeline.storing.spill import Array, Spill, rebatch
-from pipeline.storing.store import Store, read_batches
+from pipeline.storing.store import Store
+from pipeline.storing.tables import read_batches, write_table
 
 ROWS_IN_GROUP = 1 << 16
 EXTRA = 0  # the bucket of texts that are no items
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """What is published: these prompts (each with its fingerprint), under these names, with the content-free texts."""
+def write_tables(
+    folder: Output,
+    store: Store,
+    items: Path,
+    prior_texts: Sequence[str],
+    *,
+    notebook: bool,
+    rejected: Path | None = None,
+) -> None:
+    """Write scores, priors, items and rejected into the folder of a run, for the prompts of the store.
 
-    prompts: Sequence[tuple[Prompt, Fingerprint]]
-    model: str
-    revision: str
-    prior_texts: Sequence[str]
-    notebook: bool = False
-
-
-def publish_tables(store: Store, publication: Publication, items: Path, rejected: Path | None = None) -> dict[str, str]:
-    """Replace scores, priors, items and rejected; returns the hash of each by name, for the manifest.
-
-    Raises RunError when a wanted text has no scores (nothing is replaced then) or a file cannot be written.
+    Raises RunError when a wanted text has no scores (no table is written then) or a file cannot be written.
     """
-    out = store.out
-    ordered = sorted(publication.prompts, key=lambda pair: pair[0].name)
+    ordered = sorted(store.prompts, key=lambda stored: stored.prompt.name)
     num_items = pq.read_metadata(items).num_rows
-    chunk = max(1, ROWS_IN_GROUP // sum(len(prompt.labels) for prompt, _ in ordered))
+    chunk = max(1, ROWS_IN_GROUP // sum(len(stored.prompt.labels) for stored in ordered))
     with ExitStack() as scratch:
         spills = {
-            fingerprint: scratch.enter_context(
-                _collect(store, fingerprint, items, publication.prior_texts, num_items, chunk)
-            )
-            for fingerprint in dict.fromkeys(fingerprint for _, fingerprint in ordered)
+            fingerprint: scratch.enter_context(_collect(store, fingerprint, items, prior_texts, num_items, chunk))
+            for fingerprint in dict.fromkeys(stored.fingerprint for stored in ordered)
         }
-        columns = [_Columns(prompt, fingerprint, spills[fingerprint]) for prompt, fingerprint in ordered]
-        priors = _priors(columns, publication.prior_texts, num_items)
-        with out.writing(SCORES) as path:
-            write_table(path, SCORES_SCHEMA, _score_tables(columns, publication, items, chunk))
-    with out.writing(PRIORS) as path:
+        columns = [_Columns(stored, spills[stored.fingerprint]) for stored in ordered]
+        priors = _priors(columns, prior_texts, num_items)
+        with folder.writing(SCORES) as path:
+            write_table(path, SCORES_SCHEMA, _score_tables(columns, store, items, chunk, notebook=notebook))
+    with folder.writing(PRIORS) as path:
         write_table(path, PRIORS_SCHEMA, [priors])
-    out.copy(ITEMS, items)
-    names = [SCORES, PRIORS, ITEMS]
+    folder.copy(ITEMS, items)
     if rejected:
-        out.copy(REJECTED, rejected)
-        names.append(REJECTED)
-    else:
-        out.delete(REJECTED)
-    return {name: hash_file(out.path(name)) for name in names}
+        folder.copy(REJECTED, rejected)
 
 
 def _collect(
@@ -76,7 +63,7 @@ def _collect(
     """The stored rows by chunk of items, from 1 on; those of the extra texts are in bucket EXTRA."""
     dtype = [("position", "<i8"), ("rows", NUMBERS, (len(fingerprint.label_words),))]
     spill = Spill(store.out.work, dtype, num_items // chunk + 2)
-    with store.out.told("write scratch files in"):
+    with store.out.explain_errors("write scratch files in"):
         for positions, rows in store.scores(items, fingerprint, extra):
             buckets = np.where(positions < num_items, positions // chunk + 1, EXTRA)
             spill.add(buckets, position=positions, rows=rows)
@@ -87,10 +74,10 @@ def _collect(
 class _Columns:
     """The columns of one prompt's labels, in the order of their ids."""
 
-    def __init__(self, prompt: Prompt, fingerprint: Fingerprint, spill: Spill) -> None:
-        self.prompt = prompt
-        self.labels = sorted(prompt.labels, key=lambda label: label.id)
-        self._order = [fingerprint.label_words.index(label.words) for label in self.labels]
+    def __init__(self, stored: StoredPrompt, spill: Spill) -> None:
+        self.prompt = stored.prompt
+        self.labels = sorted(self.prompt.labels, key=lambda label: label.id)
+        self._order = [stored.fingerprint.label_words.index(label.words) for label in self.labels]
         self._spill = spill
 
     def rows(self, bucket: int, start: int, num_texts: int) -> Array:
@@ -105,7 +92,9 @@ class _Columns:
         return rows
 
 
-def _score_tables(columns: list[_Columns], publication: Publication, items: Path, chunk: int) -> Iterator[pa.Table]:
+def _score_tables(
+    columns: list[_Columns], store: Store, items: Path, chunk: int, *, notebook: bool
+) -> Iterator[pa.Table]:
     last_id, start = -1, 0
     batches = read_batches(items, ["item_id", "text_hash", "gold_id"], chunk)
     for number, batch in enumerate(rebatch(batches, chunk), start=1):
@@ -115,28 +104,28 @@ def _score_tables(columns: list[_Columns], publication: Publication, items: Path
         last_id = ids[-1]
         rows = np.concatenate([c.rows(number, start, len(ids)) for c in columns], axis=1)  # (items, prompts x labels)
         start += len(ids)
-        yield _score_table(columns, publication, batch, rows)
+        yield _score_table(columns, store, batch, rows, notebook=notebook)
 
 
-def _score_table(columns: list[_Columns], publication: Publication, batch: pa.Table, rows: Array) -> pa.Table:
+def _score_table(columns: list[_Columns], store: Store, batch: pa.Table, rows: Array, *, notebook: bool) -> pa.Table:
     labels = [(c.prompt.name, label) for c in columns for label in c.labels]
     num_items, num_labels = rows.shape
     flat = rows.reshape(-1)
-    notebook = flat["notebook_logit"]
+    found = flat["notebook_logit"]
     item = np.repeat(np.arange(num_items), num_labels)
     return pa.table(
         {
             "item_id": batch["item_id"].take(item),
             "text_hash": batch["text_hash"].cast(pa.string()).take(item),
             "prompt": _tiled([name for name, _ in labels], num_items),
-            "model": _tiled([publication.model] * num_labels, num_items),
-            "revision": _tiled([publication.revision] * num_labels, num_items),
+            "model": _tiled([store.model] * num_labels, num_items),
+            "revision": _tiled([store.revision] * num_labels, num_items),
             "label_id": np.tile(np.array([label.id for _, label in labels], np.int16), num_items),
             "label": _tiled([label.name for _, label in labels], num_items),
             "label_words": _tiled([label.words for _, label in labels], num_items),
             "gold_id": batch["gold_id"].take(item),
             **{name: flat[name] for name in ("num_tokens", "num_bytes", "logprob", "logit")},
-            "notebook_logit": pa.array(notebook, mask=np.isnan(notebook) | (not publication.notebook)),
+            "notebook_logit": pa.array(found, mask=np.isnan(found) | (not notebook)),
             **{name: flat[name] for name in ("prompt_tokens", "truncated")},
         }
     ).cast(SCORES_SCHEMA)

@@ -14,16 +14,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import RunError
-from pipeline.storing.files import Output, hash_bytes
-from pipeline.storing.fingerprint import Fingerprint
+from pipeline.storing.files import Finding, Output, hash_bytes
+from pipeline.storing.fingerprint import Fingerprint, StoredPrompt
 from pipeline.storing.layout import PART_NAME, PLAN, SET_ASIDE
 from pipeline.storing.parts import (
     NUMBERS,
     BadPart,
     Part,
     PartWriter,
-    Wanted,
     folder_of,
     load_keys,
     load_scores,
@@ -31,20 +29,7 @@ from pipeline.storing.parts import (
 )
 from pipeline.storing.sealed import seal
 from pipeline.storing.spill import KEY, Array, Spill, bucket_of, first_equal, keys_of, num_buckets, rebatch
-
-ROWS_AT_ONCE = 8192
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something wrong with a file, in words, and what was done or is to be done about it."""
-
-    name: str
-    problem: str
-    action: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.problem}; {self.action}"
+from pipeline.storing.tables import ROWS_AT_ONCE, read_batches, write_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +42,15 @@ class Pending:
 
 
 class Store:
-    """The parts of the wanted fingerprints in an output. The caller holds the output's lock."""
+    """What an output holds of some prompts under a model, whose name and revision are for people.
 
-    def __init__(self, out: Output, wanted: Sequence[Wanted]) -> None:
-        """Verify every part of the wanted fingerprints. Raises RunError where one was written by a newer labelscore."""
-        self.out = out
+    The caller holds the output's lock.
+    """
+
+    def __init__(self, out: Output, prompts: Sequence[StoredPrompt], model: str, revision: str) -> None:
+        """Verify every part of the prompts' fingerprints. Raises RunError where a newer labelscore wrote one."""
+        self.out, self.prompts, self.model, self.revision = out, prompts, model, revision
         self.findings: list[Finding] = []
-        self._wanted = {w.fingerprint.digest: w for w in reversed(wanted)}
         self._parts: dict[str, Part] = {}
         self.refresh()
         self._generation = 1 + max((part.generation for part in self._parts.values()), default=0)
@@ -71,8 +58,8 @@ class Store:
     def refresh(self) -> None:
         """Look for parts that were appended since, and verify them."""
         known, self._parts = self._parts, {}
-        for digest in self._wanted:
-            for name, size in self.out.list(folder_of(digest)).items():
+        for fingerprint in dict.fromkeys(stored.fingerprint for stored in self.prompts):
+            for name, size in self.out.list(folder_of(fingerprint.digest)).items():
                 part = known.get(name) or self._read(name, size)
                 if part:
                     self._parts[name] = part
@@ -95,14 +82,14 @@ class Store:
         mine = [part for part in self._parts.values() if part.fingerprint == fingerprint]
         return sorted(mine, key=lambda part: (-part.generation, part.name))
 
-    def writer(self, fingerprint: Fingerprint) -> PartWriter:
-        """What appends parts for a wanted fingerprint; their rows win over those stored when this store was opened."""
-        return PartWriter(self.out, self._wanted[fingerprint.digest], self._generation)
+    def writer(self, stored: StoredPrompt) -> PartWriter:
+        """What appends parts for one of the prompts; their rows win over those stored when this store was opened."""
+        return PartWriter(self.out, stored, self.model, self.revision, self._generation)
 
     def pending(
         self,
         items: Path,
-        fingerprint: Fingerprint,
+        stored: StoredPrompt,
         *,
         notebook: bool = False,
         force: bool = False,
@@ -113,6 +100,7 @@ class Store:
         A text is missing when no part has it, or the part that is read for it has no `notebook_logit` though `notebook`
         asks for it; with `force` all are.
         """
+        fingerprint = stored.fingerprint
         num_items = pq.read_metadata(items).num_rows
         missing = np.zeros(num_items + len(extra_texts), bool)
         num_wanted = 0
@@ -120,33 +108,32 @@ class Store:
         payloads = (_notebook_payload(load_keys(self.out, part), part) for part in parts)
         wanted = _wanted_keys(items, extra_texts)
         num_keys = len(missing) + sum(part.num_texts for part in parts)
-        for has_notebook, positions, first in _meet(self.out, wanted, payloads, np.dtype(bool), num_keys):
+        for has_notebook, positions, first in _hash_join(self.out, wanted, payloads, np.dtype(bool), num_keys):
             num_wanted += len(np.unique(first))
             lacks = first >= len(has_notebook)
             if notebook:
                 lacks |= ~np.append(has_notebook, np.ones(len(positions), bool))[first]
             missing[positions[lacks][np.unique(first[lacks], return_index=True)[1]]] = True
         path = self.out.work / f"pending-{fingerprint.digest[:16]}.parquet"
-        with self.out.told("write scratch files in"):
+        with self.out.explain_errors("write scratch files in"):
             _stage(path, items, missing, extra_texts)
         pending = Pending(path, int(missing.sum()), num_wanted)
-        self._note(fingerprint, pending)
+        self._write_plan(stored, pending)
         return pending
 
-    def _note(self, fingerprint: Fingerprint, pending: Pending) -> None:
+    def _write_plan(self, stored: StoredPrompt, pending: Pending) -> None:
         """Leave for `status` what this run set out to score."""
-        wanted = self._wanted[fingerprint.digest]
         plan = {
-            "model": wanted.model,
-            "revision": wanted.revision,
-            "prompt": wanted.prompt,
+            "model": self.model,
+            "revision": self.revision,
+            "prompt": stored.prompt.name,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "generation": self._generation,
             "num_missing": pending.num_missing,
             "num_wanted": pending.num_wanted,
         }
         if pending.num_missing:
-            self.out.write_bytes(f"{folder_of(fingerprint.digest)}/{PLAN}", seal(plan))
+            self.out.write_bytes(f"{folder_of(stored.fingerprint.digest)}/{PLAN}", seal(plan))
 
     def scores(
         self, items: Path, fingerprint: Fingerprint, extra_texts: Sequence[str] = ()
@@ -162,7 +149,7 @@ class Store:
         wanted = _wanted_keys(items, extra_texts)
         num_keys = pq.read_metadata(items).num_rows + sum(part.num_texts for part in parts)
         stored = (load_scores(self.out, part) for part in parts)
-        for rows, positions, first in _meet(self.out, wanted, stored, dtype, num_keys):
+        for rows, positions, first in _hash_join(self.out, wanted, stored, dtype, num_keys):
             found = first < len(rows)
             yield positions[found], rows[first[found]]
 
@@ -178,14 +165,14 @@ def _wanted_keys(items: Path, extra_texts: Sequence[str]) -> Iterator[Array]:
         yield keys_of(pa.array([hash_text(text) for text in extra_texts], pa.string()))
 
 
-def _meet(
+def _hash_join(
     out: Output,
     wanted: Iterator[Array],
     stored: Iterator[tuple[Array, Array]],
     dtype: np.dtype[np.void] | np.dtype[np.bool],
     num_keys: int,
 ) -> Iterator[tuple[Array, Array, Array]]:
-    """Bring equal keys together: for each bucket (payloads of the stored keys, positions of the wanted keys, first).
+    """Join on equal keys, bucket by bucket: payloads of the stored keys, positions of the wanted keys, `first`.
 
     `first` tells for each wanted key where the first key equal to it is: below len(payloads) in the payloads, from
     there on among the wanted ones themselves. Stored keys that come first win.
@@ -195,7 +182,7 @@ def _meet(
         Spill(out.work, [KEY, ("payload", dtype)], buckets) as left,
         Spill(out.work, [KEY, ("position", "<i8")], buckets) as right,
     ):
-        with out.told("write scratch files in"):
+        with out.explain_errors("write scratch files in"):
             for keys, payload in stored:
                 left.add(bucket_of(keys, buckets), key=keys, payload=payload)
             left.flush()
@@ -225,19 +212,7 @@ def _stage(path: Path, items: Path, missing: npt.NDArray[np.bool_], extra_texts:
         extra = [text for text, lacks in zip(extra_texts, missing[num_items:], strict=True) if lacks]
         yield pa.record_batch([[hash_text(text) for text in extra], extra], schema=schema)
 
-    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
-        for table in rebatch(chosen(), ROWS_AT_ONCE):
-            writer.write_table(table)
-
-
-def read_batches(path: Path, columns: list[str], num_rows: int = ROWS_AT_ONCE) -> Iterator[pa.RecordBatch]:
-    """Stream columns of a Parquet file, page checksums verified. Raises RunError for a damaged file."""
-    try:
-        # One row group and one thread at a time: read ahead, or with a heap for each thread, memory grows threefold.
-        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-            yield from file.iter_batches(num_rows, columns=columns, use_threads=False)
-    except (OSError, pa.ArrowException) as error:
-        raise RunError(f"{path}: cannot read it ({error}); run again, it is made anew") from error
+    write_table(path, schema, rebatch(chosen(), ROWS_AT_ONCE))
 
 
 def hash_text(text: str) -> str:

@@ -1,10 +1,10 @@
-"""Looking after an output: what it holds, whether all of it is sound, what of it is stale, what its past was.
+"""Looking after an output: what it holds, whether all of it is sound, what of it is stale.
 
 Invariant: nothing here changes an output but `prune`, which takes away only what no finished or unfinished run uses.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -14,14 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import LabelscoreError, RunError
-from pipeline.storing.files import Output, hash_bytes
+from pipeline.storing.files import Finding, Output, hash_bytes
+from pipeline.storing.history import read_history
 from pipeline.storing.layout import (
     FOLDER,
-    HISTORY,
     ITEMS,
     MANIFEST,
     PART_NAME,
     PLAN,
+    RUNS,
     SCORES,
     SCORES_SCHEMA,
     SET_ASIDE,
@@ -29,9 +30,9 @@ from pipeline.storing.layout import (
 )
 from pipeline.storing.manifest import Manifest, read_manifest
 from pipeline.storing.parts import BadPart, Part, peek_part, read_part
-from pipeline.storing.published import changed_files, read_table
+from pipeline.storing.runs import changed_files, old_folders, run_folders, views_of
 from pipeline.storing.sealed import unseal
-from pipeline.storing.store import Finding, read_batches
+from pipeline.storing.tables import read_batches
 
 State = Literal["published", "unfinished", "stale"]
 
@@ -88,7 +89,7 @@ def status(out: Output) -> Status:
         manifest,
         sorted(stored, key=lambda s: (s.state, s.model, s.prompt, s.folder)),
         {name: size for name, size in files.items() if name.startswith(f"{SET_ASIDE}/")},
-        sum(files.values()),
+        sum(size for name, size in files.items() if out.remote or not (manifest and name in views_of(out))),
         findings,
     )
 
@@ -147,7 +148,7 @@ def _stored(folder: str, manifest: Manifest | None, plan: dict[str, Any] | None,
 
 
 def prune(out: Output, *, dry_run: bool) -> list[Pruned]:
-    """Remove what was set aside and the parts of fingerprints that the last finished run does not use.
+    """Remove what was set aside, parts of fingerprints that the last finished run does not use, and replaced runs.
 
     What an unfinished newer run has stored is kept. With `dry_run` nothing is removed. The caller holds the lock.
     Raises RunError when no run has finished (everything would be stale) or the manifest is damaged.
@@ -162,6 +163,9 @@ def prune(out: Output, *, dry_run: bool) -> list[Pruned]:
     for name, size in out.list(STORE).items():
         if belongs := stale.get(_folder(name)):
             pruned.append(Pruned(name, size, f"prompt '{belongs.prompt}' of {belongs.model} is in no finished run"))
+    for folder in old_folders(out, now.published.folder):
+        files = out.list(folder)
+        pruned += [Pruned(name, size, "its run was replaced, or cut short") for name, size in files.items()]
     if not dry_run:
         for file in pruned:
             out.delete(file.name)
@@ -169,11 +173,10 @@ def prune(out: Output, *, dry_run: bool) -> list[Pruned]:
 
 
 def history(out: Output) -> list[dict[str, Any]]:
-    """The lines of history.parquet, oldest first. Raises RunError where it is damaged."""
-    if not out.exists(HISTORY):
-        return []
+    """The lines of all past runs, oldest first. Raises RunError where they are damaged."""
+    manifest = read_manifest(out)
     try:
-        return list(read_table(out, HISTORY).sort_by("finished").to_pylist())
+        return list(read_history(out.inside(manifest.folder if manifest else "")).sort_by("finished").to_pylist())
     except ValueError as error:
         raise RunError(f"{out}: {error}; the next run begins a new history and keeps this file aside") from error
 
@@ -205,22 +208,41 @@ def _verify_store(out: Output) -> Iterator[Finding]:
 
 
 def _verify_published(out: Output) -> Iterator[Finding]:
-    files = {name for name in out.list() if not name.startswith(f"{STORE}/")}
+    files = {name for name in out.list() if not name.startswith((f"{STORE}/", f"{RUNS}/"))}
     try:
         manifest = read_manifest(out)
-    except RunError as error:
+    except LabelscoreError as error:
         yield Finding(MANIFEST, str(error), "nothing published can be checked without it")
         return
     if manifest is None:
         if files:
             yield Finding(MANIFEST, "it is missing: no run has finished", "run again to publish")
         return
-    changed = list(changed_files(out, manifest.files))
-    yield from changed
-    for name in sorted(files - set(manifest.files) - {MANIFEST}):
+    yield from _verify_run(out, manifest.folder, manifest)
+    if not manifest.folder:
+        return
+    views = {name: manifest.files[name] for name in views_of(out) if name in manifest.files}
+    yield from changed_files(out, views)
+    for name in sorted(files - views.keys() - {MANIFEST}):
         yield Finding(name, "the last finished run did not write it", "run again, or move it elsewhere if it is yours")
-    if not changed:
-        yield from _verify_scores(out, manifest)
+    for folder, _ in run_folders(out):
+        try:
+            if read_manifest(out.inside(folder)) is None:
+                yield Finding(folder, "its run was cut short", "the next run removes it")
+        except LabelscoreError as error:
+            yield Finding(f"{folder}/{MANIFEST}", str(error), "run again")
+
+
+def _verify_run(out: Output, folder: str, manifest: Manifest) -> Iterator[Finding]:
+    """Every file in the folder of a run; `manifest` may be the output's own, which the folder has, too."""
+    run, prefix = out.inside(folder), f"{folder}/" if folder else ""
+    problems = list(changed_files(run, manifest.files))
+    others = {name for name in run.list() if not name.startswith((f"{STORE}/", f"{RUNS}/"))}
+    for name in sorted(others - manifest.files.keys() - {MANIFEST}):
+        problems.append(Finding(name, "its run did not write it", "run again, or move it elsewhere if it is yours"))
+    yield from (replace(problem, name=f"{prefix}{problem.name}") for problem in problems)
+    if not problems:
+        yield from _verify_scores(run, manifest)
 
 
 def _verify_scores(out: Output, manifest: Manifest) -> Iterator[Finding]:

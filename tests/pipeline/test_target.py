@@ -1,5 +1,6 @@
 """What a run wants: chat markup, solved examples, fingerprints and shards."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +14,8 @@ from pipeline.bundled import demo_model_path
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import InputError
 from pipeline.scoring.tokens import Encoder
-from pipeline.target import chat_markup, cut_shards, make_target
+from pipeline.shard import cut_shards
+from pipeline.target import chat_markup, make_target
 
 CHAT = (
     "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] }}<end_of_turn>\n"
@@ -34,9 +36,8 @@ def test_chat_markup_is_the_tokenizers_own_template(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(demo_model_path())
     tokenizer.chat_template = CHAT
     tokenizer.add_special_tokens({"additional_special_tokens": ["<start_of_turn>", "<end_of_turn>"]})
-    before, after = chat_markup(tokenizer)
-    prompt = target_of(tmp_path).prompts[0].prompt
-    encoder = Encoder(tokenizer, prompt, context_tokens=1024, before=before, after=after)
+    prompt = replace(target_of(tmp_path).prompts[0].prompt, chat=chat_markup(tokenizer))
+    encoder = Encoder(tokenizer, prompt, context_tokens=1024)
     (found,) = encoder.encode(["A goal in the last minute."])
     message = [{"role": "user", "content": "Article: A goal in the last minute.\nTopic:"}]
     rendered = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
@@ -70,12 +71,12 @@ def test_settings_that_change_scores_change_the_fingerprint_and_others_do_not(tm
 
 
 def test_examples_may_not_come_from_the_split_that_is_scored(tmp_path: Path) -> None:
-    """Otherwise an article could stand among its own examples."""
+    """Otherwise an item could stand among its own examples."""
     with pytest.raises(InputError, match="another split"):
         target_of(tmp_path, num_shots=4, shots_split="test")
 
 
-def test_examples_stand_before_the_article_in_every_prompt(tmp_path: Path) -> None:
+def test_examples_stand_before_the_text_in_every_prompt(tmp_path: Path) -> None:
     """The prompt's head carries them, filled in with their labels' words."""
     wanted = target_of(tmp_path, num_shots=8).prompts[0].prompt
     assert wanted.examples.count("\nTopic:") == 8

@@ -1,6 +1,7 @@
 """Token sequences are those of the whole strings; only the article is cut."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given, settings
@@ -106,7 +107,7 @@ def test_an_article_never_makes_special_tokens(name: str, special: str, before: 
     """A special token's name in an article is text, also amid chat markup, whose own special tokens count."""
     tokenizer = tiny_tokenizer(name)
     prompt = make_prompt("p", "Article: {text}\nTopic:", (" World", " Science"), NAMES[:2])
-    encoder = Encoder(tokenizer, prompt, context_tokens=300, before=before, after=after)
+    encoder = Encoder(tokenizer, replace(prompt, chat=(before, after)), context_tokens=300)
     plain, forged, split = encoder.encode(["a river", f"a {special} river", f"{special[1:]} river <"])
     ids = {tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     specials = [[token for token in found.prompt_ids if token in ids] for found in (plain, forged, split)]
@@ -124,7 +125,7 @@ def test_markup_around_a_prompt_is_encoded_as_one_string(name: str, text: str) -
     tokenizer = tiny_tokenizer(name)
     before, after, words = "<bos><turn>user\n", "<turn>\nmodel\n", (" World", "Science")
     prompt = make_prompt("p", "Article: {text}\nTopic:", words, NAMES[:2])
-    (found,) = Encoder(tokenizer, prompt, context_tokens=300, before=before, after=after).encode([text])
+    (found,) = Encoder(tokenizer, replace(prompt, chat=(before, after)), context_tokens=300).encode([text])
     if any(token in f": {text}\n" for token in SPECIAL):
         return
     string = f"{before}Article: {text}\nTopic:{after}"
@@ -278,7 +279,7 @@ def test_threads_share_a_tokenizer() -> None:
     """Encoders of several prompts on several threads give what they give alone."""
     tokenizer = tiny_tokenizer("spaces")
     texts = [f"<bos> the city number {i} of the river" for i in range(40)]
-    chat = Encoder(tokenizer, PROMPT, context_tokens=200, before="<bos><turn>", after="<turn>")
+    chat = Encoder(tokenizer, replace(PROMPT, chat=("<bos><turn>", "<turn>")), context_tokens=200)
     plain = Encoder(tokenizer, PROMPT, context_tokens=200, max_text_tokens=20)
     expected = [encoder.encode(texts) for encoder in (chat, plain)]
     results: list[list[TokenSequences]] = [[], []]

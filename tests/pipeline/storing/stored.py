@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 
 from pipeline.prompts import BUILT_IN, Prompt
 from pipeline.storing.files import Output
-from pipeline.storing.fingerprint import Fingerprint, make_fingerprint
-from pipeline.storing.parts import Wanted
-from pipeline.storing.publish import Publication, publish_tables
-from pipeline.storing.published import HISTORY, HISTORY_SCHEMA, append_history, write_manifest
+from pipeline.storing.fingerprint import Fingerprint, StoredPrompt, make_fingerprint
+from pipeline.storing.history import read_history, write_history
+from pipeline.storing.layout import HISTORY_SCHEMA, SCORES
+from pipeline.storing.manifest import Manifest
+from pipeline.storing.publish import write_tables
+from pipeline.storing.runs import begin_run, new_folder, open_run, publish
 from pipeline.storing.store import Store, hash_text
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,19 +28,15 @@ ANSWER, TOPIC = BUILT_IN["answer"], BUILT_IN["topic"]
 
 
 def fingerprint(prompt: Prompt = ANSWER, weights: str = "weights") -> Fingerprint:
-    return make_fingerprint(
-        prompt,
-        weights=weights,
-        tokenizer="tokenizer",
-        dtype="float32",
-        max_text_tokens=None,
-        chat_template=None,
-        shots=None,
-    )
+    return make_fingerprint(prompt, weights=weights, tokenizer="tokenizer", dtype="float32", max_text_tokens=None)
 
 
-def wanted(prompt: Prompt = ANSWER, weights: str = "weights") -> Wanted:
-    return Wanted(fingerprint(prompt, weights), f"model-{weights}", "revision", prompt.name)
+def wanted(prompt: Prompt = ANSWER, weights: str = "weights") -> StoredPrompt:
+    return StoredPrompt(prompt, fingerprint(prompt, weights))
+
+
+def open_store(out: Output, prompts: Sequence[Prompt] = (ANSWER,), weights: str = "weights") -> Store:
+    return Store(out, [wanted(prompt, weights) for prompt in prompts], f"model-{weights}", "revision")
 
 
 def score(text_hash: str, words: str, salt: int = 0) -> float:
@@ -82,14 +80,14 @@ def write_items(path: Path, texts: Sequence[str], row_group_size: int = 7) -> Pa
     return path
 
 
-def fill(store: Store, items: Path, print_: Fingerprint, *, part_size: int = 5, **options: bool) -> list[str]:
+def fill(store: Store, items: Path, stored: StoredPrompt, *, part_size: int = 5, **options: bool) -> list[str]:
     """Score what is pending and return the texts that had to be."""
-    pending = store.pending(items, print_, extra_texts=PRIORS, **options)
+    pending = store.pending(items, stored, extra_texts=PRIORS, **options)
     table = pq.read_table(pending.path)
     hashes = table["text_hash"].to_pylist()
     for start in range(0, len(hashes), part_size):
-        part = scored(hashes[start : start + part_size], print_, notebook=options.get("notebook", False))
-        store.writer(print_).append(part)
+        part = scored(hashes[start : start + part_size], stored.fingerprint, notebook=options.get("notebook", False))
+        store.writer(stored).append(part)
     store.refresh()
     return list(table["text"].to_pylist())
 
@@ -104,14 +102,14 @@ def run(
 ) -> list[str]:
     """A whole run without a model: returns the texts it had to score, over all prompts."""
     with out.lock(lambda line: None):
+        begin_run(out)
         items = write_items(out.work / "items.parquet", texts)
-        store = Store(out, [wanted(prompt, weights) for prompt in prompts])
-        new = [text for prompt in prompts for text in fill(store, items, fingerprint(prompt, weights), **options)]
-        pairs = [(prompt, fingerprint(prompt, weights)) for prompt in prompts]
-        publication = Publication(pairs, "model", "revision", PRIORS, notebook=options.get("notebook", False))
-        files = publish_tables(store, publication, items)
-        files[HISTORY] = append_history(out, history_rows(f"run-{time.time_ns()}"))
-        write_manifest(out, manifest(files, pairs, len(texts)))
+        store = open_store(out, prompts, weights)
+        new = [text for stored in store.prompts for text in fill(store, items, stored, **options)]
+        folder = out.inside(new_folder())
+        write_tables(folder, store, items, PRIORS, notebook=options.get("notebook", False))
+        write_history(folder, read_history(out), history_rows(f"run-{time.time_ns()}"))
+        publish(out, folder, manifest(store.prompts, len(texts)))
     return new
 
 
@@ -120,17 +118,28 @@ def history_rows(run_id: str) -> pa.Table:
     return pa.Table.from_pylist([row | {"finished": time.time_ns() // 1000}], schema=HISTORY_SCHEMA)
 
 
-def manifest(files: dict[str, str], pairs: Sequence[tuple[Prompt, Fingerprint]], num_items: int) -> dict[str, object]:
-    return {
-        "run_id": "run",
-        "finished": "2026-01-01T00:00:00+00:00",
-        "dataset": {"num_items": num_items},
-        "prompts": [
-            {"name": p.name, "fingerprint": f.digest, "labels": [{"id": x.id, "words": x.words} for x in p.labels]}
-            for p, f in pairs
-        ],
-        "files": files,
-    }
+def manifest(prompts: Sequence[StoredPrompt] = (), num_items: int = 0, **facts: object) -> Manifest:
+    return Manifest.model_validate(
+        {
+            "run_id": "run",
+            "started": "2026-01-01T00:00:00+00:00",
+            "finished": "2026-01-01T00:00:00+00:00",
+            "headline_rule": "sum",
+            "dataset": {"name": "texts", "split": "test", "num_items": num_items},
+            "model": {"name": "model", "revision": "revision", "dtype": "float32", "device": "cpu"},
+            "prompts": [
+                {
+                    "name": s.prompt.name,
+                    "template": s.prompt.template,
+                    "boundary": s.prompt.boundary,
+                    "fingerprint": s.fingerprint.digest,
+                    "labels": [{"id": x.id, "name": x.name, "words": x.words} for x in s.prompt.labels],
+                }
+                for s in prompts
+            ],
+        }
+        | facts
+    )
 
 
 def expected_scores(texts: Sequence[str], prompts: Sequence[Prompt] = (ANSWER,)) -> list[tuple[int, str, int, float]]:
@@ -143,8 +152,17 @@ def expected_scores(texts: Sequence[str], prompts: Sequence[Prompt] = (ANSWER,))
     ]
 
 
+def published(out: Output, name: str = SCORES) -> Path:
+    """A file of the last finished run."""
+    return open_run(out)[0].fetch(name)
+
+
 def published_scores(out: Output) -> list[tuple[int, str, int, float]]:
-    table = pq.read_table(out.fetch("scores/scores.parquet"), page_checksum_verification=True)
+    return scores_in(published(out))
+
+
+def scores_in(path: Path) -> list[tuple[int, str, int, float]]:
+    table = pq.read_table(path, page_checksum_verification=True)
     return list(zip(*(table[n].to_pylist() for n in ("item_id", "prompt", "label_id", "logprob")), strict=True))
 
 
@@ -169,7 +187,7 @@ def main(verb: str, location: str, *numbers: str) -> None:
     elif verb == "run":
         print(len(run(out, texts_of(int(numbers[0])))), flush=True)
     elif verb == "append":
-        writer = Store(out, [wanted()]).writer(print_)
+        writer = open_store(out).writer(wanted())
         print("ready", flush=True)
         for number in range(*map(int, numbers)):
             writer.append(scored([hash_text(f"article {number}")], print_))

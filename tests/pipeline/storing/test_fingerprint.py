@@ -18,8 +18,6 @@ BASE = {
     "tokenizer": "t",
     "dtype": "float32",
     "max_text_tokens": None,
-    "chat_template": None,
-    "shots": None,
 }
 
 
@@ -30,12 +28,10 @@ BASE = {
         {"tokenizer": "x"},
         {"dtype": "bfloat16"},
         {"max_text_tokens": 200},
-        {"chat_template": "<user>"},
-        {"shots": "x"},
     ],
 )
 def test_everything_that_may_change_a_score_changes_the_fingerprint(change: dict[str, object]) -> None:
-    """Another model, tokenizer, dtype, truncation, chat template or few-shot text is another fingerprint."""
+    """Another model, tokenizer, dtype or truncation is another fingerprint."""
     assert make_fingerprint(PROMPT, **{**BASE, **change}) != make_fingerprint(PROMPT, **BASE)  # type: ignore[arg-type]
 
 
@@ -45,10 +41,13 @@ def test_everything_that_may_change_a_score_changes_the_fingerprint(change: dict
         make_prompt("answer", "Article: {text}\nLabel:", (" World", " Sports", " Business", " Sci/Tech"), AG_NEWS),
         make_prompt("answer", PROMPT.template, (" World", " Sports", " Business", " Science"), AG_NEWS),
         make_prompt("answer", PROMPT.template, (" World", " Sports", " Business", " Sci/Tech"), AG_NEWS, "separate"),
+        replace(PROMPT, examples="Article: a\nTopic: World\n\n"),
+        replace(PROMPT, chat=("<user>", "<model>")),
+        replace(PROMPT, chat=("", "")),
     ],
 )
-def test_template_words_and_boundary_change_the_fingerprint(prompt: Prompt) -> None:
-    """A prompt of the same name with other words is another fingerprint."""
+def test_all_of_a_prompt_that_a_model_reads_changes_the_fingerprint(prompt: Prompt) -> None:
+    """A prompt of the same name with other words, solved examples or chat markup is another fingerprint."""
     assert make_fingerprint(prompt, **BASE) != make_fingerprint(PROMPT, **BASE)  # type: ignore[arg-type]
 
 

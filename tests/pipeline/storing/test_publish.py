@@ -1,7 +1,5 @@
 """Published tables are exactly the items, prompts and labels of a run, whole or not there."""
 
-import itertools
-import json
 import os
 import subprocess
 import sys
@@ -19,8 +17,9 @@ from pipeline.errors import RunError
 from pipeline.prompts import Label
 from pipeline.storing import publish
 from pipeline.storing.files import Output, hash_file
-from pipeline.storing.publish import Publication, publish_tables
-from pipeline.storing.published import append_history, mend_manifest, read_manifest, write_manifest
+from pipeline.storing.layout import SCORES
+from pipeline.storing.publish import write_tables
+from pipeline.storing.runs import new_folder
 from pipeline.storing.store import Store, hash_text
 from tests.pipeline.storing.stored import (
     ANSWER,
@@ -30,11 +29,13 @@ from tests.pipeline.storing.stored import (
     expected_scores,
     fill,
     fingerprint,
-    history_rows,
+    open_store,
+    published,
     published_scores,
     run,
     score,
     scored,
+    scores_in,
     texts_of,
     wanted,
     write_items,
@@ -69,7 +70,7 @@ def out(tmp_path: Path) -> Output:
 def test_the_table_has_the_columns_and_types_of_the_contract(out: Output) -> None:
     """design.md's columns, in order, zstd, the schema's version in the file's metadata, sorted, page checksums on."""
     run(out, TEXTS, [TOPIC, ANSWER])
-    path = out.path("scores/scores.parquet")
+    path = published(out)
     assert dict(pl.read_parquet_schema(path)) == COLUMNS
     file = pq.ParquetFile(path, page_checksum_verification=True)
     assert file.schema_arrow.metadata[b"labelscore.schema_version"] == b"1"
@@ -82,7 +83,7 @@ def test_every_row_belongs_to_its_item_prompt_and_label(out: Output) -> None:
     """Against the obvious table, with duplicate texts, gaps in the ids and two prompts; all columns."""
     run(out, TEXTS, [TOPIC, ANSWER])
     assert published_scores(out) == expected_scores(TEXTS, [TOPIC, ANSWER])
-    for row in pl.read_parquet(out.path("scores/scores.parquet")).iter_rows(named=True):
+    for row in pl.read_parquet(published(out)).iter_rows(named=True):
         i = row["item_id"] // 2
         label = next(x for p in (ANSWER, TOPIC) if p.name == row["prompt"] for x in p.labels if x.id == row["label_id"])
         logprob = score(hash_text(TEXTS[i]), label.words)
@@ -90,7 +91,7 @@ def test_every_row_belongs_to_its_item_prompt_and_label(out: Output) -> None:
             "item_id": 2 * i,
             "text_hash": hash_text(TEXTS[i]),
             "prompt": row["prompt"],
-            "model": "model",
+            "model": "model-weights",
             "revision": "revision",
             "label_id": label.id,
             "label": label.name,
@@ -124,18 +125,18 @@ def test_chunks_parts_and_label_order_do_not_show(
     items = write_items(out.work / "items.parquet", texts)
     publish.ROWS_IN_GROUP, usual = rows_in_group, publish.ROWS_IN_GROUP
     try:
-        store = Store(out, [wanted(prompt)])
-        fill(store, items, fingerprint(prompt), part_size=part_size)
-        publish_tables(store, Publication([(prompt, fingerprint(prompt))], "model", "revision", PRIORS), items)
+        store = open_store(out, [prompt])
+        fill(store, items, wanted(prompt), part_size=part_size)
+        write_tables(out, store, items, PRIORS, notebook=False)
     finally:
         publish.ROWS_IN_GROUP = usual
-    assert published_scores(out) == sorted(expected_scores(texts, [prompt]))
+    assert scores_in(out.path(SCORES)) == sorted(expected_scores(texts, [prompt]))
 
 
 def test_priors_hold_the_content_free_texts_of_each_prompt(out: Output) -> None:
     """One row for each prompt, content-free text and label."""
     run(out, TEXTS, [TOPIC, ANSWER])
-    table = pl.read_parquet(out.path("priors.parquet"))
+    table = pl.read_parquet(published(out, "priors.parquet"))
     expected = [
         (prompt.name, text, x.id, score(hash_text(text), x.words))
         for prompt in (ANSWER, TOPIC)
@@ -148,10 +149,10 @@ def test_priors_hold_the_content_free_texts_of_each_prompt(out: Output) -> None:
 def test_the_notebooks_rule_is_published_only_when_asked_for(out: Output) -> None:
     """The column is null for a run that did not ask, also where the store has it."""
     run(out, TEXTS, notebook=True)
-    asked = pl.read_parquet(out.path("scores/scores.parquet"))
+    asked = pl.read_parquet(published(out))
     assert (asked["notebook_logit"] == asked["logprob"] + 0.25).all()
     assert run(out, TEXTS) == []
-    assert pl.read_parquet(out.path("scores/scores.parquet"))["notebook_logit"].is_null().all()
+    assert pl.read_parquet(published(out))["notebook_logit"].is_null().all()
 
 
 def test_a_smaller_run_publishes_its_own_items_only(out: Output) -> None:
@@ -159,7 +160,7 @@ def test_a_smaller_run_publishes_its_own_items_only(out: Output) -> None:
     run(out, TEXTS, [ANSWER, TOPIC])
     run(out, TEXTS[3:7], [TOPIC])
     assert published_scores(out) == expected_scores(TEXTS[3:7], [TOPIC])
-    assert pl.read_parquet(out.path("items.parquet"))["text"].to_list() == TEXTS[3:7]
+    assert pl.read_parquet(published(out, "items.parquet"))["text"].to_list() == TEXTS[3:7]
 
 
 def test_the_same_scores_give_the_same_bytes(tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_the_same_scores_give_the_same_bytes(tmp_path: Path) -> None:
         if name == "b":
             run(out, TEXTS[:5])
         run(out, TEXTS, [ANSWER, TOPIC])
-        hashes.append([hash_file(out.path(n)) for n in ("scores/scores.parquet", "items.parquet", "priors.parquet")])
+        hashes.append([hash_file(published(out, n)) for n in (SCORES, "items.parquet", "priors.parquet")])
     assert hashes[0] == hashes[1]
 
 
@@ -179,10 +180,10 @@ def test_a_missing_score_publishes_nothing(out: Output) -> None:
     run(out, TEXTS)
     before = {name: hash_file(out.path(name)) for name in out.list()}
     with out.lock(print):
-        store = Store(out, [wanted()])
+        store = open_store(out)
         items = write_items(out.work / "items.parquet", [*TEXTS, "unscored", "unscored"])
         with pytest.raises(RunError, match="prompt 'answer': 2 texts have no scores; run again"):
-            publish_tables(store, Publication([(ANSWER, fingerprint())], "m", "r", PRIORS), items)
+            write_tables(out.inside(new_folder()), store, items, PRIORS, notebook=False)
     assert {name: hash_file(out.path(name)) for name in out.list()} == before
 
 
@@ -191,98 +192,34 @@ def test_items_whose_ids_do_not_rise_are_refused(out: Output) -> None:
     items = write_items(out.work / "items.parquet", TEXTS)
     table = pq.read_table(items)
     pq.write_table(pa.concat_tables([table, table.slice(3, 1)]), items)
-    store = Store(out, [wanted()])
-    fill(store, items, fingerprint())
+    store = open_store(out)
+    fill(store, items, wanted())
     with pytest.raises(RunError, match="item_id does not rise"):
-        publish_tables(store, Publication([(ANSWER, fingerprint())], "m", "r", PRIORS), items)
-    assert not out.exists("scores/scores.parquet")
+        write_tables(out, store, items, PRIORS, notebook=False)
+    assert not out.exists(SCORES)
 
 
-def test_rejected_rows_are_published_while_there_are_some(out: Output) -> None:
-    """rejected.parquet comes with a run that rejected rows and goes with one that did not."""
+def test_rejected_rows_are_a_table_where_there_are_some(out: Output) -> None:
+    """rejected.parquet comes with a run that rejected rows."""
     items = write_items(out.work / "items.parquet", TEXTS)
     rejected = out.work / "rejected.parquet"
     pq.write_table(pa.table({"item_id": [1], "reason": ["empty"]}), rejected)
-    store = Store(out, [wanted()])
-    fill(store, items, fingerprint())
-    publication = Publication([(ANSWER, fingerprint())], "m", "r", PRIORS)
-    assert "rejected.parquet" in publish_tables(store, publication, items, rejected)
-    assert out.exists("rejected.parquet")
-    assert "rejected.parquet" not in publish_tables(store, publication, items)
-    assert not out.exists("rejected.parquet")
+    store = open_store(out)
+    fill(store, items, wanted())
+    for folder, rows in (("with", rejected), ("without", None)):
+        write_tables(out.inside(folder), store, items, PRIORS, notebook=False, rejected=rows)
+    assert [out.exists(f"{folder}/rejected.parquet") for folder in ("with", "without")] == [True, False]
 
 
 def test_names_of_models_and_prompts_are_data_not_paths(out: Output) -> None:
     """A prompt or model called like a path writes nothing outside the output, and is found in its columns."""
     prompt = replace(ANSWER, name="../../escaped")
     items = write_items(out.work / "items.parquet", TEXTS)
-    store = Store(out, [replace(wanted(prompt), model="../../escaped", revision="/etc")])
-    fill(store, items, fingerprint(prompt))
-    publish_tables(store, Publication([(prompt, fingerprint(prompt))], "../../escaped", "/etc", PRIORS), items)
+    store = Store(out, [wanted(prompt)], "../../escaped", "/etc")
+    fill(store, items, wanted(prompt))
+    write_tables(out, store, items, PRIORS, notebook=False)
     assert [path.name for path in out.root.parent.iterdir()] == ["out"]
-    assert pl.read_parquet(out.path("scores/scores.parquet"))["prompt"].unique().to_list() == ["../../escaped"]
-
-
-# History and manifest
-
-
-def test_history_grows_by_a_run_once(out: Output) -> None:
-    """A run that is recorded twice (its task was retried) has one line."""
-    for run_id in ("a", "b", "b", "c"):
-        append_history(out, history_rows(run_id))
-    assert pl.read_parquet(out.path("history.parquet"))["run_id"].to_list() == ["a", "b", "c"]
-
-
-def test_a_damaged_history_is_kept_aside_and_a_new_one_begun(out: Output) -> None:
-    """Nothing is lost, and nothing damaged is carried on."""
-    append_history(out, history_rows("a"))
-    data = out.read_bytes("history.parquet")
-    out.write_bytes("history.parquet", data[: len(data) // 2])
-    append_history(out, history_rows("b"))
-    assert pl.read_parquet(out.path("history.parquet"))["run_id"].to_list() == ["b"]
-    assert out.read_bytes("history.parquet.damaged") == data[: len(data) // 2]
-
-
-def test_the_manifest_comes_back_as_it_was_written(out: Output) -> None:
-    """With the schema's version added; none is None."""
-    assert read_manifest(out) is None
-    write_manifest(out, {"run_id": "é\ud800", "counts": {"items": 3}})
-    assert read_manifest(out) == {"run_id": "é\ud800", "counts": {"items": 3}, "schema_version": 1}
-    assert json.loads(out.read_bytes("manifest.json"))["run_id"] == "é\ud800"
-
-
-def test_a_flipped_bit_or_a_cut_in_the_manifest_is_found(out: Output) -> None:
-    """At every byte."""
-    write_manifest(out, {"run_id": "x", "accuracy": 0.8325})
-    data = out.read_bytes("manifest.json")
-    for place, cut in itertools.product(range(len(data)), (False, True)):
-        spoilt = bytearray(data)
-        spoilt[place] ^= 1
-        out.path("manifest.json").write_bytes(data[:place] if cut else bytes(spoilt))
-        with pytest.raises(RunError, match=r"manifest.json (is damaged|has schema version)"):
-            read_manifest(out)
-
-
-def test_a_manifest_of_a_newer_version_is_refused_with_what_to_do(out: Output) -> None:
-    """An older labelscore does not guess."""
-    out.write_bytes("manifest.json", b'{"schema_version": 7}')
-    with pytest.raises(RunError, match=r"schema version 7.*upgrade labelscore"):
-        read_manifest(out)
-
-
-def test_a_run_sets_a_damaged_manifest_aside_and_refuses_a_newer_one(out: Output) -> None:
-    """What cannot be read is kept and named; what a newer labelscore wrote is not overwritten."""
-    assert mend_manifest(out) == []
-    write_manifest(out, {"run_id": "x"})
-    assert mend_manifest(out) == []
-    out.write_bytes("manifest.json", b"torn")
-    (finding,) = mend_manifest(out)
-    assert "manifest.json: it is damaged or was edited; moved to store/set-aside/damaged-manifest.json" in str(finding)
-    assert out.read_bytes("store/set-aside/damaged-manifest.json") == b"torn"
-    assert read_manifest(out) is None
-    out.write_bytes("manifest.json", b'{"schema_version": 7}')
-    with pytest.raises(RunError, match="upgrade labelscore"):
-        mend_manifest(out)
+    assert pl.read_parquet(out.path(SCORES))["prompt"].unique().to_list() == ["../../escaped"]
 
 
 # Faults
@@ -297,9 +234,11 @@ run(out, texts_of(10))
 items = write_items(out.work / "items.parquet", [f"{text} {'x' * 40}" for text in texts_of(400)], 100)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 try:
-    store = Store(out, [wanted()])
-    fill(store, items, fingerprint(), part_size=400)
-    publish_tables(store, Publication([(ANSWER, fingerprint())], "model", "revision", PRIORS), items)
+    store = open_store(out)
+    fill(store, items, wanted(), part_size=400)
+    folder = out.inside(new_folder())
+    write_tables(folder, store, items, PRIORS, notebook=False)
+    publish(out, folder, manifest(store.prompts, 400))
 except RunError as error:
     print(error)
 """
@@ -319,7 +258,7 @@ def test_a_disk_that_fills_up_leaves_the_store_and_the_tables_whole(tmp_path: Pa
     out = Output(tmp_path)
     texts = [f"{text} {'x' * 40}" for text in texts_of(400)]
     assert published_scores(out) == expected_scores(texts_of(10) if struck else texts)
-    assert Store(out, [wanted()]).findings == []
+    assert open_store(out).findings == []
     run(out, texts)
     assert published_scores(out) == expected_scores(texts)
 
@@ -327,10 +266,10 @@ def test_a_disk_that_fills_up_leaves_the_store_and_the_tables_whole(tmp_path: Pa
 def test_parts_of_two_runs_at_once_give_one_row_each(out: Output) -> None:
     """Without a lock (object storage) two runs may store a text twice; the published table has it once."""
     items = write_items(out.work / "items.parquet", TEXTS)
-    first, second = (Store(out, [wanted()]) for _ in range(2))
-    fill(first, items, fingerprint())
+    first, second = (open_store(out) for _ in range(2))
+    fill(first, items, wanted())
     hashes = [hash_text(text) for text in dict.fromkeys([*TEXTS, *PRIORS])]
-    second.writer(fingerprint()).append(scored(hashes, fingerprint()))
+    second.writer(wanted()).append(scored(hashes, fingerprint()))
     second.refresh()
-    publish_tables(second, Publication([(ANSWER, fingerprint())], "model", "revision", PRIORS), items)
-    assert published_scores(out) == expected_scores(TEXTS)
+    write_tables(out, second, items, PRIORS, notebook=False)
+    assert scores_in(out.path(SCORES)) == expected_scores(TEXTS)

@@ -13,13 +13,14 @@ from moto.server import ThreadedMotoServer
 
 from pipeline.errors import InputError, LabelscoreError
 from pipeline.storing.files import Output
-from pipeline.storing.store import Store, hash_text
+from pipeline.storing.store import hash_text
 from pipeline.storing.upkeep import history, prune, status, verify
 from tests.pipeline.storing.stored import (
     ANSWER,
     TOPIC,
     expected_scores,
     fingerprint,
+    open_store,
     published_scores,
     run,
     scored,
@@ -113,7 +114,7 @@ def test_a_mirrored_part_is_not_downloaded_again(out: Output) -> None:
     parts = [name for name in out.list("store") if name.endswith(".parquet")]
     before = {name: out.path(name).stat().st_mtime_ns for name in parts}
     out.path(parts[0]).write_bytes(b"torn copy")
-    store = Store(out, [wanted()])
+    store = open_store(out)
     assert store.findings == []
     after = {name: out.path(name).stat().st_mtime_ns for name in parts}
     assert [name for name in parts if before[name] != after[name]] == [parts[0]]
@@ -171,7 +172,7 @@ def test_a_killed_writer_leaves_nothing_half(
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     texts = [f"article {number}" for number in range(80)]
-    store = Store(out, [wanted()])
+    store = open_store(out)
     assert store.findings == []
     num_whole = len(store.parts(fingerprint()))
     assert num_whole >= num_parts
@@ -210,9 +211,9 @@ def test_parts_appended_by_workers_elsewhere_are_seen_after_a_refresh(
     out: Output, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A worker's mirror is its own; the driver fetches what was stored."""
-    store = Store(out, [wanted()])
+    store = open_store(out)
     worker = elsewhere(out, monkeypatch, tmp_path / "machine-2")
-    Store(worker, [wanted()]).writer(fingerprint()).append(scored([hash_text("a")], fingerprint()))
+    open_store(worker).writer(wanted()).append(scored([hash_text("a")], fingerprint()))
     store.refresh()
     items = write_items(out.work / "items.parquet", ["a", "b"])
-    assert store.pending(items, fingerprint()).num_missing == 1
+    assert store.pending(items, wanted()).num_missing == 1

@@ -29,6 +29,7 @@ from tests.pipeline.storing.stored import (
     TOPIC,
     fill,
     fingerprint,
+    open_store,
     run,
     score,
     scored,
@@ -45,13 +46,9 @@ def out(tmp_path: Path) -> Output:
     return Output(tmp_path / "out")
 
 
-def open_store(out: Output) -> Store:
-    return Store(out, [wanted()])
-
-
 def missing(store: Store, folder: Output, texts: Sequence[str], **options: bool) -> list[str]:
     items = write_items(folder.work / "items.parquet", texts)
-    pending = store.pending(items, fingerprint(), **options)
+    pending = store.pending(items, wanted(), **options)
     table = pq.read_table(pending.path)
     assert table.num_rows == pending.num_missing
     assert table["text_hash"].to_pylist() == [hash_text(text) for text in table["text"].to_pylist()]
@@ -115,12 +112,12 @@ def test_force_scores_everything_and_the_new_scores_win(out: Output) -> None:
     """With --force all wanted texts are scored, and of two rows for a text the later run's is read."""
     with out.lock(print):
         items = write_items(out.work / "items.parquet", TEXTS)
-        fill(open_store(out), items, fingerprint())
+        fill(open_store(out), items, wanted())
         for salt in (1, 2, 3):
             store = open_store(out)
             assert missing(store, out, TEXTS, force=True) == TEXTS
             for half in (TEXTS[:10], TEXTS[10:]):
-                store.writer(fingerprint()).append(scored([hash_text(t) for t in half], fingerprint(), salt=salt))
+                store.writer(wanted()).append(scored([hash_text(t) for t in half], fingerprint(), salt=salt))
             store.refresh()
             found = dict(zip(*flat(store, items), strict=True))
             assert found == {i: score(hash_text(t), fingerprint().label_words[0], salt) for i, t in enumerate(TEXTS)}
@@ -137,7 +134,7 @@ def test_missing_texts_come_in_the_order_of_the_items_with_the_extra_ones_last(o
     """Order and distinctness are those of the first appearance."""
     with out.lock(print):
         items = write_items(out.work / "items.parquet", ["c", "a", "N/A", "c", "b", "a"])
-        pending = open_store(out).pending(items, fingerprint(), extra_texts=PRIORS)
+        pending = open_store(out).pending(items, wanted(), extra_texts=PRIORS)
         assert pq.read_table(pending.path)["text"].to_pylist() == ["c", "a", "N/A", "b", "", "[MASK]"]
 
 
@@ -158,7 +155,7 @@ def test_pending_is_the_set_difference(
         for numbers in appended:
             if numbers:
                 hashes = [hash_text(f"text {n}") for n in dict.fromkeys(numbers)]
-                store.writer(fingerprint()).append(scored(hashes, fingerprint()))
+                store.writer(wanted()).append(scored(hashes, fingerprint()))
         store.refresh()
         held = {n for numbers in appended for n in numbers}
         expected = [f"text {n}" for n in dict.fromkeys(asked) if n not in held]
@@ -225,7 +222,7 @@ def test_half_texts_and_impossible_rows_are_refused(out: Output, change: Callabl
     """A part holds whole texts with finite scores or is not written."""
     table = scored([hash_text(text) for text in TEXTS[:3]], fingerprint())
     with pytest.raises((ValueError, KeyError, pa.ArrowException)):
-        open_store(out).writer(fingerprint()).append(change(table))
+        open_store(out).writer(wanted()).append(change(table))
     assert out.list() == {}
 
 
@@ -236,7 +233,7 @@ def test_the_order_of_appended_rows_does_not_matter(out: Output) -> None:
     with out.lock(print):
         items = write_items(out.work / "items.parquet", TEXTS)
         store = open_store(out)
-        store.writer(fingerprint()).append(shuffled)
+        store.writer(wanted()).append(shuffled)
         store.refresh()
         assert dict(zip(*flat(store, items), strict=True)) == {
             i: score(hash_text(t), fingerprint().label_words[0]) for i, t in enumerate(TEXTS)
@@ -246,7 +243,7 @@ def test_the_order_of_appended_rows_does_not_matter(out: Output) -> None:
 def test_a_writer_can_be_sent_to_another_process(out: Output) -> None:
     """What appends is small and picklable, and the same part twice is one file."""
     table = scored([hash_text("a")], fingerprint())
-    writer = open_store(out).writer(fingerprint())
+    writer = open_store(out).writer(wanted())
     copy = pickle.loads(pickle.dumps(writer))
     assert isinstance(copy, PartWriter)
     assert copy.append(table) == writer.append(table)
@@ -270,8 +267,8 @@ def test_processes_append_side_by_side(out: Output) -> None:
 def one_part(out: Output) -> tuple[str, bytes]:
     """A store with two parts; the name and bytes of the one that will be spoilt."""
     store = open_store(out)
-    store.writer(fingerprint()).append(scored([hash_text(text) for text in TEXTS[10:]], fingerprint()))
-    name = store.writer(fingerprint()).append(scored([hash_text(text) for text in TEXTS[:10]], fingerprint()))
+    store.writer(wanted()).append(scored([hash_text(text) for text in TEXTS[10:]], fingerprint()))
+    name = store.writer(wanted()).append(scored([hash_text(text) for text in TEXTS[:10]], fingerprint()))
     return name, out.read_bytes(name)
 
 
@@ -352,7 +349,7 @@ def test_a_part_of_another_fingerprint_is_not_served(out: Output) -> None:
     """A part moved into another fingerprint's folder keeps its own fingerprint, and is set aside."""
     name, data = one_part(out)
     out.delete(name)
-    other = Store(out, [wanted(weights="others")]).writer(fingerprint(weights="others"))
+    other = open_store(out, weights="others").writer(wanted(weights="others"))
     data = out.read_bytes(other.append(scored([hash_text(text) for text in TEXTS[:10]], fingerprint())))
     assert_set_aside(out, as_named(out, data), data, "foreign")
 
@@ -406,7 +403,7 @@ THREADS_OF_A_READING = """
 import os, sys
 from pipeline.storing.parts import load_scores
 from tests.pipeline.storing.stored import *
-store = Store(Output(sys.argv[1]), [wanted()])
+store = open_store(Output(sys.argv[1]))
 before = set(os.listdir("/proc/self/task"))
 for part in store.parts(fingerprint()):
     load_scores(store.out, part)
@@ -431,7 +428,7 @@ def test_scratch_files_do_not_outlive_their_use(out: Output) -> None:
     items = write_items(out.work / "items.parquet", TEXTS)
     out.write_bytes(name, data[:-1])
     with pytest.raises(RunError):
-        store.pending(items, fingerprint())
+        store.pending(items, wanted())
     assert {path.name for path in out.work.iterdir()} == {
         "items.parquet",
         f"pending-{fingerprint().digest[:16]}.parquet",

@@ -20,15 +20,15 @@ with out.lock(print), pq.ParquetWriter(out.work / "items.parquet", schema) as wr
         ids = list(range(start, start + 4000))
         writer.write_table(pa.table([ids, texts, [0] * 4000, [hash_text(t) for t in texts]], schema=schema))
     writer.close()
-    items, store = out.work / "items.parquet", Store(out, [wanted()])
-    pending = store.pending(items, print_, extra_texts=PRIORS)
+    items, store = out.work / "items.parquet", open_store(out)
+    pending = store.pending(items, wanted(), extra_texts=PRIORS)
     for batch in pq.ParquetFile(pending.path).iter_batches(1000, columns=["text_hash"], use_threads=False):
         rows = scored(["0" * 64], print_).take(pa.array([0, 1, 2, 3] * batch.num_rows))
         hashes = batch["text_hash"].take(pa.array([i // 4 for i in range(4 * batch.num_rows)]))
-        store.writer(print_).append(rows.set_column(0, "text_hash", hashes))
+        store.writer(wanted()).append(rows.set_column(0, "text_hash", hashes))
     store.refresh()
-    assert store.pending(items, print_, extra_texts=PRIORS).num_missing == 0
-    publish_tables(store, Publication([(ANSWER, print_)], "model", "revision", PRIORS), items)
+    assert store.pending(items, wanted(), extra_texts=PRIORS).num_missing == 0
+    write_tables(out, store, items, PRIORS, notebook=False)
 assert pq.read_metadata(out.path("scores/scores.parquet")).num_rows == 4 * num_items
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pipeline.storing.files import Output
-from pipeline.storing.parts import STORE
-from pipeline.storing.store import SET_ASIDE, Store, hash_text
+from pipeline.storing.layout import SET_ASIDE, STORE
+from pipeline.storing.store import hash_text
 from pipeline.storing.upkeep import prune, status, verify
 from tests.pipeline.storing.stored import (
     ANSWER,
@@ -19,6 +19,7 @@ from tests.pipeline.storing.stored import (
     expected_scores,
     fill,
     fingerprint,
+    open_store,
     published_scores,
     run,
     scored,
@@ -57,23 +58,23 @@ class Nights(RuleBasedStateMachine):
     @rule(texts=texts, name=names, num_texts=st.integers(0, 6))
     def begin_a_run(self, texts: list[str], name: str, num_texts: int) -> None:
         """A run that dies after some texts: what it stored counts for the next one."""
-        print_ = fingerprint(PROMPTS[name])
+        stored = wanted(PROMPTS[name])
         with self.out.lock(lambda line: None):
-            store = Store(self.out, [wanted(PROMPTS[name])])
+            store = open_store(self.out, [PROMPTS[name]])
             items = write_items(self.out.work / "items.parquet", texts)
-            assert store.pending(items, print_).num_missing == len(set(texts) - self.stored[name])
+            assert store.pending(items, stored).num_missing == len(set(texts) - self.stored[name])
             done = [text for text in dict.fromkeys(texts) if text not in self.stored[name]][:num_texts]
             if done:
-                store.writer(print_).append(scored([hash_text(text) for text in done], print_))
+                store.writer(stored).append(scored([hash_text(text) for text in done], stored.fingerprint))
         self.stored[name] |= set(done)
 
     @rule(texts=texts, name=names)
     def force(self, texts: list[str], name: str) -> None:
         """A forced run stores its texts a second time, which changes nothing that is read."""
         with self.out.lock(lambda line: None):
-            store = Store(self.out, [wanted(PROMPTS[name])])
+            store = open_store(self.out, [PROMPTS[name]])
             items = write_items(self.out.work / "items.parquet", texts)
-            forced = fill(store, items, fingerprint(PROMPTS[name]), force=True)
+            forced = fill(store, items, wanted(PROMPTS[name]), force=True)
         assert set(forced) == {*texts, *PRIORS}
         self.stored[name] |= {*texts, *PRIORS}
 
@@ -90,7 +91,7 @@ class Nights(RuleBasedStateMachine):
         self.out.write_bytes(victim, bytes(data[: chance.randrange(len(data))] if cut else data))
         assert victim in {finding.name for finding in verify(self.out)}
         for name, prompt in PROMPTS.items():
-            found = Store(self.out, [wanted(prompt)])
+            found = open_store(self.out, [prompt])
             items = write_items(self.out.work / "all.parquet", sorted(self.stored[name]) or ["nothing"])
             positions = {int(p) for some, _ in found.scores(items, fingerprint(prompt)) for p in some}
             self.stored[name] = {text for i, text in enumerate(sorted(self.stored[name])) if i in positions}

@@ -16,8 +16,8 @@ from pipeline.reading.gold import Classes
 from pipeline.reading.labels import printable
 from pipeline.reading.readers import Unreadable
 from pipeline.reading.rows import Row, check_row
-from pipeline.reading.stream_table import StreamTable
 from pipeline.storing.layout import ITEMS_SCHEMA, REJECTED_SCHEMA
+from pipeline.storing.tables import RowWriter
 
 NUM_BAD_ROWS_SHOWN = 5
 NUM_LOST_LABELS = 1000
@@ -53,7 +53,7 @@ def pull_items(
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit}: give a number of rows, 1 or more")
     tally = _Tally()
-    with StreamTable(items_path, ITEMS_SCHEMA) as items, StreamTable(rejected_path, REJECTED_SCHEMA) as rejected:
+    with RowWriter(items_path, ITEMS_SCHEMA) as items, RowWriter(rejected_path, REJECTED_SCHEMA) as rejected:
         for item_id, text, label in _first_rows(dataset, limit):
             row = check_row(text, label, classes)
             tally.add(item_id, row, label, classes)
@@ -63,11 +63,8 @@ def pull_items(
             elif tally.num_bad == 0 or on_bad_row == "skip":
                 items.add((item_id, *row))
         _refuse(dataset, tally, on_bad_row)
-        items.complete()
-        if tally.num_bad:
-            rejected.complete()
     if not tally.num_bad:
-        rejected_path.unlink(missing_ok=True)  # of an earlier pull
+        rejected_path.unlink()
     return PullSummary(tally.num_good, tally.num_bad, tally.num_rows, tuple(tally.remarks()))
 
 

@@ -1,0 +1,94 @@
+"""What the manifest records of a run, gathered from its steps.
+
+Invariant: nothing here decides or computes anything that another module does not say.
+"""
+
+import importlib.metadata
+import platform
+from datetime import UTC, datetime
+
+from pipeline.job import Job, Planned, Pulled, Scored
+from pipeline.reading.model import count_parameters
+from pipeline.storing.fingerprint import StoredPrompt
+from pipeline.storing.manifest import (
+    Counts,
+    DatasetRecord,
+    LabelRecord,
+    Manifest,
+    ModelRecord,
+    PromptRecord,
+    ScoringRecord,
+    Settings,
+    ShotsRecord,
+    digest_of_shots,
+)
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "pyarrow", "polars", "numpy", "prefect")
+
+
+def record_run(job: Job, pulled: Pulled, planned: Planned, scored: Scored) -> Manifest:
+    """The manifest of a run whose scores are complete; its folder, files and timings come with publication."""
+    config, target, summary, model = job.config, pulled.target, pulled.summary, pulled.target.model
+    seconds = job.timings.get("score", 0.0)
+    return Manifest(
+        labelscore=importlib.metadata.version("labelscore"),
+        run_id=job.run_id,
+        started=job.started.isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        headline_rule=config.rule,
+        config=Settings.model_validate(config.model_dump(mode="json")),
+        dataset=DatasetRecord(
+            name=target.dataset.name,
+            location=target.dataset.location,
+            subset=config.subset,
+            split=target.dataset.split,
+            revision=target.dataset.revision,
+            num_rows=summary.num_rows_read,
+            num_items=summary.num_items,
+            num_rejected=summary.num_rejected,
+            label_names=target.classes.names,
+        ),
+        shots=ShotsRecord(num_left_out=target.shots.num_left_out) if config.num_shots else None,
+        model=ModelRecord(
+            name=model.name,
+            revision=model.revision,
+            weights=model.weights,
+            dtype=model.dtype,
+            device=model.device,
+            num_parameters=count_parameters(model),
+            demonstration=target.is_demonstration,
+        ),
+        prompts=tuple(_record_prompt(stored, config.published.get(stored.prompt.name)) for stored in target.prompts),
+        counts=Counts(
+            items=summary.num_items,
+            texts=planned.num_missing + planned.num_stored,
+            scored=scored.num_texts,
+            reused=planned.num_stored,
+        ),
+        scoring=ScoringRecord(
+            path=scored.path,
+            path_reason=scored.path_reason,
+            forwarded_tokens=scored.counts.forwarded_tokens,
+            trie_tokens=scored.counts.trie_tokens,
+            padding_tokens=scored.counts.padding_tokens,
+            seconds=seconds,
+            items_per_second=scored.num_texts / seconds if seconds else None,
+        ),
+        libraries={
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        },
+    )
+
+
+def _record_prompt(stored: StoredPrompt, published_accuracy: float | None) -> PromptRecord:
+    prompt = stored.prompt
+    return PromptRecord(
+        name=prompt.name,
+        template=prompt.template,
+        boundary=prompt.boundary,
+        labels=tuple(LabelRecord(id=label.id, name=label.name, words=label.words) for label in prompt.labels),
+        fingerprint=stored.fingerprint.digest,
+        shots=digest_of_shots(prompt.examples),
+        published_accuracy=published_accuracy,
+    )

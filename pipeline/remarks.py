@@ -1,0 +1,51 @@
+"""What a person should know of a run before its scores are made: lines that are no errors.
+
+Invariant: plain text, a line each; nothing here stops a run.
+"""
+
+from collections.abc import Iterator
+
+from pipeline.job import Job, Planned, Pulled
+from pipeline.prompts import seam_note
+
+
+def remarks_on_data(job: Job, pulled: Pulled) -> Iterator[str]:
+    """How the data set, its labels, the solved examples and the prompts were read, where that may surprise."""
+    target = pulled.target
+    found = (_other_data(job, pulled), *target.dataset.remarks, target.classes.remark, target.shots.remark)
+    yield from filter(None, found)
+    if target.shots.num_left_out:
+        yield (
+            f"solved examples: {target.shots.num_left_out:,} rows of {job.config.shots_split} were left out because "
+            "their text is scored"
+        )
+    for stored in target.prompts:
+        note = None if stored.prompt.chat else seam_note(stored.prompt)  # markup stands between them there
+        if note:
+            yield f"prompt '{stored.prompt.name}': {note}"
+    yield from pulled.summary.remarks
+    yield from map(str, pulled.last.findings)
+
+
+def _other_data(job: Job, pulled: Pulled) -> str | None:
+    """That the output held another data set until now."""
+    if pulled.last.manifest is None:
+        return None
+    old, new = pulled.last.manifest.dataset, pulled.target.dataset
+    place = (old.location or old.name, old.split, old.subset)
+    if place in ((new.location, new.split, job.config.subset), (new.name, new.split, None)):
+        return None
+    before, after = (old.location, new.location) if old.name == new.name else (old.name, new.name)
+    return (
+        f"{job.output} held {before} ({old.split}) until now; from this run on its tables and report are of {after} "
+        f"({new.split})"
+    )
+
+
+def remarks_on_plan(planned: Planned) -> Iterator[str]:
+    """What was wrong in the store, and what is scored again though it was scored before."""
+    yield from map(str, planned.findings)
+    for prompt, num_texts in planned.redrawn:
+        yield (
+            f"prompt '{prompt}' has other solved examples than in the last run: {num_texts:,} texts are scored again"
+        )

@@ -1,0 +1,1 @@
+from pipeline.reporting.report import make_report  # noqa
