@@ -35,7 +35,7 @@ from pipeline.shard import Shard, ShardResult
 from pipeline.storing.files import Output
 from pipeline.storing.layout import MANIFEST, MARKDOWN, PAGE
 from pipeline.storing.manifest import Manifest
-from pipeline.storing.runs import LastRun, views_of
+from pipeline.storing.runs import LastRun
 
 SECONDS_BETWEEN_UPDATES = 10  # of the progress artifact: each is a request that the scoring waits for
 
@@ -83,7 +83,7 @@ def score_dataset(config: RunConfig) -> tuple[Report, list[str]]:
         report = write_report(job, folder, manifest, pulled.last)
         manifest = publish(job, folder, manifest)
     publish_artifacts(output, folder, report)
-    return report, sorted([*views_of(output), MANIFEST, f"{manifest.folder}/"])
+    return report, sorted([*manifest.files, MANIFEST])
 
 
 @task(name="pull", task_run_name="pull {job.config.dataset}", **RETRIES)
@@ -172,5 +172,5 @@ def publish_artifacts(output: Output, folder: Output, report: Report) -> None:
     columns = ["prompt", "rule", "accuracy", "low", "high", "num_correct", "num_gold"]
     create_table_artifact(table=report.summary.select(columns).to_dicts(), key="labelscore-accuracy")
     page = output.path(PAGE)
-    link = f"{output}/{PAGE}" if output.remote else page.resolve().as_uri()
+    link = f"{output}/{PAGE}" if output.remote else page.absolute().as_uri()
     create_link_artifact(link=link, link_text="report.html", key="labelscore-page")

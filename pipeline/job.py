@@ -170,7 +170,6 @@ class Job:
     def report(self, folder: Output, manifest: Manifest, last: LastRun) -> Report:
         """Write the report from the run's tables, and the history with a line of this run."""
         with self.timed("report"):
-            past = read_history(self.output)
             previous = pl.scan_parquet(last.predictions, glob=False) if last.predictions else None
             report = make_report(
                 folder,
@@ -178,9 +177,9 @@ class Job:
                 self.config.rule,
                 out=str(self.output),
                 previous=previous,
-                past=pl.DataFrame(past),
+                past=pl.DataFrame(last.history),
             )
-            write_history(folder, past, report.history_rows.to_arrow())
+            write_history(folder, last.history, report.history_rows.to_arrow())
         return report
 
     def publish(self, folder: Output, manifest: Manifest) -> Manifest:

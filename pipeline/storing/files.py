@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from pipeline.errors import InputError, LabelscoreError, RunError
-from pipeline.storing.layout import FOLDER, PLAN, RUNS
+from pipeline.storing.layout import CURRENT, FOLDER, PLAN, RUNS
 from pipeline.storing.lock import hold
 from pipeline.storing.sealed import is_sealed
 
@@ -124,7 +124,7 @@ class Output:
         """Names (relative to the output) and sizes in bytes of all complete files in `folder`, sorted by name."""
         with self.explain_errors("list"):
             found = self._list_remote(folder) if self.remote else _list_local(self.root, folder)
-        hidden = (f"{WORK}/", LOCK)
+        hidden = (f"{WORK}/", LOCK, CURRENT)
         return {
             name: size
             for name, size in sorted(found.items())
@@ -193,6 +193,11 @@ class Output:
                 except OSError:  # a file system without links, or too many of them
                     shutil.copyfile(self.path(name), temporary)
                     _sync(temporary)
+
+    def point(self, name: str, target: str) -> None:
+        """Let `name` be a symbolic link to `target`, a path as seen from the link, in place of what it was."""
+        with self.explain_errors(f"write {name} to"), _aside(self.path(name)) as temporary:
+            temporary.symlink_to(target)
 
     def delete(self, name: str) -> None:
         """Remove a file, and its folders when that was the last one; nothing happens where it is gone already."""

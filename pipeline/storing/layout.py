@@ -1,7 +1,7 @@
 """Where everything lies in an output: names of files and folders, and the columns of the tables.
 
 OUT/manifest.json names the folder of the last finished run, OUT/runs/ID/, which holds all its files under the names
-below. OUT/store/ is what they are made from. Some of its files stand in OUT/ as well, for whoever wants one alone.
+below; links in OUT/ lead to them. OUT/store/ is what they are made from.
 
 Invariant: names are relative, with forward slashes; a schema says its version in the file's own metadata.
 """
@@ -19,8 +19,10 @@ PREDICTIONS, METRICS = "report/predictions.parquet", "report/metrics.parquet"
 MARKDOWN, PAGE = "report/report.md", "report/report.html"
 TABLES = (SCORES, ITEMS, REJECTED, PRIORS)  # what is made from the store
 REPORT_FILES = (PREDICTIONS, METRICS, MARKDOWN, PAGE)  # what is made from these
+RUN_FILES = (*TABLES, HISTORY, *REPORT_FILES)
 RUNS = "runs"  # the folder of run folders
-VIEWS = (SCORES, HISTORY, MARKDOWN, PAGE)  # what stands in OUT/ as well: each is read alone
+CURRENT = "current"  # a link to the folder of the last finished run; those of its files in OUT/ lead through it
+COPIED = (HISTORY, MARKDOWN, PAGE)  # what stands in OUT/ on an object store, where there are no links
 
 # The store.
 STORE, SET_ASIDE = "store", "store/set-aside"

@@ -11,35 +11,37 @@ import json
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
+import pyarrow as pa
+
 from pipeline.errors import InputError, LabelscoreError, RunError
 from pipeline.storing.files import Finding, Output, hash_file
 from pipeline.storing.history import read_history
 from pipeline.storing.layout import (
+    COPIED,
+    CURRENT,
     FOLDER,
     HISTORY,
+    HISTORY_SCHEMA,
     MANIFEST,
     PART_NAME,
     PLAN,
     PREDICTIONS,
-    REPORT_FILES,
+    RUN_FILES,
     RUNS,
-    SCORES,
     SET_ASIDE,
     STORE,
-    TABLES,
-    VIEWS,
 )
 from pipeline.storing.manifest import OWN_KEYS, Manifest, NewerSchema, need_manifest, read_manifest, write_manifest
 from pipeline.storing.sealed import is_sealed
 
 GRACE = timedelta(hours=1)  # how long a replaced run stays, for readers who have resolved its folder
 ABANDONED = timedelta(days=1)  # from when on an unfinished folder on an object store is nobody's, as there is no lock
-RUN_FILES = (*TABLES, HISTORY, *REPORT_FILES)
 _NAME = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")  # of a run folder
 
 
@@ -92,9 +94,10 @@ def is_ours(out: Output) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LastRun:
-    """What a new run takes over: the manifest of the last one and its predictions, and what was found wrong."""
+    """What a new run takes over from the last one: manifest, history, predictions; and what was found wrong."""
 
     manifest: Manifest | None
+    history: pa.Table
     predictions: Path | None
     findings: tuple[Finding, ...]
 
@@ -106,19 +109,24 @@ def begin_run(out: Output) -> LastRun:
     """
     refuse_foreign(out)
     findings = _set_damaged_manifest_aside(out)
-    manifest, predictions = read_manifest(out), None
+    manifest = read_manifest(out)
+    if manifest and not manifest.folder:
+        manifest = _move_into_folder(out, manifest)
     if manifest:
-        if manifest.folder:
-            renew_views(out, manifest.folder)  # a run may have been killed between manifest and views
-        else:
-            manifest = _move_into_folder(out, manifest)
-    findings += _set_damaged_history_aside(out)
+        renew_links(out, manifest.folder)  # a run may have been killed between manifest and links
+    folder = out.inside(manifest.folder if manifest else "")
+    predictions = None
     if manifest and PREDICTIONS in manifest.files:
-        folder = out.inside(manifest.folder)
         problems = list(changed_files(folder, {PREDICTIONS: manifest.files[PREDICTIONS]}))
         findings += [Finding(f.name, f.problem, "what changed since that run is not counted") for f in problems]
         predictions = None if problems else folder.path(PREDICTIONS)
-    return LastRun(manifest, predictions, tuple(findings))
+    try:
+        history = read_history(folder)
+    except ValueError:
+        history, target = HISTORY_SCHEMA.empty_table(), f"{SET_ASIDE}/damaged-{folder.root.name}-{HISTORY}"
+        out.copy(target, folder.path(HISTORY))
+        findings.append(Finding(HISTORY, "it is damaged", f"copied to {target}, the run begins a new one"))
+    return LastRun(manifest, history, predictions, tuple(findings))
 
 
 def refuse_foreign(out: Output) -> None:
@@ -136,15 +144,6 @@ def _set_damaged_manifest_aside(out: Output) -> list[Finding]:
     except LabelscoreError:
         target = out.move(MANIFEST, f"{SET_ASIDE}/damaged-{MANIFEST}")
         return [Finding(MANIFEST, "it is damaged or was edited", f"moved to {target}, the run writes a new one")]
-    return []
-
-
-def _set_damaged_history_aside(out: Output) -> list[Finding]:
-    try:
-        read_history(out)
-    except ValueError:
-        target = out.move(HISTORY, f"{SET_ASIDE}/damaged-{HISTORY}")
-        return [Finding(HISTORY, "it is damaged", f"moved to {target}, the run begins a new one")]
     return []
 
 
@@ -172,7 +171,7 @@ def publish(out: Output, folder: Output, manifest: Manifest) -> Manifest:
     known = manifest.files
     files = {name: known.get(name) or hash_file(folder.path(name)) for name in RUN_FILES if folder.exists(name)}
     manifest = _switch(out, folder, manifest.model_copy(update={"files": files}))
-    renew_views(out, manifest.folder)
+    renew_links(out, manifest.folder)
     for name in old_folders(out, manifest.folder):
         for file in out.list(name):
             out.delete(file)
@@ -189,18 +188,25 @@ def _switch(out: Output, folder: Output, manifest: Manifest) -> Manifest:
     return manifest
 
 
-def views_of(out: Output) -> tuple[str, ...]:
-    """What of a run stands in OUT/ itself: on an object store not its scores, which may be large."""
-    return tuple(name for name in VIEWS if not (out.remote and name == SCORES))
+def renew_links(out: Output, folder: str) -> None:
+    """Let the names in OUT/ lead to the files of this run: all at one instant, where there are links.
 
-
-def renew_views(out: Output, folder: str) -> None:
-    """Let what stands in OUT/ itself be of this run, and nothing else of an older one, to which it could be joined."""
-    for name in set(RUN_FILES) - set(views_of(out)):
-        out.delete(name)
+    On an object store those that are read alone are copied. Where a file system has no links there are none.
+    """
     run = out.inside(folder)
-    for name in filter(run.exists, views_of(out)):
-        run.link(name, out, name)
+    if out.remote:
+        for name in filter(run.exists, COPIED):
+            run.link(name, out, name)
+        return
+    with suppress(RunError):
+        out.point(CURRENT, folder)
+        for name in RUN_FILES:
+            target = f"{'../' * name.count('/')}{CURRENT}/{name}"
+            path = out.path(name)
+            if not run.exists(name):
+                path.unlink(missing_ok=True)
+            elif not (path.is_symlink() and str(path.readlink()) == target):
+                out.point(name, target)
 
 
 def old_folders(out: Output, current: str) -> list[str]:

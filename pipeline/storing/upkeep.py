@@ -17,6 +17,7 @@ from pipeline.errors import LabelscoreError, RunError
 from pipeline.storing.files import Finding, Output, hash_bytes
 from pipeline.storing.history import read_history
 from pipeline.storing.layout import (
+    COPIED,
     FOLDER,
     ITEMS,
     MANIFEST,
@@ -30,7 +31,7 @@ from pipeline.storing.layout import (
 )
 from pipeline.storing.manifest import Manifest, read_manifest
 from pipeline.storing.parts import BadPart, Part, peek_part, read_part
-from pipeline.storing.runs import changed_files, old_folders, run_folders, views_of
+from pipeline.storing.runs import changed_files, old_folders, run_folders
 from pipeline.storing.sealed import unseal
 from pipeline.storing.tables import read_batches
 
@@ -89,7 +90,7 @@ def status(out: Output) -> Status:
         manifest,
         sorted(stored, key=lambda s: (s.state, s.model, s.prompt, s.folder)),
         {name: size for name, size in files.items() if name.startswith(f"{SET_ASIDE}/")},
-        sum(size for name, size in files.items() if out.remote or not (manifest and name in views_of(out))),
+        sum(files.values()),
         findings,
     )
 
@@ -221,9 +222,8 @@ def _verify_published(out: Output) -> Iterator[Finding]:
     yield from _verify_run(out, manifest.folder, manifest)
     if not manifest.folder:
         return
-    views = {name: manifest.files[name] for name in views_of(out) if name in manifest.files}
-    yield from changed_files(out, views)
-    for name in sorted(files - views.keys() - {MANIFEST}):
+    yield from _verify_names(out, manifest)
+    for name in sorted(files - manifest.files.keys() - {MANIFEST}):
         yield Finding(name, "the last finished run did not write it", "run again, or move it elsewhere if it is yours")
     for folder, _ in run_folders(out):
         try:
@@ -231,6 +231,17 @@ def _verify_published(out: Output) -> Iterator[Finding]:
                 yield Finding(folder, "its run was cut short", "the next run removes it")
         except LabelscoreError as error:
             yield Finding(f"{folder}/{MANIFEST}", str(error), "run again")
+
+
+def _verify_names(out: Output, manifest: Manifest) -> Iterator[Finding]:
+    """What stands in OUT/ itself is of the last run."""
+    if out.remote:
+        yield from changed_files(out, {name: manifest.files[name] for name in COPIED if name in manifest.files})
+        return
+    run = out.inside(manifest.folder)
+    for name in filter(run.exists, manifest.files):
+        if out.path(name).exists() and not out.path(name).samefile(run.path(name)):
+            yield Finding(name, "it is not the last run's", "the next run mends it")
 
 
 def _verify_run(out: Output, folder: str, manifest: Manifest) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.prompts import BUILT_IN, Prompt
 from pipeline.storing.files import Output
 from pipeline.storing.fingerprint import Fingerprint, StoredPrompt, make_fingerprint
-from pipeline.storing.history import read_history, write_history
+from pipeline.storing.history import write_history
 from pipeline.storing.layout import HISTORY_SCHEMA, SCORES
 from pipeline.storing.manifest import Manifest
 from pipeline.storing.publish import write_tables
@@ -102,13 +102,13 @@ def run(
 ) -> list[str]:
     """A whole run without a model: returns the texts it had to score, over all prompts."""
     with out.lock(lambda line: None):
-        begin_run(out)
+        last = begin_run(out)
         items = write_items(out.work / "items.parquet", texts)
         store = open_store(out, prompts, weights)
         new = [text for stored in store.prompts for text in fill(store, items, stored, **options)]
         folder = out.inside(new_folder())
         write_tables(folder, store, items, PRIORS, notebook=options.get("notebook", False))
-        write_history(folder, read_history(out), history_rows(f"run-{time.time_ns()}"))
+        write_history(folder, last.history, history_rows(f"run-{time.time_ns()}"))
         publish(out, folder, manifest(store.prompts, len(texts)))
     return new
 

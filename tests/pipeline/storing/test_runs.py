@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import pytest
 
@@ -17,7 +18,7 @@ from pipeline.errors import RunError
 from pipeline.storing import runs
 from pipeline.storing.files import Output
 from pipeline.storing.history import read_history, write_history
-from pipeline.storing.layout import HISTORY, ITEMS, MANIFEST, MARKDOWN, PAGE, PREDICTIONS, PRIORS, SCORES
+from pipeline.storing.layout import HISTORY, ITEMS, MANIFEST, MARKDOWN, PAGE, PREDICTIONS, PRIORS, REJECTED, SCORES
 from pipeline.storing.manifest import need_manifest, read_manifest
 from pipeline.storing.runs import begin_run, new_folder, old_folders, publish, run_folders
 from pipeline.storing.upkeep import verify
@@ -25,7 +26,6 @@ from tests.pipeline.storing.stored import ROOT, history_rows, manifest, run, tex
 
 TEXTS = texts_of(23)
 NO_SCORES = "its columns are not those of this version"  # of the made-up tables here, and all that is wrong with them
-STALE = {"it is missing", "it is not what the manifest says (changed, or a run was cut short)"}
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def out(tmp_path: Path) -> Output:
     return Output(tmp_path / "out")
 
 
-def publish_texts(out: Output, name: str, num_items: int = 50) -> None:
+def publish_texts(out: Output, name: str, num_items: int = 50, *, rejected: bool = False) -> None:
     """A run without a store: its items, and scores and predictions that name their text; old and new differ in all."""
     folder = out.inside(new_folder())
     items = folder.path(ITEMS)
@@ -42,10 +42,27 @@ def publish_texts(out: Output, name: str, num_items: int = 50) -> None:
     for table in (SCORES, PREDICTIONS):
         with folder.writing(table) as path:
             frame.select("item_id", "text_hash", told=pl.col("text")).write_parquet(path)
+    if rejected:
+        folder.write_bytes(REJECTED, b"rows")
     folder.write_bytes(MARKDOWN, name.encode())
     folder.write_bytes(PAGE, name.encode())
     write_history(folder, read_history(out), history_rows(name))
     publish(out, folder, manifest([wanted()], num_items, run_id=name))
+
+
+def make_old(out: Output) -> None:
+    """The same run as it was before there were folders."""
+    publish_texts(out, "first")
+    folder = need_manifest(out).folder
+    for name in (*need_manifest(out).files, MANIFEST):
+        out.write_bytes(name, out.read_bytes(f"{folder}/{name}"))
+    for name in out.list(folder):
+        out.delete(name)
+    out.path("current").unlink()
+
+
+def names_in(out: Output) -> set[str]:
+    return {name for name in out.list() if not name.startswith(("runs/", "store/"))}
 
 
 def joins(folder: Path) -> Iterator[tuple[int, int]]:
@@ -84,13 +101,15 @@ def test_a_reader_beside_publications_is_never_refused_and_never_given_a_wrong_p
     assert min(seen) >= 3
 
 
-def test_the_single_files_beside_the_folders_are_of_one_run_each(out: Output) -> None:
-    """Scores, history and pages stand in OUT/ as well; nothing there can be joined to another run's table."""
-    publish_texts(out, "first")
+def test_the_names_in_the_output_itself_lead_to_the_last_run(out: Output) -> None:
+    """Also by a glob of the score table, in Polars and DuckDB; a file that the last run lacks is not there."""
+    publish_texts(out, "first", rejected=True)
     publish_texts(out, "second")
-    top = {name for name in out.list() if not name.startswith("runs/")}
-    assert top == {SCORES, HISTORY, MARKDOWN, PAGE, MANIFEST}
-    assert pl.read_parquet(out.path("scores") / "**/*.parquet")["told"].str.starts_with("second").all()
+    assert names_in(out) == {SCORES, ITEMS, PREDICTIONS, HISTORY, MARKDOWN, PAGE, MANIFEST}
+    glob = str(out.path("scores") / "**/*.parquet")
+    for found in (pl.read_parquet(glob), duckdb.sql(f"SELECT * FROM '{glob}'").pl()):
+        assert found.height == 50
+        assert found["told"].str.starts_with("second").all()
     assert out.read_bytes(PAGE) == b"second"
     assert pl.read_parquet(out.path(HISTORY))["run_id"].to_list() == ["first", "second"]
 
@@ -127,9 +146,8 @@ def test_a_kill_at_any_step_leaves_one_whole_run(tmp_path: Path) -> None:
         done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
         found.append(load_run(out.root).manifest.run_id)
         assert list(joins(load_run(out.root).folder)) == [(50, 0)] * 2
-        top = pl.read_parquet(out.path(SCORES))["told"].str.split(" ").list.first().unique().to_list()
-        assert len(top) == 1
-        assert {f.problem for f in verify(out)} <= {"its run was cut short", NO_SCORES, *STALE}
+        assert list(joins(out.root)) == [(50, 0)] * 2  # the names in OUT/ itself are of one run, too
+        assert {f.problem for f in verify(out)} <= {"its run was cut short", "it is not the last run's", NO_SCORES}
         with out.lock(print):
             begin_run(out)
             assert {f.problem for f in verify(out)} <= {"its run was cut short", NO_SCORES}
@@ -168,13 +186,8 @@ def test_only_folders_that_a_run_made_are_removed(out: Output, monkeypatch: pyte
 
 
 def test_an_output_of_before_there_were_folders_gets_one(out: Output) -> None:
-    """Its files lie in OUT/ itself: they are read there, then from a folder, and leave when another run takes over."""
-    publish_texts(out, "first")
-    folder = need_manifest(out).folder
-    for name in (*need_manifest(out).files, MANIFEST):
-        out.write_bytes(name, out.read_bytes(f"{folder}/{name}"))
-    for name in out.list(folder):
-        out.delete(name)
+    """Its files lie in OUT/ itself: they are read there, then from a folder, and nobody misses them meanwhile."""
+    make_old(out)
     assert need_manifest(out).folder == ""
     assert list(joins(load_run(out.root).folder)) == [(50, 0)] * 2
     assert [f.problem for f in verify(out)] == [NO_SCORES]
@@ -184,7 +197,8 @@ def test_an_output_of_before_there_were_folders_gets_one(out: Output) -> None:
     assert moved.parent == out.path("runs")
     publish_texts(out, "second")
     assert list(joins(moved)) == [(50, 0)] * 2
-    assert {name for name in out.list() if not name.startswith("runs/")} == {SCORES, HISTORY, MARKDOWN, PAGE, MANIFEST}
+    assert list(joins(out.root)) == [(50, 0)] * 2
+    assert all(out.path(name).is_symlink() for name in names_in(out) - {MANIFEST})
     assert read_history(out)["run_id"].to_pylist() == ["first", "second"]
 
 
@@ -231,7 +245,8 @@ def test_a_damaged_history_is_set_aside_and_a_new_one_begun(out: Output) -> None
     out.path(HISTORY).write_bytes(data[: len(data) // 2])
     run(out, TEXTS)
     assert read_history(out).num_rows == 1
-    assert out.read_bytes("store/set-aside/damaged-history.parquet") == data[: len(data) // 2]
+    (kept,) = out.list("store/set-aside")
+    assert out.read_bytes(kept) == data[: len(data) // 2]
 
 
 def test_the_folder_of_a_run_says_when_it_was_begun(out: Output) -> None:

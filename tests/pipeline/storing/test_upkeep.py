@@ -11,7 +11,7 @@ from pipeline.errors import RunError
 from pipeline.storing.files import Output, hash_file
 from pipeline.storing.layout import RUNS, SCORES
 from pipeline.storing.manifest import write_manifest
-from pipeline.storing.runs import open_run, publish, views_of
+from pipeline.storing.runs import open_run, publish
 from pipeline.storing.store import hash_text
 from pipeline.storing.upkeep import history, prune, status, verify
 from tests.pipeline.storing.stored import (
@@ -64,8 +64,7 @@ def test_status_tells_for_each_fingerprint_what_is_stored_and_whose(out: Output)
     ]
     published = now.stored[0]
     assert published.num_bytes == sum(out.path(name).stat().st_size for name in published.files)
-    own = {name: size for name, size in out.list().items() if name not in views_of(out)}  # the same files again
-    assert now.num_bytes == sum(own.values())
+    assert now.num_bytes == sum(out.list().values())
     assert now.published
     assert now.published.prompts[0].name == "answer"
     assert snapshot(out) == before
@@ -108,7 +107,7 @@ def test_verify_finds_a_flipped_bit_in_any_file(out: Output) -> None:
             spoilt = bytearray(data)
             spoilt[place] ^= 1 << chance.randrange(8)
             out.path(name).write_bytes(bytes(spoilt))
-            assert {finding.name for finding in verify(out)} == set(alike)
+            assert [finding.name for finding in verify(out)] == [max(alike, key=len)]  # in the folder of the run
             assert out.read_bytes(name) == bytes(spoilt)
         out.path(name).write_bytes(data)
     assert verify(out) == []
@@ -173,7 +172,7 @@ def test_verify_counts_the_published_rows_even_when_their_hash_fits(out: Output)
 def test_a_run_mends_what_verify_found(out: Output) -> None:
     """After damage to the store and the tables one run makes everything sound again."""
     run(out, TEXTS)
-    names = [name for name in out.list() if not name.endswith("manifest.json") and name not in views_of(out)]
+    names = [name for name in out.list() if not name.endswith("manifest.json") and not out.path(name).is_symlink()]
     for name in names:
         out.path(name).write_bytes(out.read_bytes(name)[:-3])
     assert {f.name for f in verify(out)} >= set(names)
