@@ -11,7 +11,7 @@ from pipeline.job import Job, Planned, Pulled, Scored
 from pipeline.reading.model import count_parameters
 from pipeline.storing.fingerprint import StoredPrompt
 from pipeline.storing.manifest import (
-    Counts,
+    CountsRecord,
     DatasetRecord,
     LabelRecord,
     Manifest,
@@ -59,7 +59,7 @@ def record_run(job: Job, pulled: Pulled, planned: Planned, scored: Scored) -> Ma
             demonstration=target.is_demonstration,
         ),
         prompts=tuple(_record_prompt(stored, config.published.get(stored.prompt.name)) for stored in target.prompts),
-        counts=Counts(
+        counts=CountsRecord(
             items=summary.num_items,
             texts=planned.num_missing + planned.num_stored,
             scored=scored.num_texts,

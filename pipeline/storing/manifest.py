@@ -93,7 +93,7 @@ def digest_of_shots(examples: str) -> str | None:
     return hash_bytes(examples.encode()) if examples else None
 
 
-class Counts(Record):
+class CountsRecord(Record):
     """`texts` are distinct ones, once for each prompt: `scored` in this run, `reused` from the store."""
 
     items: int | None = None
@@ -133,7 +133,7 @@ class Manifest(Record):
     shots: ShotsRecord | None = None
     model: ModelRecord
     prompts: tuple[PromptRecord, ...]
-    counts: Counts = Counts()
+    counts: CountsRecord = CountsRecord()
     scoring: ScoringRecord = ScoringRecord()
     files: dict[str, str] = {}
     libraries: dict[str, str] = {}
