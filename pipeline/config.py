@@ -59,7 +59,7 @@ class RunConfig(BaseModel):
     subset: Name | None = Field(None, description="the data set's configuration on the hub, where it has several")
     split: Name = Field("test", description="split, a file of the folder, or a slice: train, news.csv, test[:50]")
     dataset_revision: Name | None = Field(None, description="commit, tag or branch of a data set on the hub")
-    text_column: Name = Field("text", description="column that holds the article")
+    text_column: Name = Field("text", description="column that holds the text")
     label_column: Name = Field("label", description="column that holds the gold label, an id or a name")
     label_names: tuple[Name, ...] | dict[Name, Name] | Literal["ag_news"] | None = Field(
         None,
@@ -86,14 +86,14 @@ class RunConfig(BaseModel):
     boundary: Boundary | None = Field(None, description="how label words join the prompt, for all prompts of the run")
     chat_template: bool = Field(False, description="wrap the prompt in the tokenizer's chat template")
     num_shots: Annotated[int, Field(ge=0, le=1024), _NO_TRUTH] = Field(
-        0, description="solved examples before each article: the same ones for all"
+        0, description="solved examples before each item: the same ones for all"
     )
     shots_split: Name = Field("train", description="split or local file that the solved examples are drawn from")
     shots_draw: Literal["random", "first"] = Field(
         "random", description="random draws as many of each class, by the seed; first takes the first rows"
     )
     seed: Number = Field(0, description="seed of the draw of solved examples")
-    max_text_tokens: Count | None = Field(None, description="cut articles after N tokens; the default is the context")
+    max_text_tokens: Count | None = Field(None, description="cut texts after N tokens; the default is the context")
     rule: Rule = Field("sum", description="scoring rule that leads the report")
     notebook_rule: bool = Field(False, description="also keep the notebook's mistaken score, to compare with")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
@@ -101,7 +101,7 @@ class RunConfig(BaseModel):
         "auto", description="the model's number format; auto is bfloat16 on a GPU and float32 on a CPU"
     )
     batch_tokens: Count | None = Field(None, description="tokens in one forward pass; halved when memory runs out")
-    shard_size: Count | None = Field(None, description="articles in one task; auto is 2000 on a CPU, 8000 on a GPU")
+    shard_size: Count | None = Field(None, description="items in one task; auto is 2000 on a CPU, 8000 on a GPU")
     workers: Annotated[int, Field(ge=1, le=4096), _NO_TRUTH] = Field(
         1, description="processes that score, each with the model loaded (more than one needs the extra 'ray')"
     )

@@ -194,7 +194,7 @@ def make_scorer(
 
 
 def explain(error: NonFiniteScore, ref: ModelRef, prompt: Prompt, text: str) -> RunError:
-    """Name the article and the label that the model gave no number for."""
+    """Name the text and the label that the model gave no number for."""
     label = prompt.labels[error.label_index].name
     return RunError(
         f"the model {ref.name} gave a score that is not a finite number for label '{label}' of the text "
