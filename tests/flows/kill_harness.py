@@ -22,21 +22,22 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
 import polars as pl
 
+from pipeline.analysis import load_run
 from pipeline.storing.files import LOCK, WORK, Output
-from pipeline.storing.store import PART_NAME
+from pipeline.storing.layout import MANIFEST, PART_NAME, PREDICTIONS, SCORES
 from pipeline.storing.upkeep import verify
 from tests.flows.runs import Nursery, Run, quiet_server, start_command
 
 RESULT = Path(__file__).resolve().parents[1] / "KILLS.md"
 KEYS = ["item_id", "prompt", "label_id"]
-SCORES = "scores/scores.parquet"
 KILLS_PER_OUTPUT = 5
-FIRST_LIMIT, MORE_EACH_RUN = 20, 8  # articles: each run of a chain wants more than the one before
+FIRST_LIMIT, MORE_EACH_RUN = 20, 8  # items: each run of a chain wants more than the one before
 EMBEDDED_EVERY = 10  # so many kills, one is of a command that the user typed, embedded server and all
 
 
@@ -72,13 +73,9 @@ def _says(words: str, seen: Seen) -> bool:
     return words in seen.run.said()
 
 
-def _wrote(name: str, seen: Seen) -> bool:
-    return name in seen.new()
-
-
-def _writes(folder: str, seen: Seen) -> bool:
-    """Whether a file in `folder` is being written at this moment (or was, and is there by now)."""
-    return any(name.startswith(folder) for name in seen.new())
+def _writes(pattern: str, seen: Seen) -> bool:
+    """Whether a file of such a name is being written at this moment (or was, and is there by now)."""
+    return any(fnmatch(name, pattern) for name in seen.new())
 
 
 def _writes_aside(seen: Seen) -> bool:
@@ -94,16 +91,18 @@ INSTANTS: dict[str, tuple[Callable[[Seen], bool], float]] = {
     "at the start": (lambda seen: True, 1.0),
     "while pulling": (lambda seen: (seen.out / LOCK).exists(), 0.3),
     "while planning": (partial(_says, "pulled"), 0.2),
-    "at the very first write": (partial(_writes, "store/"), 0.02),
+    "at the very first write": (partial(_writes, "store/*"), 0.02),
     "while a file is written aside": (_writes_aside, 0.005),
     "while loading the model": (partial(_says, "to score"), 0.5),
     "while scoring": (partial(_stored, 1), 0.2),
     "late in scoring": (partial(_stored, 3), 0.2),
-    "while publishing": (partial(_wrote, "items.parquet"), 0.05),
-    "after the scores were published": (partial(_wrote, SCORES), 0.05),
-    "while reporting": (partial(_wrote, "manifest.json"), 0.5),
-    "while the report is written": (partial(_writes, "report/"), 0.05),
-    "at the end": (partial(_wrote, "history.parquet"), 0.2),
+    "while the tables are written": (partial(_writes, "runs/*/scores/*"), 0.05),
+    "after the tables were written": (partial(_writes, "runs/*/items.parquet"), 0.05),
+    "while reporting": (partial(_writes, "runs/*/items.parquet"), 0.5),
+    "while the report is written": (partial(_writes, "runs/*/report/*"), 0.05),
+    "before the switch": (partial(_writes, "runs/*/manifest.json"), 0.002),
+    "after the switch": (partial(_writes, "manifest.json"), 0.005),
+    "at the end": (partial(_writes, "report/*"), 0.2),
 }
 
 
@@ -204,11 +203,30 @@ def check_readable(out: Path) -> list[str]:
             continue
         if path.name == "scores.parquet" and table.select(KEYS).is_duplicated().any():
             wrong.append("the score table has doubled rows")
+    return wrong + (check_joins(out) if (out / MANIFEST).exists() else [])
+
+
+def check_joins(out: Path) -> list[str]:
+    """Whatever is wrong with the last finished run and the documented joins, by its folder and by names in `out`."""
+    wrong = []
+    try:
+        found = load_run(out)
+    except Exception as error:
+        return [f"the last run does not open: {error}"]
+    links = [out] if all((out / name).exists() for name in (SCORES, "items.parquet", PREDICTIONS)) else []
+    for folder in (found.folder, *links):  # a first run may be killed before it has made them
+        items = pl.read_parquet(folder / "items.parquet")
+        for name in (SCORES, PREDICTIONS):
+            table = pl.read_parquet(folder / name)
+            if table["item_id"].n_unique() != items.height:
+                wrong.append(f"{name} has {table['item_id'].n_unique()} items, not {items.height}")
+            if table.join(items, on=["item_id", "text_hash"]).height != table.height:
+                wrong.append(f"{name} has rows without their item")
     return wrong
 
 
 def _reference(nursery: Nursery, folder: Path) -> Path:
-    """The output of a run that nothing disturbed, over more articles than any chain asks for."""
+    """The output of a run that nothing disturbed, over more items than any chain asks for."""
     out = folder / "reference"
     run = nursery.start(command(out, FIRST_LIMIT + KILLS_PER_OUTPUT * MORE_EACH_RUN), folder / "reference.log")
     if code := run.wait():
@@ -226,7 +244,7 @@ def _finish(nursery: Nursery, out: Path, limit: int, reference: Path, outcome: O
 
 
 def compare(out: Path, reference: Path, limit: int) -> list[str]:
-    """Whatever differs between a finished output and the first `limit` articles of another one; empty if nothing."""
+    """Whatever differs between a finished output and the first `limit` items of another one; empty if nothing."""
     wrong = [str(finding) for finding in verify(Output(out, create=False))]
     ours, theirs = (pl.read_parquet(folder / SCORES) for folder in (out, reference))
     theirs = theirs.filter(pl.col("item_id") < limit)
@@ -258,7 +276,7 @@ Runs of the real command, ended by SIGKILL at random instants.
 - it took {seconds / 60:.0f} minutes
 
 {outcome.num_kills} runs were killed, in chains of up to {KILLS_PER_OUTPUT} on {outcome.outputs} outputs. Each run of a
-chain asks for {MORE_EACH_RUN} more articles than the one before, so that there is always something to score. Of the
+chain asks for {MORE_EACH_RUN} more items than the one before, so that there is always something to score. Of the
 killed runs {outcome.embedded} were started as a user does, each with an embedded Prefect server; the others shared one
 server and were forked from a process that had made the imports. {outcome.ended_first} more ended before their instant
 came.
