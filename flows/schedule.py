@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
+from flows.options import Schedule
 from flows.parameters import fit_prefect
 from flows.terminal import out, plain
 from pipeline.bundled import DEMO_MODEL, SAMPLE
@@ -36,7 +37,7 @@ NO_SERVER = (
 )
 
 
-def serve(config: RunConfig, name: str | None, cron: str | None, interval: float | None) -> None:
+def serve(config: RunConfig, when: Schedule) -> None:
     """Serve the flow from this process until it is stopped: runs start by the schedule, or from Prefect's UI.
 
     Raises InputError where no server answers or the schedule is none.
@@ -44,14 +45,14 @@ def serve(config: RunConfig, name: str | None, cron: str | None, interval: float
     _find_server()
     from prefect.flows import serve as serve_deployments
 
-    deployment = make_deployment(config, name, cron, interval)
+    deployment = make_deployment(config, when)
     watch_heartbeats()
     _describe(deployment)
     out.print("serving; stop with Ctrl-C", markup=False)
     serve_deployments(deployment, print_starting_message=False)
 
 
-def deploy(config: RunConfig, name: str | None, pool: str, cron: str | None, interval: float | None) -> None:
+def deploy(config: RunConfig, pool: str, when: Schedule) -> None:
     """Register a deployment whose runs the workers of the work pool `pool` start, and return.
 
     Raises InputError where no server answers, the pool does not exist or the schedule is none.
@@ -68,16 +69,14 @@ def deploy(config: RunConfig, name: str | None, pool: str, cron: str | None, int
                 f"no work pool '{pool}' on the Prefect server; make it with "
                 f"'prefect work-pool create {pool} --type process'"
             ) from None
-    deployment = make_deployment(config, name, cron, interval)
+    deployment = make_deployment(config, when)
     watch_heartbeats()
     deployment.apply(work_pool_name=pool)
     _describe(deployment)
     out.print(f"start a worker with: prefect worker start --pool {plain(pool)}", markup=False)
 
 
-def make_deployment(
-    config: RunConfig, name: str | None, cron: str | None, interval: float | None
-) -> "RunnerDeployment":
+def make_deployment(config: RunConfig, when: Schedule) -> "RunnerDeployment":
     """The deployment of a configuration: its parameters, its schedule, and one run at a time."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.types.entrypoint import EntrypointType
@@ -87,9 +86,9 @@ def make_deployment(
     config = fit_prefect(from_anywhere(config))
     try:
         deployment = score_dataset.to_deployment(
-            name=name or config.output.rstrip("/").split("/")[-1],
-            cron=cron,
-            interval=interval,
+            name=when.name or config.output.rstrip("/").split("/")[-1],
+            cron=when.cron,
+            interval=when.interval,
             parameters={"config": config.model_dump(mode="json")},
             concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
             entrypoint_type=EntrypointType.MODULE_PATH,
