@@ -4,7 +4,6 @@ Invariant: of one deployment never more than one run is at work (the others wait
 are gone does not stay `Running`: its heartbeats stop, and the server's automation marks it crashed.
 """
 
-import os
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 
 from flows.options import Schedule
 from flows.parameters import fit_prefect
+from flows.server import ADVICE, SETTINGS, find_server, make_settings
 from flows.terminal import out, plain
 from pipeline.bundled import DEMO_MODEL, SAMPLE
 from pipeline.config import RunConfig
@@ -23,18 +23,8 @@ from pipeline.reading.splits import SPLITS
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
-SETTINGS = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "labelscore",
-    "TOKENIZERS_PARALLELISM": "true",
-}
 AUTOMATION = "labelscore: end runs without heartbeat"
 MISSED_HEARTBEATS = 3
-NO_SERVER = (
-    "start one with 'prefect server start' and point to it with "
-    "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api' (or the address it prints)"
-)
 
 
 def serve(config: RunConfig, when: Schedule) -> None:
@@ -42,7 +32,7 @@ def serve(config: RunConfig, when: Schedule) -> None:
 
     Raises InputError where no server answers or the schedule is none.
     """
-    _find_server()
+    _need_server()
     from prefect.flows import serve as serve_deployments
 
     deployment = make_deployment(config, when)
@@ -57,7 +47,7 @@ def deploy(config: RunConfig, pool: str, when: Schedule) -> None:
 
     Raises InputError where no server answers, the pool does not exist or the schedule is none.
     """
-    _find_server()
+    _need_server()
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
@@ -152,18 +142,10 @@ def watch_heartbeats() -> dict[str, Any]:
     return {}
 
 
-def _find_server() -> None:
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
-
-    if not PREFECT_API_URL.value():
-        raise InputError(f"schedules need a Prefect server: {NO_SERVER}")
-    with get_client(sync_client=True) as client:
-        problem = client.api_healthcheck()
-    if problem is not None:
-        raise InputError(f"no Prefect server answers at {PREFECT_API_URL.value()} ({problem}): {NO_SERVER}")
+def _need_server() -> None:
+    make_settings(SETTINGS)
+    if not find_server():
+        raise InputError(f"schedules need a Prefect server; {ADVICE}")
 
 
 def _describe(deployment: "RunnerDeployment") -> None:
