@@ -11,16 +11,15 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from prefect.futures import PrefectFuture, as_completed, wait
 
 from flows.scoring_actor import ScoringActor, to_bytes
-from flows.workers import Advance, ScoreShard, Workers, read_texts
+from flows.workers import Advance, ScoreShard, read_texts
 from pipeline.errors import InputError, Interrupted, LabelscoreError, RunError
-from pipeline.job import Job
 from pipeline.shard import ScoringJob, Shard, ShardResult
 
 SETTINGS = {
@@ -39,21 +38,17 @@ quiet_log = logging.getLogger("labelscore.shards")  # for lines that a progress 
 
 
 @contextmanager
-def open_ray(job: Job, should_stop: Callable[[], bool]) -> Iterator[Workers]:
+def open_ray(job: ScoringJob, num_workers: int, should_stop: Callable[[], bool]) -> Iterator["RayWorkers"]:
     """A pool of actors, of which one at least has its model loaded; after the block they are gone.
 
     Raises InputError without the extra 'ray' or with fewer GPUs than workers, RunError where Ray does not start.
     """
     ray = import_ray()
     try:
-        with job.timed("load"):
-            num_workers, num_threads, resources = start_ray(ray, job.config.workers, job.scoring.model.device)
-            workers = RayWorkers(ray, job.scoring, num_workers, num_threads, resources, should_stop)
+        place = start_ray(ray, num_workers, job.model.device)
+        with closing(RayWorkers(ray, job, *place, should_stop)) as workers:
             workers.wait_for_one()
-        try:
             yield workers
-        finally:
-            workers.close()
     finally:
         ray.shutdown()
 

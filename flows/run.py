@@ -6,6 +6,7 @@ what is left is read from the output's files, so a run that was killed anywhere 
 
 import logging
 import time
+from contextlib import ExitStack
 from typing import Any, cast
 from uuid import UUID
 
@@ -22,9 +23,10 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
 from flows.hooks import report_failure
+from flows.open_workers import open_workers
 from flows.stopping import stop_requests
 from flows.terminal import scoring_progress
-from flows.workers import Workers, open_workers
+from flows.workers import Workers
 from pipeline.config import RunConfig
 from pipeline.errors import LabelscoreError
 from pipeline.job import Job
@@ -116,23 +118,22 @@ def score_shards(job: Job) -> None:
     Raises Interrupted when a stop was requested; what was scored until then is kept.
     """
     artifact = _progress_artifact()
-    with (
-        stop_requests() as should_stop,
-        open_workers(job, should_stop) as workers,
-        scoring_progress(job.num_missing) as advance,
-        job.timed("score"),
-    ):
-        job.start_scoring()
-        shown, told = time.monotonic(), False
-        for result in workers.score(job.shards, score_shard, advance):
-            job.finish_shard(result)
-            if result.path_reason and not told:
-                log.warning("the slower path, a row for each label: %s", result.path_reason)
-                told = True
-            shard_log.info("%s", job.progress_line())
-            if time.monotonic() - shown > SECONDS_BETWEEN_UPDATES:
-                update_progress_artifact(artifact, 100 * job.num_scored / job.num_missing)
-                shown = time.monotonic()
+    with stop_requests() as should_stop, ExitStack() as running:
+        with job.timed("load"):
+            opened = open_workers(job.scoring, job.shards[0], job.config.workers, should_stop)
+            workers = running.enter_context(opened)
+        with scoring_progress(job.num_missing) as advance, job.timed("score"):
+            job.start_scoring()
+            shown, told = time.monotonic(), False
+            for result in workers.score(job.shards, score_shard, advance):
+                job.finish_shard(result)
+                if result.path_reason and not told:
+                    log.warning("the slower path, a row for each label: %s", result.path_reason)
+                    told = True
+                shard_log.info("%s", job.progress_line())
+                if time.monotonic() - shown > SECONDS_BETWEEN_UPDATES:
+                    update_progress_artifact(artifact, 100 * job.num_scored / job.num_missing)
+                    shown = time.monotonic()
     update_progress_artifact(artifact, 100.0)
 
 
