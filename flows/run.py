@@ -64,9 +64,9 @@ RETRIES: dict[str, Any] = {
     on_crashed=[report_failure],
 )
 def score_dataset(config: RunConfig) -> tuple[Report, list[str]]:
-    """Score every label of every article of a data set with a causal language model, and report accuracy.
+    """Score every label of every item of a data set with a causal language model, and report accuracy.
 
-    Articles that the output already holds under the same model, prompt and settings are not scored again. Returns the
+    Items that the output already holds under the same model, prompt and settings are not scored again. Returns the
     report and the names of the files written.
     """
     if log.level == logging.NOTSET:  # a run that Prefect started: there is no command line that asked for our lines
@@ -86,12 +86,12 @@ def score_dataset(config: RunConfig) -> tuple[Report, list[str]]:
 
 @task(name="pull", task_run_name="pull {job.config.dataset}", **RETRIES)
 def pull(job: Job) -> None:
-    """Resolve the data set and the model, and stream the articles into the output's work folder."""
+    """Resolve the data set and the model, and stream the items into the output's work folder."""
     job.pull()
     for remark in job.remarks:
         log.warning("%s", remark)
     items, rejected = job.pulled.num_items, job.pulled.num_rejected
-    log.info("pulled %s", f"{items:,} articles" + (f", rejected {rejected:,}" if rejected else ""))
+    log.info("pulled %s", f"{items:,} items" + (f", rejected {rejected:,}" if rejected else ""))
 
 
 @task(name="plan", **RETRIES)
@@ -107,9 +107,9 @@ def plan(job: Job) -> None:
             f"{num_texts:,}",
         )
     if job.shards:
-        log.info("%s to score (articles x prompts), %s stored already", f"{job.num_missing:,}", f"{job.num_stored:,}")
+        log.info("%s to score (texts x prompts), %s stored already", f"{job.num_missing:,}", f"{job.num_stored:,}")
     else:
-        log.info("nothing to score: all %s (articles x prompts) are stored already", f"{job.num_stored:,}")
+        log.info("nothing to score: all %s (texts x prompts) are stored already", f"{job.num_stored:,}")
 
 
 def score_shards(job: Job) -> None:

@@ -115,7 +115,7 @@ def print_report(report: "Report") -> None:
     facts = report.manifest
     out.print(
         Text(
-            f"{facts.dataset.num_items:,} articles of {plain(facts.dataset.name)} ({plain(facts.dataset.split)}) "
+            f"{facts.dataset.num_items:,} items of {plain(facts.dataset.name)} ({plain(facts.dataset.split)}) "
             f"with {plain(facts.model.name)} ({facts.model.dtype} on {facts.model.device})"
         )
     )
@@ -135,7 +135,7 @@ def print_report(report: "Report") -> None:
     if report.has_gold:
         print_table(f"accuracy under the rule '{report.headline_rule}'", columns, rows, tuple(range(1, len(columns))))
     else:
-        out.print("The articles have no gold labels: report.md counts what was predicted.")
+        out.print("The items have no gold labels: report.md counts what was predicted.")
 
 
 def _percent(share: float | None) -> str:
@@ -202,7 +202,7 @@ def print_status(status: "Status") -> None:
         data, model = status.published["dataset"], status.published["model"]
         describe(
             {
-                "published": f"{data['num_items']:,} articles of {data['name']} ({data['split']}) with {model['name']}",
+                "published": f"{data['num_items']:,} items of {data['name']} ({data['split']}) with {model['name']}",
                 "finished": status.published["finished"],
                 "prompts": ", ".join(prompt["name"] for prompt in status.published["prompts"]),
             }
@@ -273,5 +273,5 @@ def print_history(lines: list[dict[str, Any]]) -> None:
         for line in lines
         if line["headline"]
     ]
-    columns = ["finished (UTC)", "prompt", "rule", "articles", "accuracy", "changed", "scored", "seconds"]
+    columns = ["finished (UTC)", "prompt", "rule", "items", "accuracy", "changed", "scored", "seconds"]
     print_table("past runs", columns, rows, right=(3, 4, 5, 6, 7))
