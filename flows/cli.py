@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError, 
 from cyclopts.help import DefaultFormatter, PanelSpec
 from rich.box import Box
 
+from flows import terminal
 from flows.options import ModelOptions, Options, Schedule, configure, read_by
 from flows.typed import count, label_words, with_line_breaks
 from pipeline.config import Rule
@@ -58,19 +59,20 @@ ModelKeys = Annotated[ModelOptions | None, Parameter(name="*")]
 When = Annotated[Schedule | None, Parameter(name="*")]
 Out = Annotated[str, Parameter(help="output folder or URL of a run")]
 Typed = Annotated[str, Parameter(help="the text; put -- before one that begins with a hyphen")]
-LABELS = Parameter(
-    metavar="A,B,...",
-    help="the label words, scored as written: ' positive, negative'; in double quotes where they hold a comma: "
-    "'\"yes, of course\",no'; or ag_news",
-    converter=read_by(label_words),
-    allow_leading_hyphen=True,
+LABELS_HELP = (
+    "the label words, scored as written: ' positive, negative'; in double quotes where they hold a comma: "
+    "'\"yes, of course\",no'; or ag_news"
 )
-TEMPLATE = Parameter(
-    metavar="TEMPLATE",
-    help="text with {text} in it, exactly once; \\n is a line break",
-    converter=read_by(with_line_breaks),
-    allow_leading_hyphen=True,
-)
+TEMPLATE_HELP = "text with {text} in it, exactly once; \\n is a line break"
+Labels = Annotated[Any, read_by(label_words, help=LABELS_HELP, metavar="A,B,...", allow_leading_hyphen=True)]
+Template = Annotated[str, read_by(with_line_breaks, help=TEMPLATE_HELP, metavar="TEXT", allow_leading_hyphen=True)]
+Joined = Annotated[Boundary, Parameter(help="how label words join the prompt")]
+Notebook = Annotated[bool, Parameter(help="also show the logits at the token's own position")]
+NumTokens = Annotated[int, read_by(count, help="tokens to add", metavar="N")]
+LeadingRule = Annotated[Rule | None, Parameter(help="scoring rule that leads the report")]
+ComparedRule = Annotated[Rule, Parameter(help="scoring rule to compare under")]
+Pool = Annotated[str, Parameter(metavar="NAME", help="work pool whose workers start the runs")]
+Yes = Annotated[bool, Parameter(help="remove without asking")]
 
 
 # Scores
@@ -96,13 +98,7 @@ def run(config: Config = None, /, *, keys: Keys = None) -> int:
 
 @app.command(group=SCORES)
 def classify(
-    text: Typed,
-    /,
-    *,
-    labels: Annotated[Any, LABELS],
-    template: Annotated[str, TEMPLATE],
-    boundary: Annotated[Boundary, Parameter(help="how label words join the prompt")] = "joint",
-    keys: ModelKeys = None,
+    text: Typed, /, *, labels: Labels, template: Template, boundary: Joined = "joint", keys: ModelKeys = None
 ) -> None:
     """Score the labels of one text under every rule, and name the winner.
 
@@ -115,126 +111,95 @@ def classify(
     """
     prompt = make_one_text_prompt(labels, template, boundary)  # a slip is told before torch is imported
     model = _load(keys)
-    from flows.terminal import print_classification
     from pipeline import one_text
 
     table = one_text.classify(model, text, labels=labels, template=template, boundary=boundary)
-    print_classification(table, seam_note(prompt))
+    terminal.print_classification(table, seam_note(prompt))
 
 
 @app.command(group=SCORES)
-def tokens(
-    text: Typed,
-    /,
-    *,
-    notebook: Annotated[bool, Parameter(help="also show the logits at the token's own position")] = False,
-    keys: ModelKeys = None,
-) -> None:
+def tokens(text: Typed, /, *, notebook: Notebook = False, keys: ModelKeys = None) -> None:
     """Show each token of a text with its id, logit, log-probability and rank."""
     model = _load(keys)
-    from flows.terminal import print_tokens
     from pipeline.one_text import inspect_tokens
 
-    print_tokens(inspect_tokens(model, text, notebook=notebook))
+    terminal.print_tokens(inspect_tokens(model, text, notebook=notebook))
 
 
 @app.command(group=SCORES)
-def generate(
-    text: Typed,
-    /,
-    *,
-    max_new_tokens: Annotated[int, Parameter(metavar="N", help="tokens to add", converter=read_by(count))] = 30,
-    keys: ModelKeys = None,
-) -> None:
+def generate(text: Typed, /, *, max_new_tokens: NumTokens = 30, keys: ModelKeys = None) -> None:
     """Continue a text."""
     model = _load(keys)
-    from flows.terminal import print_text
     from pipeline import one_text
 
-    print_text(one_text.generate(model, text, max_new_tokens=max_new_tokens))
+    terminal.print_text(one_text.generate(model, text, max_new_tokens=max_new_tokens))
 
 
 @app.command(group=SCORES)
 def prompts() -> None:
     """List the built-in prompts with their words."""
-    from flows.terminal import print_prompts
-
-    print_prompts()
+    terminal.print_prompts()
 
 
 # Finished runs
 
 
 @app.command(group=RUNS)
-def report(
-    out: Out, /, *, rule: Annotated[Rule | None, Parameter(help="scoring rule that leads the report")] = None
-) -> None:
+def report(out: Out, /, *, rule: LeadingRule = None) -> None:
     """Write and show the report of a finished run, from its files."""
     output = _open(out)
-    from flows.terminal import print_report, print_waiting
     from pipeline.job import remake_report
 
-    with output.lock(print_waiting):
-        print_report(remake_report(output, rule))
+    with output.lock(terminal.warn):
+        terminal.print_report(remake_report(output, rule))
 
 
 @app.command(group=RUNS)
-def compare(
-    out_a: Annotated[str, Parameter(help="output folder or URL of the first run")],
-    out_b: Annotated[str, Parameter(help="output folder or URL of the second run")],
-    /,
-    *,
-    rule: Annotated[Rule, Parameter(help="scoring rule to compare under")] = "sum",
-) -> None:
+def compare(out_a: Out, out_b: Out, /, *, rule: ComparedRule = "sum") -> None:
     """Compare two runs on the items that both scored."""
-    from flows.terminal import print_markdown
     from pipeline.analysis import load_run
     from pipeline.reporting.compare import compare_runs
     from pipeline.reporting.compare_markdown import render_comparison
 
-    print_markdown(render_comparison(compare_runs(load_run(out_a), load_run(out_b), rule)))
+    sys.stdout.write(render_comparison(compare_runs(load_run(out_a), load_run(out_b), rule)))  # as it is, to be pasted
 
 
 @app.command(group=RUNS)
 def status(out: Out, /) -> None:
     """Say what an output holds: stored, pending and stale scores, and for which model."""
-    from flows.terminal import print_status
     from pipeline.storing import upkeep
 
-    print_status(upkeep.status(_open(out)))
+    terminal.print_status(upkeep.status(_open(out)))
 
 
 @app.command(group=RUNS)
 def verify(out: Out, /) -> int:
     """Check every file of an output against its hash."""
-    from flows.terminal import print_findings
     from pipeline.storing import upkeep
 
-    return print_findings(upkeep.verify(_open(out)))
+    return terminal.print_findings(upkeep.verify(_open(out)))
 
 
 @app.command(group=RUNS)
 def history(out: Out, /) -> None:
     """Show the past runs of an output."""
-    from flows.terminal import print_history
     from pipeline.storing import upkeep
 
-    print_history(upkeep.history(_open(out)))
+    terminal.print_history(upkeep.history(_open(out)))
 
 
 @app.command(group=RUNS)
-def prune(out: Out, /, *, yes: Annotated[bool, Parameter(help="remove without asking")] = False) -> None:
+def prune(out: Out, /, *, yes: Yes = False) -> None:
     """Remove stored scores that the last run did not use, after saying which."""
-    from flows.terminal import confirm, print_prunable, print_waiting
     from pipeline.storing import upkeep
 
     output = _open(out)
-    with output.lock(print_waiting):
+    with output.lock(terminal.warn):
         prunable = upkeep.prune(output, dry_run=True)
-        print_prunable(prunable)
+        terminal.print_prunable(prunable)
         if not prunable:
             return
-        if not yes and not confirm("Remove these files?"):
+        if not yes and not terminal.confirm("Remove these files?"):
             raise InputError("nothing was removed; answer y, or use --yes where there is no terminal")
         upkeep.prune(output, dry_run=False)
 
@@ -257,14 +222,7 @@ def serve(config: Config = None, /, *, when: When = None, keys: Keys = None) -> 
 
 
 @app.command(group=SCHEDULES)
-def deploy(
-    config: Config = None,
-    /,
-    *,
-    pool: Annotated[str, Parameter(metavar="NAME", help="work pool whose workers start the runs")],
-    when: When = None,
-    keys: Keys = None,
-) -> None:
+def deploy(config: Config = None, /, *, pool: Pool, when: When = None, keys: Keys = None) -> None:
     """Register a schedule with a Prefect server and a work pool.
 
     Needs a Prefect server, and takes options, as 'labelscore serve' does.
@@ -330,12 +288,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check_encoding(arguments: Sequence[str]) -> None:
     """Refuse bytes that are no text: they could be neither tokenised, stored nor shown."""
     for argument in arguments:
-        try:
-            argument.encode()
-        except UnicodeEncodeError:
-            raise InputError(
-                f"'{argument:.80}' is not valid Unicode; write the option, text or path in UTF-8"
-            ) from None
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise InputError(f"'{argument:.80}' is not valid Unicode; write the option, text or path in UTF-8")
 
 
 def _explain(error: CycloptsError) -> str:

@@ -17,25 +17,29 @@ LISTS: dict[str, Callable[[str], object]] = {"label_names": label_names, "column
 PRESET = Annotated[str, Parameter(metavar="NAME", help="start from a bundled configuration: gemma, notebook")]
 
 
-def read_by(read: Callable[[str], object]) -> Callable[[Any, Sequence[Token]], object]:
-    """A converter of cyclopts from a function of the text, which may raise InputError or ValueError."""
-    return lambda _, tokens: read(tokens[-1].value)
+def read_by(read: Callable[[str], object], **shown: Any) -> Parameter:
+    """A parameter that is made of its text by a function, which may raise InputError or ValueError."""
+
+    def convert(_: Any, tokens: Sequence[Token]) -> object:
+        return read(tokens[-1].value)
+
+    return Parameter(converter=convert, **shown)
 
 
 def _option(name: str, schema: dict[str, Any]) -> Any:
     """The type of an option as cyclopts reads it, from the JSON schema of its key."""
     kinds, default = schema.get("anyOf", [schema]), schema["default"]
     choices = ", ".join(choice for kind in kinds for choice in kind.get("enum", ()))
+    shown = {
+        "name": f"--{name.replace('_', '-')}",
+        "help": schema["description"] + (f" ({choices})" if choices else ""),
+        "show_default": ", ".join(default) if isinstance(default, list) else str(default) if default else False,
+    }
+    if name in LISTS:
+        return Annotated[Any, read_by(LISTS[name], metavar="A,B,...", **shown)]
     is_number = any(kind["type"] == "integer" for kind in kinds)
-    parameter = Parameter(
-        name=f"--{name.replace('_', '-')}",
-        metavar="A,B,..." if name in LISTS else "N" if is_number else name.split("_")[-1].upper(),
-        help=schema["description"] + (f" ({choices})" if choices else ""),
-        show_default=", ".join(default) if isinstance(default, list) else str(default) if default else False,
-        converter=read_by(LISTS[name]) if name in LISTS else None,
-    )
-    kind = Any if name in LISTS else bool if default is False else list[str] if isinstance(default, list) else str
-    return Annotated[kind, parameter]
+    kind = bool if default is False else list[str] if isinstance(default, list) else str
+    return Annotated[kind, Parameter(metavar="N" if is_number else name.split("_")[-1].upper(), **shown)]
 
 
 _SCHEMAS = RunConfig.model_json_schema()["properties"]
@@ -69,6 +73,4 @@ class Schedule:
     cron: Annotated[
         str | None, Parameter(group=_WHEN, metavar="'M H D M W'", help="in UTC: '0 6 * * *' is daily at six")
     ] = None
-    interval: Annotated[
-        int | None, Parameter(group=_WHEN, metavar="SECONDS", help="every so many", converter=read_by(count))
-    ] = None
+    interval: Annotated[int | None, read_by(count, group=_WHEN, metavar="SECONDS", help="every so many")] = None

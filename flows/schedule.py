@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from flows.options import Schedule
 from flows.parameters import fit_prefect
 from flows.server import ADVICE, SETTINGS, find_server, make_settings
-from flows.terminal import out, plain
+from flows.terminal import say
 from pipeline.bundled import DEMO_MODEL, SAMPLE
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
@@ -38,7 +38,7 @@ def serve(config: RunConfig, when: Schedule) -> None:
     deployment = make_deployment(config, when)
     watch_heartbeats()
     _describe(deployment)
-    out.print("serving; stop with Ctrl-C", markup=False)
+    say("serving; stop with Ctrl-C")
     serve_deployments(deployment, print_starting_message=False)
 
 
@@ -63,7 +63,7 @@ def deploy(config: RunConfig, pool: str, when: Schedule) -> None:
     watch_heartbeats()
     deployment.apply(work_pool_name=pool)
     _describe(deployment)
-    out.print(f"start a worker with: prefect worker start --pool {plain(pool)}", markup=False)
+    say(f"start a worker with: prefect worker start --pool {pool}")
 
 
 def make_deployment(config: RunConfig, when: Schedule) -> "RunnerDeployment":
@@ -152,9 +152,6 @@ def _describe(deployment: "RunnerDeployment") -> None:
     from prefect.settings import PREFECT_UI_URL
 
     full_name = f"{deployment.flow_name}/{deployment.name}"
-    out.print(
-        f"deployment '{plain(full_name)}'; to start a run now: prefect deployment run '{plain(full_name)}'",
-        markup=False,
-    )
+    say(f"deployment '{full_name}'; to start a run now: prefect deployment run '{full_name}'")
     if PREFECT_UI_URL.value():
-        out.print(f"the server's pages: {PREFECT_UI_URL.value()}", markup=False)
+        say(f"the server's pages: {PREFECT_UI_URL.value()}")
