@@ -15,9 +15,10 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 from prefect.futures import PrefectFuture, as_completed, wait
 
-from flows.scoring_actor import ScoringActor, to_bytes
+from flows.scoring_actor import ScoringActor
 from flows.workers import Advance, ScoreShard, read_texts
 from pipeline.errors import InputError, Interrupted, LabelscoreError, RunError
 from pipeline.shard import ScoringJob, Shard, ShardResult
@@ -180,7 +181,7 @@ class RayWorkers:
 
         Raises what scoring raises, and RunError once the shard has seen too many actors die, or none is left.
         """
-        texts = to_bytes(read_texts(shard))
+        texts = read_texts(shard)  # of a slice Ray sends the slice, not all that it was cut from
         for _ in range(DEATHS_OF_A_SHARD):
             worker, actor = self._take()
             try:
@@ -242,7 +243,7 @@ class RayWorkers:
             worker.num_in_hand -= 1
             self._changed.notify_all()
 
-    def _follow(self, actor: Any, shard: Shard, texts: bytes, advance: Advance) -> ShardResult:
+    def _follow(self, actor: Any, shard: Shard, texts: pa.Table, advance: Advance) -> ShardResult:
         """Have the actor score the shard, and show how far it is."""
         call, num_shown, told = actor.score.remote(shard, texts), 0, False
         try:
