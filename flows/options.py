@@ -30,10 +30,11 @@ def _option(name: str, schema: dict[str, Any]) -> Any:
     """The type of an option as cyclopts reads it, from the JSON schema of its key."""
     kinds, default = schema.get("anyOf", [schema]), schema["default"]
     choices = ", ".join(choice for kind in kinds for choice in kind.get("enum", ()))
+    shown_default = False if default is None or default is False else str(default)
     shown = {
         "name": f"--{name.replace('_', '-')}",
         "help": schema["description"] + (f" ({choices})" if choices else ""),
-        "show_default": ", ".join(default) if isinstance(default, list) else str(default) if default else False,
+        "show_default": ", ".join(default) if isinstance(default, list) else shown_default,
     }
     if name in LISTS:
         return Annotated[Any, read_by(LISTS[name], metavar="A,B,...", **shown)]
