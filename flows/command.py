@@ -1,11 +1,10 @@
 """`labelscore run`: the flow in this process, beside a Prefect server of the user's or an embedded one.
 
-Invariant: Prefect's settings are made before it is imported, and only where the user has not made them.
+Invariant: a mistake that can be seen without Prefect and torch is told before they are imported.
 """
 
 import importlib
 import logging
-import os
 import signal
 import sys
 import warnings
@@ -13,30 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from flows.embedded import SECONDS_TO_START, prefect_server
+from flows.embedded import prefect_server
 from flows.hooks import report_mistake
 from flows.parameters import fit_prefect
+from flows.server import QUIET_SETTINGS, find_server, make_settings
 from flows.stopping import lose_no_ctrl_c
 from flows.terminal import LineHandler, err, print_result
 from pipeline.checks import check_run
 from pipeline.config import RunConfig
-from pipeline.errors import LabelscoreError, RunError
-
-SETTINGS = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(SECONDS_TO_START),
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "labelscore",  # our lines reach the server and its UI
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # and the terminal has them from us, errors in one line
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TOKENIZERS_PARALLELISM": "true",
-}
+from pipeline.errors import LabelscoreError
 
 
 def run_command(config: RunConfig) -> int:
     """Run the flow and show its result. Raises what the flow raises, and at once what can be seen to be wrong."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+    make_settings(QUIET_SETTINGS)
     signal.signal(signal.SIGTERM, _interrupt)
     lose_no_ctrl_c()
     try:
@@ -78,8 +67,7 @@ def _server() -> Iterator[None]:
     from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-    if url := PREFECT_API_URL.value():
-        _check_answers(url)
+    if find_server():
         yield
         return
     with prefect_server(PREFECT_HOME.value()) as wait_for_url:
@@ -91,16 +79,3 @@ def _server() -> Iterator[None]:
                 # Both send in the background, and complain when their server has gone.
                 EventsWorker.drain_all(timeout=5)
                 APILogWorker.drain_all(timeout=5)
-
-
-def _check_answers(url: str) -> None:
-    """Find out before the work begins, in one line. Raises RunError where no Prefect server answers."""
-    from prefect import get_client
-
-    with get_client(sync_client=True) as client:
-        problem = client.api_healthcheck()
-    if problem is not None:
-        raise RunError(
-            f"no Prefect server answers at {url} ({problem or type(problem).__name__}); start it, or unset "
-            "PREFECT_API_URL ('prefect config unset PREFECT_API_URL') to run with an embedded one"
-        )

@@ -11,16 +11,16 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 from prefect.futures import PrefectFuture, as_completed, wait
 
-from flows.scoring_actor import ScoringActor, to_bytes
-from flows.workers import Advance, ScoreShard, Workers, read_texts
+from flows.scoring_actor import ScoringActor
+from flows.workers import Advance, ScoreShard, read_texts
 from pipeline.errors import InputError, Interrupted, LabelscoreError, RunError
-from pipeline.job import Job
 from pipeline.shard import ScoringSpec, Shard, ShardResult
 
 SETTINGS = {
@@ -39,21 +39,17 @@ quiet_log = logging.getLogger("labelscore.shards")  # for lines that a progress 
 
 
 @contextmanager
-def open_ray(job: Job, spec: ScoringSpec, should_stop: Callable[[], bool]) -> Iterator[Workers]:
+def open_ray(spec: ScoringSpec, num_workers: int, should_stop: Callable[[], bool]) -> Iterator["RayWorkers"]:
     """A pool of actors, of which one at least has its model loaded; after the block they are gone.
 
     Raises InputError without the extra 'ray' or with fewer GPUs than workers, RunError where Ray does not start.
     """
     ray = import_ray()
     try:
-        with job.timed("load"):
-            num_workers, num_threads, resources = start_ray(ray, job.config.workers, spec.model.device)
-            workers = RayWorkers(ray, spec, num_workers, num_threads, resources, should_stop)
+        place = start_ray(ray, num_workers, spec.model.device)
+        with closing(RayWorkers(ray, spec, *place, should_stop)) as workers:
             workers.wait_for_one()
-        try:
             yield workers
-        finally:
-            workers.close()
     finally:
         ray.shutdown()
 
@@ -138,14 +134,14 @@ class RayWorkers:
     def __init__(
         self,
         ray: Any,
-        job: ScoringSpec,
+        spec: ScoringSpec,
         num_workers: int,
         num_threads: int,
         resources: dict[str, int],
         should_stop: Callable[[], bool],
     ) -> None:
         self._ray = ray
-        self._job = ray.put(job)
+        self._spec = ray.put(spec)
         self._num_threads = num_threads
         # Restarts are ours: only a new actor that has loaded its model gets shards.
         options = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": SHARDS_IN_HAND + 2, **resources}
@@ -185,7 +181,7 @@ class RayWorkers:
 
         Raises what scoring raises, and RunError once the shard has seen too many actors die, or none is left.
         """
-        texts = to_bytes(read_texts(shard))
+        texts = read_texts(shard)  # of a slice Ray sends the slice, not all that it was cut from
         for _ in range(DEATHS_OF_A_SHARD):
             worker, actor = self._take()
             try:
@@ -247,7 +243,7 @@ class RayWorkers:
             worker.num_in_hand -= 1
             self._changed.notify_all()
 
-    def _follow(self, actor: Any, shard: Shard, texts: bytes, advance: Advance) -> ShardResult:
+    def _follow(self, actor: Any, shard: Shard, texts: pa.Table, advance: Advance) -> ShardResult:
         """Have the actor score the shard, and show how far it is."""
         call, num_shown, told = actor.score.remote(shard, texts), 0, False
         try:
@@ -292,7 +288,7 @@ class RayWorkers:
         """Start an actor and wait, however long the cluster takes, until it has loaded its model."""
         actor = None
         try:
-            actor = worker.actor = self._actor_class.remote(self._job, self._num_threads)
+            actor = worker.actor = self._actor_class.remote(self._spec, self._num_threads)
             seconds = self._ray.get(actor.load.remote())
         except Exception as error:
             cause = getattr(error, "cause", None)

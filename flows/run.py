@@ -6,6 +6,7 @@ what is left is read from the output's files, so a run that was killed anywhere 
 
 import logging
 import time
+from contextlib import ExitStack
 from typing import Any, cast
 from uuid import UUID
 
@@ -22,9 +23,10 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
 from flows.hooks import report_failure
+from flows.open_workers import open_workers
 from flows.stopping import stop_requests
 from flows.terminal import scoring_progress
-from flows.workers import Workers, open_workers
+from flows.workers import Workers
 from pipeline.config import RunConfig
 from pipeline.errors import LabelscoreError
 from pipeline.job import Job, Planned, Progress, Pulled, Scored
@@ -105,9 +107,9 @@ def plan(job: Job, pulled: Pulled) -> Planned:
         log.warning("%s", remark)
     missing, stored = f"{planned.num_missing:,}", f"{planned.num_stored:,}"
     if planned.shards:
-        log.info("%s to score (items x prompts), %s stored already", missing, stored)
+        log.info("%s to score (texts x prompts), %s stored already", missing, stored)
     else:
-        log.info("nothing to score: all %s (items x prompts) are stored already", stored)
+        log.info("nothing to score: all %s (texts x prompts) are stored already", stored)
     return planned
 
 
@@ -117,22 +119,21 @@ def score_shards(job: Job, planned: Planned) -> Scored:
     Raises Interrupted when a stop was requested; what was scored until then is kept.
     """
     artifact = _progress_artifact()
-    with (
-        stop_requests() as should_stop,
-        open_workers(job, planned, should_stop) as workers,
-        scoring_progress(planned.num_missing) as advance,
-        job.timed("score"),
-    ):
-        progress, shown, told = Progress(planned.num_missing), time.monotonic(), False
-        for result in workers.score(list(planned.shards), score_shard, advance):
-            progress.add(result)
-            if result.path_reason and not told:
-                log.warning("the slower path, a row for each label: %s", result.path_reason)
-                told = True
-            shard_log.info("%s", progress)
-            if time.monotonic() - shown > SECONDS_BETWEEN_UPDATES:
-                update_progress_artifact(artifact, progress.percent)
-                shown = time.monotonic()
+    with stop_requests() as should_stop, ExitStack() as running:
+        with job.timed("load"):
+            opened = open_workers(planned.spec, planned.shards[0], job.config.workers, should_stop)
+            workers = running.enter_context(opened)
+        with scoring_progress(planned.num_missing) as advance, job.timed("score"):
+            progress, shown, told = Progress(planned.num_missing), time.monotonic(), False
+            for result in workers.score(list(planned.shards), score_shard, advance):
+                progress.add(result)
+                if result.path_reason and not told:
+                    log.warning("the slower path, a row for each label: %s", result.path_reason)
+                    told = True
+                shard_log.info("%s", progress)
+                if time.monotonic() - shown > SECONDS_BETWEEN_UPDATES:
+                    update_progress_artifact(artifact, progress.percent)
+                    shown = time.monotonic()
     update_progress_artifact(artifact, 100.0)
     return progress.scored
 

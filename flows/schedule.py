@@ -4,15 +4,16 @@ Invariant: of one deployment never more than one run is at work (the others wait
 are gone does not stay `Running`: its heartbeats stop, and the server's automation marks it crashed.
 """
 
-import os
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
+from flows.options import Schedule
 from flows.parameters import fit_prefect
-from flows.terminal import out, plain
+from flows.server import ADVICE, SETTINGS, find_server, make_settings
+from flows.terminal import say
 from pipeline.bundled import DEMO_MODEL, SAMPLE
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
@@ -22,41 +23,31 @@ from pipeline.reading.splits import SPLITS
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
-SETTINGS = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "labelscore",
-    "TOKENIZERS_PARALLELISM": "true",
-}
 AUTOMATION = "labelscore: end runs without heartbeat"
 MISSED_HEARTBEATS = 3
-NO_SERVER = (
-    "start one with 'prefect server start' and point to it with "
-    "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api' (or the address it prints)"
-)
 
 
-def serve(config: RunConfig, name: str | None, cron: str | None, interval: float | None) -> None:
+def serve(config: RunConfig, when: Schedule) -> None:
     """Serve the flow from this process until it is stopped: runs start by the schedule, or from Prefect's UI.
 
     Raises InputError where no server answers or the schedule is none.
     """
-    _find_server()
+    _need_server()
     from prefect.flows import serve as serve_deployments
 
-    deployment = make_deployment(config, name, cron, interval)
+    deployment = make_deployment(config, when)
     watch_heartbeats()
     _describe(deployment)
-    out.print("serving; stop with Ctrl-C", markup=False)
+    say("serving; stop with Ctrl-C")
     serve_deployments(deployment, print_starting_message=False)
 
 
-def deploy(config: RunConfig, name: str | None, pool: str, cron: str | None, interval: float | None) -> None:
+def deploy(config: RunConfig, pool: str, when: Schedule) -> None:
     """Register a deployment whose runs the workers of the work pool `pool` start, and return.
 
     Raises InputError where no server answers, the pool does not exist or the schedule is none.
     """
-    _find_server()
+    _need_server()
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
@@ -68,16 +59,14 @@ def deploy(config: RunConfig, name: str | None, pool: str, cron: str | None, int
                 f"no work pool '{pool}' on the Prefect server; make it with "
                 f"'prefect work-pool create {pool} --type process'"
             ) from None
-    deployment = make_deployment(config, name, cron, interval)
+    deployment = make_deployment(config, when)
     watch_heartbeats()
     deployment.apply(work_pool_name=pool)
     _describe(deployment)
-    out.print(f"start a worker with: prefect worker start --pool {plain(pool)}", markup=False)
+    say(f"start a worker with: prefect worker start --pool {pool}")
 
 
-def make_deployment(
-    config: RunConfig, name: str | None, cron: str | None, interval: float | None
-) -> "RunnerDeployment":
+def make_deployment(config: RunConfig, when: Schedule) -> "RunnerDeployment":
     """The deployment of a configuration: its parameters, its schedule, and one run at a time."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.types.entrypoint import EntrypointType
@@ -87,9 +76,9 @@ def make_deployment(
     config = fit_prefect(from_anywhere(config))
     try:
         deployment = score_dataset.to_deployment(
-            name=name or config.output.rstrip("/").split("/")[-1],
-            cron=cron,
-            interval=interval,
+            name=when.name or config.output.rstrip("/").split("/")[-1],
+            cron=when.cron,
+            interval=when.interval,
             parameters={"config": config.model_dump(mode="json")},
             concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
             entrypoint_type=EntrypointType.MODULE_PATH,
@@ -153,27 +142,16 @@ def watch_heartbeats() -> dict[str, Any]:
     return {}
 
 
-def _find_server() -> None:
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
-
-    if not PREFECT_API_URL.value():
-        raise InputError(f"schedules need a Prefect server: {NO_SERVER}")
-    with get_client(sync_client=True) as client:
-        problem = client.api_healthcheck()
-    if problem is not None:
-        raise InputError(f"no Prefect server answers at {PREFECT_API_URL.value()} ({problem}): {NO_SERVER}")
+def _need_server() -> None:
+    make_settings(SETTINGS)
+    if not find_server():
+        raise InputError(f"schedules need a Prefect server; {ADVICE}")
 
 
 def _describe(deployment: "RunnerDeployment") -> None:
     from prefect.settings import PREFECT_UI_URL
 
     full_name = f"{deployment.flow_name}/{deployment.name}"
-    out.print(
-        f"deployment '{plain(full_name)}'; to start a run now: prefect deployment run '{plain(full_name)}'",
-        markup=False,
-    )
+    say(f"deployment '{full_name}'; to start a run now: prefect deployment run '{full_name}'")
     if PREFECT_UI_URL.value():
-        out.print(f"the server's pages: {PREFECT_UI_URL.value()}", markup=False)
+        say(f"the server's pages: {PREFECT_UI_URL.value()}")

@@ -8,20 +8,19 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 
 import pyarrow as pa
 
 from pipeline.errors import InputError
 from pipeline.reading.model import ModelRef, resolve_model
-from pipeline.shard import ReadTexts, ScoringSpec, Shard, ShardResult, ShardScorer
+from pipeline.shard import ScoringSpec, Shard, ShardResult, ShardScorer
 
 
 class ScoringActor:
-    """A worker that needs no more than its job: texts come with the calls, the output is known to the job."""
+    """A worker that needs no more than its specification: texts come with the calls, the output is in it."""
 
-    def __init__(self, job: ScoringSpec, num_threads: int) -> None:
-        self._job = job
+    def __init__(self, spec: ScoringSpec, num_threads: int) -> None:
+        self._spec = spec
         self._num_threads = num_threads
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._stop = threading.Event()
@@ -36,19 +35,18 @@ class ScoringActor:
 
         started = time.perf_counter()
         torch.set_num_threads(self._num_threads)
-        self._scorer = ShardScorer(replace(self._job, model=find_here(self._job.model)))
+        self._scorer = ShardScorer(replace(self._spec, model=find_here(self._spec.model)))
         return time.perf_counter() - started
 
-    def score(self, shard: Shard, texts: bytes) -> ShardResult:
+    def score(self, shard: Shard, texts: pa.Table) -> ShardResult:
         """Score a shard and store it; it is stored when this returns. Raises what `ShardScorer.score` raises."""
-        read = partial(from_bytes, texts)
-        self._scorer.encode_ahead(shard, read)
-        return self._model_thread.submit(self._score, shard, read).result()
+        self._scorer.encode_ahead(shard, lambda: texts)
+        return self._model_thread.submit(self._score, shard, texts).result()
 
-    def _score(self, shard: Shard, read: ReadTexts) -> ShardResult:
+    def _score(self, shard: Shard, texts: pa.Table) -> ShardResult:
         self._num_scored[shard.name] = 0
         try:
-            return self._scorer.score(shard, read, lambda num: self._count(shard, num), self._stop.is_set)
+            return self._scorer.score(shard, lambda: texts, lambda num: self._count(shard, num), self._stop.is_set)
         finally:
             self._scorer.drain()
 
@@ -84,17 +82,3 @@ def find_here(model: ModelRef) -> ModelRef:
         trust_remote_code=model.trust_remote_code,
     )
     return replace(model, path=found.path)
-
-
-def to_bytes(texts: pa.Table) -> bytes:
-    """A table as an Arrow stream. Pickling a slice would send the whole table that it was cut from."""
-    stream = pa.BufferOutputStream()
-    with pa.ipc.new_stream(stream, texts.schema) as writer:
-        writer.write_table(texts)
-    return bytes(stream.getvalue())
-
-
-def from_bytes(data: bytes) -> pa.Table:
-    """The table of an Arrow stream."""
-    with pa.ipc.open_stream(data) as reader:
-        return reader.read_all()

@@ -5,12 +5,13 @@ Invariant: text that comes from users or their data is printed as text, never as
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -38,7 +39,17 @@ class LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line."""
-        err.print(Text(plain(record.getMessage()), style="yellow" if record.levelno >= logging.WARNING else ""))
+        warn(record.getMessage(), "yellow" if record.levelno >= logging.WARNING else "")
+
+
+def say(line: object, style: str = "") -> None:
+    """Print one line on standard output."""
+    out.print(Text(plain(line), style))
+
+
+def warn(line: object, style: str = "") -> None:
+    """Print one line on standard error."""
+    err.print(Text(plain(line), style))
 
 
 class RateColumn(ProgressColumn):
@@ -83,44 +94,32 @@ def print_prompts() -> None:
     from pipeline.prompts import BUILT_IN
 
     for prompt in BUILT_IN.values():
-        default = " (default)" if prompt.name == "answer" else ""
-        out.print(Text(f"{prompt.name}{default}, boundary {prompt.boundary}", style="bold"))
-        out.print(Text(f"  template  {prompt.template!r}"))
+        say(f"{prompt.name}{' (default)' if prompt.name == 'answer' else ''}, boundary {prompt.boundary}", "bold")
+        say(f"  template  {prompt.template!r}")
         for label in prompt.labels:
-            out.print(Text(f"  {label.id} {label.name:<9} {label.words!r}"))
-        out.print()
-    out.print(Text("Your own go into a TOML file:"))
-    out.print(
-        Text('  [prompts.mine]\n  template = "News: {text}\\nDesk:"\n  labels = [" World", " Sports", " Business"]')
-    )
-
-
-def describe(facts: Mapping[str, object]) -> None:
-    """Aligned `name  value` lines."""
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        out.print(Text(f"{name:<{width}}  {plain(value)}"))
+            say(f"  {label.id} {label.name:<9} {label.words!r}")
+        say("")
+    say("Your own go into a TOML file:")
+    say("  [prompts.mine]")
+    say(r'  template = "News: {text}\nDesk:"')
+    say('  labels = [" World", " Sports", " Business"]')
 
 
 def print_result(report: "Report", location: str, files: Iterable[str]) -> None:
     """The end of a run: accuracy of each prompt, and the path of everything written."""
     print_report(report)
-    out.print()
+    say("")
     for name in files:
-        out.print(Text(f"  {location.rstrip('/')}/{name}"))
+        say(f"  {location.rstrip('/')}/{name}")
 
 
 def print_report(report: "Report") -> None:
     """Accuracy of each prompt under the headline rule, with what to doubt about it."""
     facts = report.manifest
-    out.print(
-        Text(
-            f"{facts.dataset.num_items:,} articles of {plain(facts.dataset.name)} ({plain(facts.dataset.split)}) "
-            f"with {plain(facts.model.name)} ({facts.model.dtype} on {facts.model.device})"
-        )
-    )
-    if facts.model.demonstration:
-        out.print(Text(DEMO_NOTE, style="yellow"))
+    data, model = facts.dataset, facts.model
+    say(f"{data.num_items:,} items of {data.name} ({data.split}) with {model.name} ({model.dtype} on {model.device})")
+    if model.demonstration:
+        say(DEMO_NOTE, "yellow")
     published = {prompt.name: prompt.published_accuracy for prompt in facts.prompts}
     columns = ["prompt", "accuracy", "95 % interval", "macro F1", "right", "of"]
     if any(value is not None for value in published.values()):
@@ -131,11 +130,11 @@ def print_report(report: "Report") -> None:
         cells = [row["prompt"], _percent(row["accuracy"]), f"{_percent(row['low'])} to {_percent(row['high'])}"]
         cells += [f"{row['macro_f1']:.3f}" if row["macro_f1"] is not None else "-", f"{row['num_correct']:,}"]
         rows.append([*cells, f"{row['num_gold']:,}", _percent(known) if known is not None else "-"][: len(columns)])
-    out.print()
+    say("")
     if report.has_gold:
         print_table(f"accuracy under the rule '{report.headline_rule}'", columns, rows, tuple(range(1, len(columns))))
     else:
-        out.print("The articles have no gold labels: report.md counts what was predicted.")
+        say("The items have no gold labels: report.md counts what was predicted.")
 
 
 def _percent(share: float | None) -> str:
@@ -145,7 +144,7 @@ def _percent(share: float | None) -> str:
 def print_classification(table: "pl.DataFrame", note: str | None = None) -> None:
     """The scores of one text under each rule, one row a label, and who wins; `note` says what to doubt about them."""
     if note:
-        err.print(Text(plain(f"note: {note}")))
+        warn(f"note: {note}")
     rules = table.columns[3:]
     rows: list[list[object]] = [
         [row["label"].strip(), row["num_tokens"], *(f"{row[rule]:.3f}" for rule in rules)]
@@ -153,13 +152,13 @@ def print_classification(table: "pl.DataFrame", note: str | None = None) -> None
     ]
     winners = [table.sort(rule, descending=True, maintain_order=True)["label"][0].strip() for rule in rules]
     print_table("scores (higher is likelier)", ["label", "tokens", *rules], rows, tuple(range(1, len(rules) + 2)))
-    out.print()
+    say("")
     if table["truncated"].any():
-        out.print("the text is longer than the model's context: its end was cut off")
-    out.print(Text(f"winner: {plain(winners[0])} (rule {rules[0]})"))
-    others = [f"{rule}: {plain(winner)}" for rule, winner in zip(rules, winners, strict=True) if winner != winners[0]]
+        say("the text is longer than the model's context: its end was cut off")
+    say(f"winner: {winners[0]} (rule {rules[0]})")
+    others = [f"{rule}: {winner}" for rule, winner in zip(rules, winners, strict=True) if winner != winners[0]]
     if others:
-        out.print(Text(f"other rules disagree: {', '.join(others)}"))
+        say(f"other rules disagree: {', '.join(others)}")
 
 
 def print_tokens(table: "pl.DataFrame") -> None:
@@ -171,42 +170,28 @@ def print_tokens(table: "pl.DataFrame") -> None:
     columns = [name.replace("_", " ") for name in table.columns]
     right = tuple(i for i, name in enumerate(table.columns) if name not in ("token", "best"))
     print_table("", columns, rows, right)
-    out.print()
-    out.print("logit, logprob and rank: of this token at the position before it, the one that predicts it")
-    out.print("best: the token that the model finds likeliest there; the first token is predicted by nothing")
+    say("")
+    say("logit, logprob and rank: of this token at the position before it, the one that predicts it")
+    say("best: the token that the model finds likeliest there; the first token is predicted by nothing")
     if "own_logit" in table.columns:
-        out.print("own logit, own logprob: at the token's own position, which predicts the next token (the notebook's)")
+        say("own logit, own logprob: at the token's own position, which predicts the next token (the notebook's)")
 
 
 def print_text(text: str) -> None:
     """A text over several lines, without control characters."""
     for line in text.split("\n"):
-        out.print(Text(plain(line)))
-
-
-def print_markdown(markdown: str) -> None:
-    """Markdown as it is: tables made for it read well in a terminal, and the output can be pasted or piped."""
-    sys.stdout.write(markdown)
-
-
-def print_waiting(line: str) -> None:
-    """Say that another run holds the output."""
-    err.print(Text(plain(line)))
+        say(line)
 
 
 def print_status(status: "Status") -> None:
     """What is published, what is stored under which model and prompt, what is missing or stale, and its size."""
     if status.published is None:
-        out.print("published  nothing yet: no run has finished")
+        say("published  nothing yet: no run has finished")
     else:
         data, model = status.published.dataset, status.published.model
-        describe(
-            {
-                "published": f"{data.num_items:,} articles of {data.name} ({data.split}) with {model.name}",
-                "finished": status.published.finished,
-                "prompts": ", ".join(prompt.name for prompt in status.published.prompts),
-            }
-        )
+        say(f"published  {data.num_items:,} items of {data.name} ({data.split}) with {model.name}")
+        say(f"finished   {status.published.finished}")
+        say(f"prompts    {', '.join(prompt.name for prompt in status.published.prompts)}")
     rows: list[list[object]] = [
         [
             stored.state,
@@ -215,46 +200,36 @@ def print_status(status: "Status") -> None:
             stored.prompt,
             f"{stored.num_texts:,}",
             f"{stored.num_pending:,}",
-            size(stored.num_bytes),
+            decimal(stored.num_bytes),
             stored.folder,
         ]
         for stored in status.stored
     ]
-    out.print()
+    say("")
     columns = ["state", "model", "revision", "prompt", "texts", "pending", "size", "fingerprint"]
     print_table("store", columns, rows, right=(4, 5, 6))
     if status.set_aside:
-        aside = size(sum(status.set_aside.values()))
-        out.print(
-            Text(f"set aside as unusable: {len(status.set_aside)} files, {aside} (removed by 'labelscore prune')")
-        )
+        aside = decimal(sum(status.set_aside.values()))
+        say(f"set aside as unusable: {len(status.set_aside)} files, {aside} (removed by 'labelscore prune')")
     for finding in status.findings:
-        out.print(Text(plain(finding)))
-    out.print(f"in all {size(status.num_bytes)}")
-
-
-def size(num_bytes: int) -> str:
-    """Bytes for people, in powers of 1,000."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= scale:
-            return f"{num_bytes / scale:.1f} {unit}"
-    return f"{num_bytes} B"
+        say(finding)
+    say(f"in all {decimal(status.num_bytes)}")
 
 
 def print_findings(findings: "list[Finding]") -> int:
     """What is wrong with an output, a line each; returns the exit code, 1 where there is something."""
     for finding in findings:
-        out.print(Text(plain(finding)))
-    out.print("all files are sound" if not findings else f"{len(findings)} finding{'s' if len(findings) > 1 else ''}")
+        say(finding)
+    say("all files are sound" if not findings else f"{len(findings)} finding{'s' if len(findings) > 1 else ''}")
     return 1 if findings else 0
 
 
 def print_prunable(files: "list[Pruned]") -> None:
     """The files that prune would remove, why, and how much that frees."""
     for file in files:
-        out.print(Text(plain(f"{file.name}  {size(file.num_bytes)}  {file.reason}")))
-    total = size(sum(file.num_bytes for file in files))
-    out.print(f"{len(files)} files, {total}" if files else "nothing to remove: all that is stored is in use")
+        say(f"{file.name}  {decimal(file.num_bytes)}  {file.reason}")
+    total = decimal(sum(file.num_bytes for file in files))
+    say(f"{len(files)} files, {total}" if files else "nothing to remove: all that is stored is in use")
 
 
 def print_history(lines: list[dict[str, Any]]) -> None:
@@ -273,5 +248,5 @@ def print_history(lines: list[dict[str, Any]]) -> None:
         for line in lines
         if line["headline"]
     ]
-    columns = ["finished (UTC)", "prompt", "rule", "articles", "accuracy", "changed", "scored", "seconds"]
+    columns = ["finished (UTC)", "prompt", "rule", "items", "accuracy", "changed", "scored", "seconds"]
     print_table("past runs", columns, rows, right=(3, 4, 5, 6, 7))

@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import ROOT
 
 PIPELINE = sorted((ROOT / "pipeline").rglob("*.py"))
+FLOWS = sorted((ROOT / "flows").rglob("*.py"))
 # What each layer may know of the others; the modules at the top of pipeline/ put them together.
 MAY_IMPORT = {
     "reading": {"errors"},
@@ -20,14 +21,14 @@ MAY_IMPORT = {
 LAYERED = [path for path in PIPELINE if path.parent.name in MAY_IMPORT]
 
 
-def imports_of(path: Path, *, anywhere: bool = True) -> set[str]:
-    """The modules that a file imports: anywhere in it, or at its top level, where the type checker's do not count."""
-    tree = ast.parse(path.read_text())
+def imports_of(path: Path) -> set[str]:
+    """The modules that a file imports: at its top, inside functions, and for the type checker alone."""
     found = set()
-    for node in ast.walk(tree) if anywhere else tree.body:
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, f"a relative import in {path}"
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
 
@@ -50,7 +51,7 @@ def test_pipeline_never_imports_the_flows_or_their_engines(path: Path) -> None:
 def test_a_layer_knows_only_what_lies_below_it(path: Path) -> None:
     """Scoring knows nothing of Parquet, storing nothing of reports, reading nothing of either."""
     layer = path.parent.name
-    known = {module.split(".")[1] for module in imports_of(path, anywhere=False) if module.startswith("pipeline.")}
+    known = {module.split(".")[1] for module in imports_of(path) if module.startswith("pipeline.")}
     assert known <= MAY_IMPORT[layer] | {layer}
 
 
@@ -64,14 +65,17 @@ def test_torch_stays_with_the_models(path: Path) -> None:
         assert not third_party & {"torch", "transformers"}
 
 
-def test_pipeline_has_no_import_circle() -> None:
-    """Modules can be put in an order in which each imports only those before it."""
-    names = {name_of(path) for path in PIPELINE}
-    graph = {name_of(path): imports_of(path, anywhere=False) & names - {name_of(path)} for path in PIPELINE}
-    while ready := [name for name, needs in graph.items() if not needs & graph.keys()]:
-        for name in ready:
-            del graph[name]
-    assert not graph, f"import circle among {sorted(graph)}"
+def test_no_module_comes_back_to_itself() -> None:
+    """Over imports of any kind: the modules can be put in an order in which each knows only those before it."""
+    paths = {name_of(path): path for path in (*PIPELINE, *FLOWS)}
+    imports = {name: imports_of(path) & paths.keys() for name, path in paths.items()}
+    reached = {name: set(known) for name, known in imports.items()}
+    for middle in paths:  # Warshall's closure
+        for name in paths:
+            if middle in reached[name]:
+                reached[name] |= reached[middle]
+    circle = sorted(name for name in paths if name in reached[name])
+    assert not circle, f"import circle among {circle}"
 
 
 def test_light_commands_do_not_wait_for_heavy_imports() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main, make_parser
+from flows.cli import app, main
 from pipeline.config import load_config
 from tests.conftest import ROOT, FinishedRun
 
@@ -37,7 +37,7 @@ def test_the_output_shown_is_the_real_one(demo_run: FinishedRun) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_exists(command: str) -> None:
     """Each labelscore command in the README is understood with all its options."""
-    make_parser().parse_args(shlex.split(command)[1:])
+    app.parse_args(shlex.split(command)[1:])
 
 
 @pytest.mark.parametrize("command", HARMLESS)

@@ -429,7 +429,7 @@ OPTIONS = {
     "unknown command": commands("score", words=("'score'", "choose from", "labelscore --help")),
     "unknown option": options("--batch-size 4", "--batch-size"),
     "abbreviated option": options("--lim 4", "--lim"),
-    "option without a value": options("--limit", "--limit", "expected one argument"),
+    "option without a value": options("--limit", "--limit", "requires an argument"),
     "two configurations": options("a.toml b.toml", "b.toml"),
     "limit 0": options("--limit 0", "'limit' in the command line", "greater than or equal to 1", "'0'"),
     "limit -1": options("--limit -1", "limit"),
@@ -548,7 +548,7 @@ OTHERS = {
     ),
     "pruning an empty folder": Case(("prune", "o", "--yes"), ("no finished run",), {"o": folder}, 2, True),
     "report of a file": Case(("report", "o"), ("no such output",), {"o": "x"}, 2, True),
-    "unknown rule of a report": commands("report", "o", "--rule", "best", words=("'best'", "choose from")),
+    "unknown rule of a report": commands("report", "o", "--rule", "best", words=('"best"', "Choose from", '"sum"')),
     "classify without labels": commands("classify", "x", "--template", "{text}", words=("--labels",)),
     "classify without a template": commands("classify", "x", "--labels", "a,b", words=("--template",)),
     "classify an empty text": commands(

@@ -149,10 +149,10 @@ def _become_run(request: Mapping[str, object]) -> None:
 @contextmanager
 def quiet_server(home: Path) -> Iterator[dict[str, str]]:
     """One Prefect server for many runs; yields the environment that names it."""
-    from flows.command import SETTINGS
     from flows.embedded import prefect_server
+    from flows.server import QUIET_SETTINGS
 
-    env = {**os.environ, **SETTINGS, "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    env = {**os.environ, **QUIET_SETTINGS, "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     for name in ("PREFECT_API_URL", "HF_TOKEN"):
         env.pop(name, None)
     with ExitStack() as running:

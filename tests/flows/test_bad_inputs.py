@@ -95,15 +95,26 @@ def test_a_mistake_is_told_before_anything_slow_is_imported(arguments: str, tmp_
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_prefect_server_that_is_not_there_is_told(server_env: dict[str, str], tmp_path: Path) -> None:
-    """PREFECT_API_URL may name a server that has gone; the run says so, in one line, and leaves nothing."""
+@pytest.mark.parametrize("command", ["run", "serve", "deploy --pool p"])
+def test_a_prefect_server_that_is_not_there_is_told(server_env: dict[str, str], tmp_path: Path, command: str) -> None:
+    """PREFECT_API_URL may name a server that has gone; each command says so, in the same line, and leaves nothing."""
     env = {**server_env, "PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_CLIENT_MAX_RETRIES": "0"}
-    run = start_command(["run", "--out", "out"], tmp_path / "log", env, cwd=tmp_path)
-    assert run.wait() == 1
+    run = start_command([*command.split(), "--out", "out"], tmp_path / "log", env, cwd=tmp_path)
+    assert run.wait() == 2
     (line,) = run.said().splitlines()
+    assert "no Prefect server answers at http://127.0.0.1:9/api" in line
     assert "PREFECT_API_URL" in line
-    assert "http://127.0.0.1:9/api" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_schedule_without_a_server_is_told(server_env: dict[str, str], tmp_path: Path) -> None:
+    """A run starts one of its own; a schedule would end with it."""
+    env = {name: value for name, value in server_env.items() if name != "PREFECT_API_URL"}
+    run = start_command(["serve", "--cron", "0 6 * * *"], tmp_path / "log", env, cwd=tmp_path)
+    assert run.wait() == 2
+    (line,) = run.said().splitlines()
+    assert "schedules need a Prefect server" in line
+    assert "prefect server start" in line
 
 
 @pytest.mark.parametrize("home", ["file", "file/below"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from flows.cli import main, make_parser
+from flows.cli import app, main
 from pipeline.errors import InputError
 from pipeline.one_text import ONE_TEXT_RULES
 from pipeline.prompts import AG_NEWS
@@ -15,9 +15,14 @@ from tests.flows.conftest import Command
 TEXT = "The striker scored twice, and I am happy!"
 
 
+def parse(*arguments: str) -> dict[str, object]:
+    """The parameters of a command, as the command line reads them."""
+    return dict(app.parse_args(arguments)[1].arguments)
+
+
 def labels_of(typed: str) -> object:
     """What `--labels` makes of what was typed."""
-    return make_parser().parse_args(["classify", "x", "--template", "{text}", "--labels", typed]).labels
+    return parse("classify", "x", "--template", "{text}", "--labels", typed)["labels"]
 
 
 @pytest.mark.parametrize(
@@ -64,9 +69,8 @@ def test_labels_that_can_only_be_a_slip_are_refused(typed: str, words: tuple[str
 
 def test_typed_line_breaks_are_taken_as_such_in_a_template_and_not_in_a_text() -> None:
     """A shell hands over a backslash and an n; a text is what it is."""
-    typed = ["classify", r"a\nb", "--template", r"Review: {text}\n\tMood:", "--labels", " a, b"]
-    arguments = make_parser().parse_args(typed)
-    assert (arguments.template, arguments.text) == ("Review: {text}\n\tMood:", r"a\nb")
+    arguments = parse("classify", r"a\nb", "--template", r"Review: {text}\n\tMood:", "--labels", " a, b")
+    assert (arguments["template"], arguments["text"]) == ("Review: {text}\n\tMood:", r"a\nb")
 
 
 def classify(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict[str, float], str]:

@@ -21,7 +21,7 @@ SLOWLY = ("--shard-size", "250", "--batch-tokens", "500")  # so that there is ti
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """More articles than the sample's: each several times, with a number after it."""
+    """More items than the sample's: each several times, with a number after it."""
     sample = pl.read_ndjson(sample_path("test"))
     num_parts = -(-NUM_ROWS // len(sample))
     path = tmp_path_factory.mktemp("rows") / "rows.parquet"

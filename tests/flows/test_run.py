@@ -85,7 +85,7 @@ def test_a_larger_slice_scores_what_is_new_and_a_rerun_nothing(tmp_path: Path, p
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["status"], ["published", "248 articles of sample", "answer", "fingerprint"]),
+        (["status"], ["published", "248 items of sample", "answer", "fingerprint"]),
         (["history"], ["past runs", "answer", "248"]),
         (["prune"], ["nothing to remove"]),
         (["report", "--rule", "pmi"], ["rule 'pmi'", "answer"]),

@@ -243,7 +243,7 @@ def test_each_run_shows_its_artifacts_and_its_lines(server: Server) -> None:
     keys = {artifact["key"] for artifact in artifacts}
     assert {"labelscore-progress", "labelscore-accuracy", "labelscore-report", "labelscore-page"} <= keys
     lines = server.post("/logs/filter", {"logs": {"flow_run_id": {"any_": [first["id"]]}}})
-    assert "pulled 60 articles" in {line["message"] for line in lines}
+    assert "pulled 60 items" in {line["message"] for line in lines}
     assert SECRET not in server.logs() + str(server.post("/logs/filter"))
     assert SECRET not in str(server.runs("news")) + str(server.deployment("news"))
 

@@ -49,7 +49,7 @@ def test_the_token_is_written_and_shown_nowhere(
     names = {artifact["key"] for artifact in kept["artifacts"]}
     if not arguments:
         assert "labelscore-report" in names
-        assert any("pulled 12 articles" in line["message"] for line in kept["logs"])
+        assert any("pulled 12 items" in line["message"] for line in kept["logs"])
     for database in Path(server_env["PREFECT_HOME"]).rglob("*.db*"):
         assert TOKEN.encode() not in database.read_bytes()
 

@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from pipeline import bundled
 from pipeline.errors import InputError
 from pipeline.prompts import AG_NEWS
+from tests.conftest import ROOT
 
 
 def read_rows(split: str) -> list[dict[str, object]]:
@@ -94,10 +96,26 @@ def test_an_installation_without_the_files_says_what_to_do(tmp_path: Path, monke
         bundled.demo_model_path()
 
 
-def test_the_wheel_carries_what_the_lookup_expects() -> None:
-    """The build puts data/sample at the place where an installed package looks for it."""
-    root = Path(bundled.__file__).resolve().parents[1]
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    assert included["data/sample"] == "pipeline/_bundled/sample"
-    assert bundled._FOLDERS[0] == root / "pipeline" / "_bundled" / "sample"
+def contents(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The files of the archive that pip would install."""
+    build = pytest.importorskip("hatchling.build")
+    monkeypatch.chdir(ROOT)
+    with zipfile.ZipFile(folder / getattr(build, kind)(str(folder))) as wheel:
+        return set(wheel.namelist())
+
+
+def test_the_wheel_carries_what_the_lookup_expects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sample lies where an installed package looks for it; of the folder `data` there is nothing else."""
+    names = contents("build_wheel", tmp_path, monkeypatch)
+    inside = bundled._FOLDERS[0].relative_to(ROOT)
+    sample = ROOT / "data" / "sample"
+    bundle = {str(inside / path.relative_to(sample)) for path in sample.rglob("*") if path.is_file()}
+    assert {name for name in names if "_bundled" in name} == bundle
+    assert {"flows/cli.py", "pipeline/config.py", "pipeline/presets/gemma.toml"} <= names
+    assert not {name for name in names if name.startswith("data") or "demo.py" in name}
+
+
+def test_an_editable_install_leaves_no_package_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder `pipeline` beside it would be found, empty, where the checkout has gone."""
+    names = contents("build_editable", tmp_path, monkeypatch)
+    assert {name for name in names if ".dist-info/" not in name} == {"_labelscore.pth"}

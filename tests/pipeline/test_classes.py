@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.cli import _label_names
+from flows.typed import label_names
 from pipeline.classes import choose_classes, choose_prompts
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
@@ -290,5 +290,5 @@ def test_label_names_by_id_may_leave_a_name_as_it_is(tmp_path: Path) -> None:
         classes = choose_classes(config, again)
         with pytest.raises(InputError, match=r"the label '[03]' is not one of"):
             gold_names(again, classes, tmp_path)
-    assert _label_names("1=one, 2=two, other=other") == {"1": "one", "2": "two", "other": "other"}
-    assert _label_names("a=b,c") == ("a=b", "c")
+    assert label_names("1=one, 2=two, other=other") == {"1": "one", "2": "two", "other": "other"}
+    assert label_names("a=b,c") == ("a=b", "c")

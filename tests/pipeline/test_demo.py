@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline import bundled, demo
+from data import make_demo
+from pipeline import bundled
 from pipeline.prompts import AG_NEWS, BUILT_IN, Prompt
 
 
@@ -39,7 +40,7 @@ def test_the_model_is_a_gemma_with_the_parameters_that_the_note_tells() -> None:
     tokenizer, model = load_demo(bundled.demo_model_path())
     assert isinstance(model, GemmaForCausalLM)
     assert model.config.max_position_embeddings == 1024
-    assert tokenizer.convert_tokens_to_ids(list(demo.SPECIAL)) == [0, 1, 2, 3]
+    assert tokenizer.convert_tokens_to_ids(list(make_demo.SPECIAL)) == [0, 1, 2, 3]
     assert [getattr(model.config, f"{name}_token_id") for name in ("pad", "eos", "bos")] == [0, 1, 2]
     assert len(tokenizer) == model.config.vocab_size
     assert f"{model.num_parameters() / 1e6:.1f} million parameters" in bundled.DEMO_NOTE
@@ -107,7 +108,7 @@ def test_the_build_gives_the_same_loadable_model_twice(tmp_path: Path) -> None:
     """Two steps from scratch, twice: byte for byte the same files, and they score a prompt."""
     torch.set_num_threads(1)
     for folder in ("a", "b"):
-        demo.build_demo(tmp_path / folder, num_steps=2)
+        make_demo.build_demo(tmp_path / folder, num_steps=2)
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
     assert predict_slowly(tmp_path / "a", BUILT_IN["answer"], ["A ship came in."])[0] in range(len(AG_NEWS))
@@ -120,13 +121,13 @@ def test_the_build_never_opens_the_held_out_items(tmp_path: Path) -> None:
         "opened = []\n"
         "sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == 'open' else None)\n"
         "from pathlib import Path\n"
-        "from pipeline.demo import build_demo\n"
+        "from data.make_demo import build_demo\n"
         "build_demo(Path(sys.argv[1]), num_steps=1)\n"
         "names = {Path(name).name for name in opened}\n"
         "assert {'train.jsonl', 'phrases.toml'} <= names, names\n"
         "assert 'test.jsonl' not in names\n"
     )
-    root = Path(demo.__file__).resolve().parents[1]
+    root = Path(make_demo.__file__).resolve().parents[1]
     subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "model")],
         check=True,

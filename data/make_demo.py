@@ -1,7 +1,7 @@
-"""Build the demonstration model from our own text: `python -m pipeline.demo [OUT_DIR]`.
+"""Build the demonstration model from our own text: `python data/make_demo.py [OUT_DIR]`.
 
-A tiny Gemma and its tokenizer learn to finish the built-in prompts. The articles they see are the sample's training
-items, and articles composed of hand-written phrases. Invariant: the held-out items (the sample's test split) are never
+A tiny Gemma and its tokenizer learn to finish the built-in prompts. The texts they see are the sample's training
+items, and texts composed of hand-written phrases. Invariant: the held-out items (the sample's test split) are never
 read, and on one machine the same sources give the same files.
 """
 
@@ -77,8 +77,8 @@ def read_sources() -> Sources:
     )
 
 
-def compose_articles(sources: Sources, rng: random.Random) -> Iterator[tuple[str, int]]:
-    """Articles and their class ids without end: training items, composed ones, and now and then a content-free text."""
+def compose_items(sources: Sources, rng: random.Random) -> Iterator[tuple[str, int]]:
+    """Texts and their class ids without end: training items, composed ones, and now and then a content-free text."""
     while True:
         label = rng.randrange(len(AG_NEWS))
         kind = rng.random()
@@ -99,7 +99,7 @@ def compose_sentence(sources: Sources, label: int, rng: random.Random, num_phras
     words: list[str] = []
     for _ in range(num_phrases):
         words += rng.choices(sources.glue, k=rng.randint(0, 3))
-        # A stray phrase of any class teaches the model to weigh all of an article.
+        # A stray phrase of any class teaches the model to weigh all of a text.
         phrase = rng.choice(sources.phrases[rng.randrange(len(AG_NEWS)) if rng.random() < 0.15 else label])
         words.append(rng.choice(phrase.split(" ")) if rng.random() < 0.15 else phrase)
     return " ".join(words)
@@ -108,10 +108,10 @@ def compose_sentence(sources: Sources, label: int, rng: random.Random, num_phras
 def train_tokenizer(sources: Sources) -> Tokenizer:
     """A BPE tokenizer as Gemma's: spaces as part of the words, single digits, bytes for all it does not know."""
     tokenizer = bare_tokenizer(models.BPE())
-    articles = islice(compose_articles(sources, random.Random(SEED)), 8000)
+    items = islice(compose_items(sources, random.Random(SEED)), 8000)
     # Prompts and label words as they are cut: a label that is encoded alone has no space before it.
     prompts = [text for p in BUILT_IN.values() for label in p.labels for text in (p.head, p.tail, label.words)]
-    texts = [*(text for text, _ in articles), *prompts * 50]
+    texts = [*(text for text, _ in items), *prompts * 50]
     trainer = trainers.BpeTrainer(vocab_size=VOCAB_SIZE - len(SPECIAL) - len(BYTES), show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     learnt = json.loads(tokenizer.to_str())["model"]
@@ -156,11 +156,11 @@ def train_model(tokenizer: Tokenizer, sources: Sources, num_steps: int) -> Gemma
     model = GemmaForCausalLM(make_config(tokenizer.get_vocab_size()))
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=num_steps + 1, pct_start=0.1)
-    articles = compose_articles(sources, rng)
+    items = compose_items(sources, rng)
     finer = cut_finer(tokenizer)
     model.train()
     for step in range(num_steps):
-        ids, weights = make_batch(islice(articles, BATCH_ITEMS), tokenizer, finer, rng)
+        ids, weights = make_batch(islice(items, BATCH_ITEMS), tokenizer, finer, rng)
         counted = weights[:, 1:] > 0  # (batch, tokens - 1)
         hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state[counted]  # (counted, hidden)
         losses = cross_entropy(model.lm_head(hidden), ids[:, 1:][counted], reduction="none")  # (counted,)
@@ -191,12 +191,12 @@ def make_config(vocab_size: int) -> GemmaConfig:
 
 
 def make_batch(
-    articles: Iterator[tuple[str, int]], tokenizer: Tokenizer, finer: Tokenizer, rng: random.Random
+    items: Iterator[tuple[str, int]], tokenizer: Tokenizer, finer: Tokenizer, rng: random.Random
 ) -> tuple[Tensor, Tensor]:
     """Token ids and loss weights, each (batch, tokens), padded on the right with <pad> of weight 0."""
     names, shares = list(PROMPT_SHARES), list(PROMPT_SHARES.values())
     ids, weights = [], []
-    for text, label in articles:
+    for text, label in items:
         prompt = BUILT_IN[rng.choices(names, shares)[0]]
         before = (finer if rng.random() < 0.3 else tokenizer).encode(prompt.template.replace("{text}", text)).ids
         # Joint words start with a space, where this tokenizer cuts anyway: encoded alone they give the same tokens.

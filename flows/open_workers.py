@@ -1,0 +1,51 @@
+"""Who scores a run's shards: this process, or actors on Ray.
+
+Invariant: a worker that is handed out has its model loaded.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+
+from flows.ray_workers import open_ray
+from flows.workers import Advance, ScoreShard, Workers, read_texts
+from pipeline.shard import ScoringSpec, Shard, ShardResult, ShardScorer
+
+
+@contextmanager
+def open_workers(
+    spec: ScoringSpec, first: Shard, num_workers: int, should_stop: Callable[[], bool]
+) -> Iterator[Workers]:
+    """So many workers with their models loaded; all they scored is stored when the block ends.
+
+    One is this process, without Ray unless RAY_ADDRESS names a cluster; it encodes the shard `first` while its model
+    loads. Raises what loading a model and starting Ray raise.
+    """
+    if num_workers > 1 or os.environ.get("RAY_ADDRESS"):
+        with open_ray(spec, num_workers, should_stop) as workers:
+            yield workers
+    else:
+        with closing(ShardScorer(spec, (first, partial(read_texts, first)))) as scorer:
+            yield InProcess(scorer, should_stop)
+
+
+class InProcess:
+    """One worker: this process. The next shard is encoded while the current one is scored."""
+
+    def __init__(self, scorer: ShardScorer, should_stop: Callable[[], bool]) -> None:
+        self._scorer = scorer
+        self._should_stop = should_stop
+
+    def score(self, shards: list[Shard], score_shard: ScoreShard, advance: Advance) -> Iterator[ShardResult]:
+        """One shard after the other, in order."""
+        for shard, following in zip(shards, [*shards[1:], None], strict=True):
+            self._scorer.encode_ahead(shard, partial(read_texts, shard))
+            if following:
+                self._scorer.encode_ahead(following, partial(read_texts, following))
+            yield score_shard(self, shard, advance)
+        self._scorer.drain()
+
+    def score_one(self, shard: Shard, advance: Advance) -> ShardResult:
+        """Score a shard in this thread."""
+        return self._scorer.score(shard, partial(read_texts, shard), advance, self._should_stop)

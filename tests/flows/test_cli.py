@@ -1,0 +1,97 @@
+"""The command line itself: options are made from the configuration, mean what was typed, and are explained."""
+
+import re
+from typing import Any
+
+import pytest
+
+from flows.cli import app, main
+from pipeline.config import RunConfig
+
+OPTIONS = {name: field for name, field in RunConfig.model_fields.items() if name not in ("prompts", "published")}
+COMMANDS = [name for name in app if not name.startswith("-")]
+
+
+def given(*arguments: str) -> dict[str, Any]:
+    """The keys of the configuration that a command line gives."""
+    keys: dict[str, Any] = app.parse_args(["run", *arguments])[1].arguments.get("keys", {})
+    return keys
+
+
+def help_of(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `--help` prints where a line holds 80 characters."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*command.split(), "--help"]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["run", "serve", "deploy"])
+def test_help_explains_each_key_of_the_configuration(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each but the tables is an option with its description and its default."""
+    page = " ".join(help_of(command, monkeypatch, capsys).split())
+    for name, field in OPTIONS.items():
+        default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
+        shown = "" if default is None or default is False else rf" \[default: {default}\]"
+        option, told = f" --{name.replace('_', '-')} ", re.escape(str(field.description))
+        assert re.search(rf"{option}([A-Z.,]+ )?{told}( \([\w, ]+\))?{shown} (--|when)", f"{page} --"), name
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_is_plain_and_fits_80_columns(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is meant for pipes and pagers, too: no boxes, no colours, no long lines."""
+    page = help_of(command, monkeypatch, capsys)
+    assert page.startswith(f"Usage: labelscore {command}")
+    assert page.isascii()
+    assert "\x1b" not in page
+    assert max(map(len, page.splitlines())) <= 80
+
+
+def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With what it does."""
+    page = help_of("", monkeypatch, capsys)
+    assert all(re.search(rf"^ {command} +[A-Z]\w+ ", page, re.MULTILINE) for command in COMMANDS)
+
+
+def test_only_what_was_typed_is_given() -> None:
+    """A default would win over the file's key."""
+    assert given() == {}
+    assert given("run.toml", "--limit", "5", "--force") == {"limit": "5", "force": True}
+
+
+def test_values_are_taken_as_they_were_typed() -> None:
+    """No word stands for nothing, no bracket for JSON, and of an option given twice the last one counts."""
+    typed = {"dataset": "none", "model": "null", "split": "test[:3]", "out": "[bold]{x}", "encoding": ""}
+    line = [part for name, value in typed.items() for part in (f"--{name}", value)]
+    assert given(*line, "--prompt", '["a"]', "--prompt", "none", "--limit", "4", "--limit=-5") == {
+        **typed, "prompt": ['["a"]', "none"], "limit": "-5",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "option", ["--lim=4", "--no-force", "--empty-prompt", "--Limit=4", "-l", "--prompts.a.template=b", "--version"]
+)
+def test_no_option_is_there_that_help_does_not_show(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """No abbreviation, no negative form, no key of a table."""
+    assert main(["run", option]) == 2
+    assert option.partition("=")[0] in capsys.readouterr().err
+
+
+def test_no_variable_of_the_environment_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run scores stands in its command line and its file."""
+    for name in ("LIMIT", "LABELSCORE_LIMIT", "LABELSCORE_RUN_LIMIT", "CYCLOPTS_LIMIT"):
+        monkeypatch.setenv(name, "5")
+    assert given() == {}
+
+
+def test_a_text_with_a_hyphen_stands_behind_two(capsys: pytest.CaptureFixture[str]) -> None:
+    """Alone it is taken for an option, and the help says what to write; a template is what it is."""
+    assert main(["tokens", "- 5 % on Monday"]) == 2
+    assert "'labelscore tokens --help'" in capsys.readouterr().err
+    bound = app.parse_args(["tokens", "--", "- 5 % on Monday"])[1]
+    assert bound.arguments["text"] == "- 5 % on Monday"
+    bound = app.parse_args(["classify", "x", "--template", "- {text}:", "--labels", "- a,- b"])[1]
+    assert (bound.arguments["template"], bound.arguments["labels"]) == ("- {text}:", ("- a", "- b"))
