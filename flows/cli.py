@@ -323,11 +323,11 @@ def _compare(arguments: argparse.Namespace) -> None:
     from flows.terminal import print_markdown
     from pipeline.analysis import load_run
     from pipeline.reporting.compare import compare_runs
-    from pipeline.reporting.compare_markdown import render_comparison
+    from pipeline.reporting.compare_sections import compare_document
+    from pipeline.reporting.markdown import render_markdown
 
-    print_markdown(
-        render_comparison(compare_runs(load_run(arguments.out_a), load_run(arguments.out_b), arguments.rule))
-    )
+    comparison = compare_runs(load_run(arguments.out_a), load_run(arguments.out_b), arguments.rule)
+    print_markdown(render_markdown(compare_document(comparison)))
 
 
 def _prompts(arguments: argparse.Namespace) -> None:

@@ -28,11 +28,10 @@ from flows.workers import Workers, open_workers
 from pipeline.config import RunConfig
 from pipeline.errors import LabelscoreError
 from pipeline.job import Job
-from pipeline.reporting.markdown import render_markdown
 from pipeline.reporting.report import Report
 from pipeline.shard import Shard, ShardResult
 from pipeline.storing.files import Output
-from pipeline.storing.layout import MANIFEST, PAGE
+from pipeline.storing.layout import MANIFEST, MARKDOWN, PAGE
 
 SECONDS_BETWEEN_UPDATES = 10  # of the progress artifact: each is a request that the scoring waits for
 
@@ -160,7 +159,8 @@ def _progress_artifact() -> UUID:
 
 def publish_artifacts(job: Job, report: Report) -> None:
     """Show the result in Prefect's UI: the report, the table of figures, and where the page lies."""
-    create_markdown_artifact(markdown=render_markdown(report), key="labelscore-report", description=str(job.output))
+    markdown = job.output.read_bytes(MARKDOWN).decode()
+    create_markdown_artifact(markdown=markdown, key="labelscore-report", description=str(job.output))
     columns = ["prompt", "rule", "accuracy", "low", "high", "num_correct", "num_gold"]
     create_table_artifact(table=report.summary.select(columns).to_dicts(), key="labelscore-accuracy")
     page = job.output.path(PAGE)

@@ -12,11 +12,13 @@ from dataclasses import astuple, replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
+from pipeline.analysis import scan
 from pipeline.config import RunConfig
 from pipeline.prompts import seam_note
 from pipeline.reading.model import count_parameters
 from pipeline.reading.pull import PullSummary, pull_items
-from pipeline.reporting.report import Report, write_report
+from pipeline.reporting.make import make_report
+from pipeline.reporting.report import Report
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS
 from pipeline.scoring.scorer import Counts
 from pipeline.shard import ScoringJob, Shard, ShardResult
@@ -200,7 +202,7 @@ class Job:
     def report(self) -> Report:
         """Write the report from the published tables, add this run to the history, and complete the manifest."""
         with self.timed("report"):
-            report = write_report(self.output, self.config.rule)
+            report = _write_report(self.output, self._manifest, self.config.rule)
             self.files[HISTORY] = append_history(self.output, report.history_rows.to_arrow())
             self.files |= _hash_report(self.output)
         write_manifest(
@@ -291,10 +293,16 @@ def remake_report(output: Output, rule: str | None = None) -> Report:
     """
     manifest = need_manifest(output)
     need_whole(output, manifest, TABLES)
-    report = write_report(output, rule or manifest.headline_rule)
+    report = _write_report(output, manifest, rule or manifest.headline_rule)
     files = {**manifest.files, **_hash_report(output)}
     write_manifest(output, manifest.model_copy(update={"headline_rule": report.headline_rule, "files": files}))
     return report
+
+
+def _write_report(output: Output, manifest: Manifest, rule: str) -> Report:
+    previous = scan(output, PREDICTIONS) if output.exists(PREDICTIONS) else None
+    past = scan(output, HISTORY).collect() if output.exists(HISTORY) else None
+    return make_report(output, manifest, rule, out=str(output), previous=previous, past=past)
 
 
 def _hash_report(output: Output) -> dict[str, str]:

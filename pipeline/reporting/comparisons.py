@@ -25,9 +25,11 @@ from pipeline.reporting.stats import (
     paired_standard_error,
 )
 
-PROMPTS = "prompts under the headline rule"
-RULES = "rules within a prompt"
-RUNS = "two runs"
+# Families: what is compared and corrected together.
+PROMPT_FAMILY = "Prompts compared under the headline rule"
+RULE_FAMILY = "Rules compared with the headline rule, within each prompt"
+RUN_FAMILY = "Two runs compared"
+
 FEW = 6  # discordant items below which McNemar's exact test cannot get under 5 %, whatever they say
 
 ASSUMPTIONS = (
@@ -81,14 +83,14 @@ class Side:
     name: str
 
 
-def repeats(comparisons: pl.DataFrame) -> bool:
+def texts_repeat(comparisons: pl.DataFrame) -> bool:
     """Whether texts repeat among the items compared."""
     return bool((comparisons["num_texts"] < comparisons["n"]).any())
 
 
 def assumptions(comparisons: pl.DataFrame) -> str:
     """How differences are tested: ASSUMPTIONS, and what texts that repeat change about them."""
-    return f"{ASSUMPTIONS} {REPEATED}" if repeats(comparisons) else ASSUMPTIONS
+    return f"{ASSUMPTIONS} {REPEATED}" if texts_repeat(comparisons) else ASSUMPTIONS
 
 
 def pair_counts(right: pl.DataFrame, texts: pl.DataFrame | None, a: str, b: str) -> Pairs:
@@ -160,12 +162,12 @@ def _row(family: str, a: Side, b: Side, pairs: Pairs, p_holm: float, size: int, 
     interval, units = paired_bootstrap(pairs, seed), pairs.units
     established = _is_established(pairs, p_holm)
     needed = None if established else _two_digits(_units_needed(pairs, ALPHA / size))
-    words = say_difference(a.name, b.name, pairs, p_holm, needed)
+    words = describe_difference(a.name, b.name, pairs, p_holm, needed)
     return (
         family, a.prompt, a.rule, b.prompt, b.rule, pairs.num_items, pairs.both, pairs.only_a, pairs.only_b,
         pairs.neither, units.num_items, units.only_a, units.only_b, pairs.difference, paired_standard_error(pairs),
         interval.low, interval.high, _test(pairs), p_holm, established, needed,
-        f"Under '{a.prompt}': {words}" if family == RULES else words,
+        f"Under '{a.prompt}': {words}" if family == RULE_FAMILY else words,
     )  # fmt: skip
 
 
@@ -197,7 +199,7 @@ def _two_digits(count: int | None) -> int | None:
     return -(-count // unit) * unit
 
 
-def say_difference(a: str, b: str, pairs: Pairs, p_holm: float, needed: int | None) -> str:
+def describe_difference(a: str, b: str, pairs: Pairs, p_holm: float, needed: int | None) -> str:
     """One sentence: which is better and whether that is established at this n, and if not, what would settle it."""
     gap, units = 100 * abs(pairs.difference), pairs.units
     n, what = f"{units.num_items:,}", "distinct texts" if pairs.texts else "items"
@@ -221,7 +223,7 @@ def say_difference(a: str, b: str, pairs: Pairs, p_holm: float, needed: int | No
 
 
 def compare_prompts(predictions: pl.LazyFrame, prompts: Sequence[str], rule: str, *, repeated: bool) -> pl.DataFrame:
-    """All pairs of prompts under one rule: the family PROMPTS. `repeated`: whether texts repeat."""
+    """All pairs of prompts under one rule: the family PROMPT_FAMILY. `repeated`: whether texts repeat."""
     if len(prompts) < 2:
         return pl.DataFrame(schema=SCHEMA)
     chosen = predictions.filter(pl.col("rule") == rule)
@@ -229,13 +231,13 @@ def compare_prompts(predictions: pl.LazyFrame, prompts: Sequence[str], rule: str
     texts = text_patterns(chosen, "prompt", prompts) if repeated else None
     sides = {prompt: Side(prompt, rule, f"'{prompt}'") for prompt in prompts}
     pairs = [(sides[a], sides[b], pair_counts(right, texts, a, b)) for a, b in combinations(prompts, 2)]
-    return compare_sides(PROMPTS, pairs)
+    return compare_sides(PROMPT_FAMILY, pairs)
 
 
 def compare_rules(
     predictions: pl.LazyFrame, prompts: Sequence[str], rules: Sequence[str], headline: str, *, repeated: bool
 ) -> pl.DataFrame:
-    """Every other rule against the headline rule, within each prompt: the family RULES, one correction over all.
+    """Every other rule against the headline rule, within each prompt: the family RULE_FAMILY, one correction over all.
 
     Not all pairs of rules: the question is whether a rule beats the one that leads; asking 28 at once is fishing.
     `repeated`: whether texts repeat.
@@ -250,4 +252,4 @@ def compare_rules(
             if rule != headline:
                 side = Side(prompt, rule, f"'{rule}'")
                 found.append((side, lead, pair_counts(right, texts, rule, headline)))
-    return compare_sides(RULES, found)
+    return compare_sides(RULE_FAMILY, found)

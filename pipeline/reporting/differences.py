@@ -6,7 +6,7 @@ Invariant: plain text; a fact that both runs share is left out.
 from dataclasses import dataclass
 
 from pipeline.analysis import Run
-from pipeline.reporting.settings import setting_facts
+from pipeline.reporting.run_facts import setting_facts
 from pipeline.storing.manifest import Manifest, PromptRecord
 
 NONE = "none"

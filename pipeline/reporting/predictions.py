@@ -5,17 +5,18 @@ labels are all there, exactly once.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from pipeline.errors import RunError
 from pipeline.reporting.items import GOLD_IDS, ItemFacts
 from pipeline.reporting.rules import decide, label_constants, log_sum_exp, wide_scores, with_inputs, with_log_q
-from pipeline.storing.layout import PREDICTIONS_SCHEMA
+from pipeline.storing.layout import ITEMS, PREDICTIONS_SCHEMA, SCORES
 from pipeline.storing.manifest import PromptRecord
+from pipeline.storing.published import write_table
 
 BLOCK_ROWS = 1 << 16  # score rows in memory at once: some 40 MB with eight rules; larger blocks are no faster
 
@@ -92,44 +93,72 @@ def make_blocks(item_ids: pl.Series, rows_per_item: int) -> Blocks:
     return Blocks((*starts, int(ids[-1]) + 1), len(ids))
 
 
-def write_predictions(
-    scores: pl.LazyFrame,
-    facts: ItemFacts,
-    prompts: Sequence[PromptRecord],
-    rules: Sequence[str],
-    constants: pl.DataFrame,
-    blocks: Blocks,
-    path: Path,
-    headline: str,
-) -> Tallies:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What predictions are made from. `constants`: see `make_constants`; `headline` is one of `rules`."""
+
+    scores: pl.LazyFrame
+    items: ItemFacts
+    prompts: Sequence[PromptRecord]
+    rules: Sequence[str]
+    headline: str
+    blocks: Blocks
+    constants: pl.DataFrame
+
+    def constants_of(self, prompt: PromptRecord) -> pl.DataFrame:
+        return self.constants.filter(pl.col("prompt") == prompt.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What `Tallies` are the totals of, a small table for each block."""
+
+    brier: list[pl.DataFrame] = field(default_factory=list)
+    mass: list[pl.DataFrame] = field(default_factory=list)
+    length: list[pl.DataFrame] = field(default_factory=list)
+
+    def add_up(self) -> Tallies:
+        return Tallies(_mean(self.brier, "brier"), _mean(self.mass, "label_mass"), _add_lengths(self.length))
+
+
+def write_predictions(source: Source, path: Path) -> Tallies:
     """Write predictions.parquet to `path`, sorted by item, prompt and rule; return what is counted on the way.
 
     Raises RunError where an item lacks a label's scores or has them twice.
     """
-    brier, mass, length = [], [], []
-    with pq.ParquetWriter(path, PREDICTIONS_SCHEMA, compression="zstd") as writer:
-        for low, high in blocks:
-            parts = []
-            several = facts.gold_ids(low, high)
-            for prompt in prompts:
-                wide = _whole_items(scores, prompt, rules, constants, low, high)
-                decisions = {rule: decide(wide, rule, prompt.label_ids) for rule in rules}
-                beside = _beside(wide, several, facts)
-                judged = {rule: _judge(decision, beside) for rule, decision in decisions.items()}
-                parts += [_as_rows(decision, prompt, rule) for rule, decision in judged.items()]
-                brier += [_brier_sums(decision, prompt, rule) for rule, decision in decisions.items()]
-                mass.append(wide.select(pl.lit(prompt.name).alias("prompt"), pl.col("label_mass").sum(), n=pl.len()))
-                length.append(_length_counts(wide, judged[headline], prompt))
-            rows = pl.concat(parts).sort("item_id", maintain_order=True)  # keeps prompts and rules in their order
-            writer.write_table(rows.to_arrow().cast(PREDICTIONS_SCHEMA))
-    tallies = Tallies(_mean(brier, "brier"), _mean(mass, "label_mass"), _add_lengths(length))
+    sums = Sums()
+    write_table(path, PREDICTIONS_SCHEMA, _predict_blocks(source, sums))
+    tallies = sums.add_up()
     for prompt_name, num_found in tallies.mass.select("prompt", "n").iter_rows():
-        if num_found != blocks.num_items:
+        if num_found != source.blocks.num_items:
             raise RunError(
-                f"scores/scores.parquet has scores of {num_found:,} items under prompt '{prompt_name}', items.parquet "
-                f"has {blocks.num_items:,} items; run `labelscore run` again"
+                f"{SCORES} has scores of {num_found:,} items under prompt '{prompt_name}', {ITEMS} has "
+                f"{source.blocks.num_items:,} items; run `labelscore run` again"
             )
     return tallies
+
+
+def _predict_blocks(source: Source, sums: Sums) -> Iterator[pa.Table]:
+    """The rows of predictions.parquet, a block of items at a time."""
+    for low, high in source.blocks:
+        several = source.items.gold_ids(low, high)
+        parts = [part for prompt in source.prompts for part in _predict(source, prompt, low, high, several, sums)]
+        rows = pl.concat(parts).sort("item_id", maintain_order=True)  # keeps prompts and rules in their order
+        yield rows.to_arrow().cast(PREDICTIONS_SCHEMA)
+
+
+def _predict(
+    source: Source, prompt: PromptRecord, low: int, high: int, several: pl.DataFrame | None, sums: Sums
+) -> list[pl.DataFrame]:
+    """The predictions of one prompt for the items in [low, high), a table for each rule; counts them in `sums`."""
+    wide = _whole_items(source, prompt, low, high)
+    decisions = {rule: decide(wide, rule, prompt.label_ids) for rule in source.rules}
+    gold = _gold_and_copies(wide, several, source.items)
+    judged = {rule: _judge(decision, gold) for rule, decision in decisions.items()}
+    sums.brier.extend(_brier_sums(decision, prompt, rule) for rule, decision in decisions.items())
+    sums.mass.append(wide.select(pl.lit(prompt.name).alias("prompt"), pl.col("label_mass").sum(), n=pl.len()))
+    sums.length.append(_length_counts(wide, judged[source.headline], prompt))
+    return [_as_rows(decision, prompt, rule) for rule, decision in judged.items()]
 
 
 def _mean(sums: list[pl.DataFrame], name: str) -> pl.DataFrame:
@@ -148,39 +177,37 @@ def _block(scores: pl.LazyFrame, prompt: str, low: int, high: int) -> pl.LazyFra
     return scores.filter(pl.col("item_id") >= low, pl.col("item_id") < high, pl.col("prompt") == prompt)
 
 
-def _whole_items(
-    scores: pl.LazyFrame, prompt: PromptRecord, rules: Sequence[str], constants: pl.DataFrame, low: int, high: int
-) -> pl.DataFrame:
-    block = _block(scores.select(SCORE_COLUMNS), prompt.name, low, high)
-    own = constants.filter(pl.col("prompt") == prompt.name)
-    wide = wide_scores(with_inputs(block, own), rules, prompt.label_ids).collect()
-    first = f"{rules[0]}:"
+def _whole_items(source: Source, prompt: PromptRecord, low: int, high: int) -> pl.DataFrame:
+    block = _block(source.scores.select(SCORE_COLUMNS), prompt.name, low, high)
+    inputs = with_inputs(block, source.constants_of(prompt))
+    wide = wide_scores(inputs, source.rules, prompt.label_ids).collect()
+    first = f"{source.rules[0]}:"
     broken = wide.filter(
         (pl.col("num_labels") != len(prompt.labels)) | pl.any_horizontal(pl.col(f"^{first}.*$").is_null())
     )
     if broken.height:
         raise RunError(
-            f"scores/scores.parquet: item {broken['item_id'][0]} has {broken['num_labels'][0]} label scores under "
-            f"prompt '{prompt.name}', not one for each of its {len(prompt.labels)} labels; run `labelscore run` again"
+            f"{SCORES}: item {broken['item_id'][0]} has {broken['num_labels'][0]} label scores under prompt "
+            f"'{prompt.name}', not one for each of its {len(prompt.labels)} labels; run `labelscore run` again"
         )
     return wide
 
 
-def _beside(wide: pl.DataFrame, several: pl.DataFrame | None, facts: ItemFacts) -> pl.DataFrame:
-    """gold_ids and copies of the items of `wide`, in its order."""
+def _gold_and_copies(wide: pl.DataFrame, several: pl.DataFrame | None, items: ItemFacts) -> pl.DataFrame:
+    """gold_ids and copies of the items of `wide`, in its order; `several`: the gold_ids of those that have any."""
     ids = wide.select("item_id")
     if several is None:
         rows = ids.with_columns(gold_ids=pl.lit(None, GOLD_IDS))
     else:
         rows = ids.join(several, on="item_id", how="left", maintain_order="left")
-    return rows.select("gold_ids", facts.repeats.count_copies(wide))
+    return rows.select("gold_ids", items.repeats.count_copies(wide))
 
 
-def _judge(decision: pl.DataFrame, beside: pl.DataFrame) -> pl.DataFrame:
+def _judge(decision: pl.DataFrame, gold: pl.DataFrame) -> pl.DataFrame:
     """A decision with gold_ids and copies; where an item has several right classes, any of them is correct."""
     any_of_them = pl.col("gold_ids").list.contains(pl.col("predicted_id"))
-    judged = decision.with_columns(beside)
-    if beside["gold_ids"].null_count() < beside.height:
+    judged = decision.with_columns(gold)
+    if gold["gold_ids"].null_count() < gold.height:
         judged = judged.with_columns(
             correct=pl.when(pl.col("gold_ids").is_not_null()).then(any_of_them).otherwise("correct")
         )
@@ -189,23 +216,12 @@ def _judge(decision: pl.DataFrame, beside: pl.DataFrame) -> pl.DataFrame:
 
 def _as_rows(decision: pl.DataFrame, prompt: PromptRecord, rule: str) -> pl.DataFrame:
     names = prompt.label_names
-    return decision.select(
-        "item_id",
-        "text_hash",
-        pl.lit(prompt.name).alias("prompt"),
-        pl.lit(rule).alias("rule"),
-        "predicted_id",
-        pl.col("predicted_id").replace_strict(names, return_dtype=pl.String).alias("predicted"),
-        "gold_id",
-        pl.col("gold_id").replace_strict(names, default=None, return_dtype=pl.String).alias("gold"),
-        "gold_ids",
-        "correct",
-        "copies",
-        "confidence",
-        "margin",
-        "tie",
-        "truncated",
-    )
+    return decision.with_columns(
+        prompt=pl.lit(prompt.name),
+        rule=pl.lit(rule),
+        predicted=pl.col("predicted_id").replace_strict(names, return_dtype=pl.String),
+        gold=pl.col("gold_id").replace_strict(names, default=None, return_dtype=pl.String),
+    ).select(PREDICTIONS_SCHEMA.names)
 
 
 def _brier_sums(decision: pl.DataFrame, prompt: PromptRecord, rule: str) -> pl.DataFrame:

@@ -15,9 +15,8 @@ from polars.testing import assert_frame_equal
 
 from pipeline.analysis import load_run
 from pipeline.errors import InputError, RunError
-from pipeline.reporting.report import write_report
 from pipeline.storing.files import Output, hash_file
-from pipeline.storing.published import write_manifest
+from pipeline.storing.manifest import write_manifest
 from tests.pipeline.reporting import tables
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "data" / "README.md"
@@ -116,7 +115,7 @@ def test_the_dictionary_lists_every_column_of_every_file(real_run: Path) -> None
 def test_a_run_opens_as_lazy_tables(tmp_path: Path) -> None:
     """Nothing is read until it is asked for; the four parts join."""
     out = tables.write_run(tmp_path, 20)
-    write_report(out)
+    tables.write_report(out)
     run = load_run(out)
     assert all(isinstance(frame, pl.LazyFrame) for frame in (run.scores, run.items, run.predictions))
     assert run.manifest.items() <= json.loads((out / "manifest.json").read_text()).items()
@@ -127,7 +126,7 @@ def test_a_run_opens_as_lazy_tables(tmp_path: Path) -> None:
 def test_tables_of_two_runs_do_not_open_as_one(tmp_path: Path) -> None:
     """A run that was killed while it published left another table, or an old report, beside the manifest."""
     out = tables.write_run(tmp_path / "run", 20)
-    write_report(out)
+    tables.write_report(out)
     names = ("scores/scores.parquet", "items.parquet", "report/predictions.parquet")
     manifest = tables.make_manifest(20, ("answer", "topic")) | {"files": {n: hash_file(out / n) for n in names}}
     write_manifest(Output(out), manifest)
@@ -154,7 +153,7 @@ def test_what_is_no_run_is_said_in_one_line(tmp_path: Path) -> None:
         load_run(out)
     write_manifest(Output(out), {})
     with pytest.raises(InputError, match="run_id: Field required"):
-        write_report(out)
+        tables.write_report(out)
     manifest = out / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 2'))
     with pytest.raises(RunError, match="schema version 2"):

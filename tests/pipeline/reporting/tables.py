@@ -10,8 +10,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.analysis import scan
+from pipeline.reporting.make import make_report
+from pipeline.reporting.report import Report
 from pipeline.storing.files import Output
-from pipeline.storing.published import write_manifest
+from pipeline.storing.layout import HISTORY, PREDICTIONS
+from pipeline.storing.manifest import Manifest, need_manifest, write_manifest
 
 AG_NEWS = ("World", "Sports", "Business", "Sci/Tech")
 CONTENT_FREE = ("", "N/A", "[MASK]")
@@ -180,8 +184,8 @@ def make_manifest(
     demonstration: bool = False,
     published: dict[str, float] | None = None,
     config: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    return {
+) -> Manifest:
+    facts = {
         "labelscore": "0.1.0",
         "run_id": "random-run",
         "started": "2026-01-02T03:04:05+00:00",
@@ -232,6 +236,24 @@ def make_manifest(
         "libraries": {"torch": "2.13.0+cpu", "transformers": "5.23.0"},
         "timings": {"pull": 0.1, "plan": 0.1, "score": 10.0, "publish": 0.1},
     }
+    return Manifest.model_validate(facts)
+
+
+def with_facts(manifest: Manifest, **facts: Any) -> Manifest:
+    """The manifest with these facts (as JSON has them) in the place of its own."""
+    return Manifest.model_validate(manifest.model_dump(mode="json") | facts)
+
+
+def change_manifest(out: Path, **facts: Any) -> None:
+    write_manifest(Output(out), with_facts(need_manifest(Output(out)), **facts))
+
+
+def write_report(out: Path, rule: str = "sum") -> Report:
+    """The report of the run in `out`, against what is there of the run before."""
+    output = Output(out)
+    previous = scan(output, PREDICTIONS) if output.exists(PREDICTIONS) else None
+    past = scan(output, HISTORY).collect() if output.exists(HISTORY) else None
+    return make_report(output, need_manifest(output), rule, out=str(out), previous=previous, past=past)
 
 
 def write_run(
@@ -265,6 +287,16 @@ def write_run(
     manifest = make_manifest(num_items, prompts, words, label_names, demonstration, published, config)
     write_manifest(Output(out), manifest)
     return out
+
+
+def run_and_report(out: Path, *args: Any, **run: Any) -> Report:
+    """The report of a new run in `out`: the arguments of `write_run`."""
+    return write_report(write_run(out, *args, **run))
+
+
+def summary_of(markdown: str) -> str:
+    """The first section of report.md."""
+    return markdown.partition("## Summary")[2].partition("\n## ")[0]
 
 
 def write_large_run(out: Path, num_items: int, prompt: str = "answer", block: int = 100_000) -> Path:
