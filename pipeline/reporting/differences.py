@@ -3,7 +3,7 @@
 Invariant: plain text; a fact that both runs share is left out.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pipeline.analysis import Run
 from pipeline.reporting.run_facts import setting_facts
@@ -13,8 +13,7 @@ NONE = "none"
 LIBRARIES = ("torch", "transformers")  # those that can move a score
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(NamedTuple):
     """One fact of two runs, and its value in each."""
 
     what: str

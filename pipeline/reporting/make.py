@@ -9,7 +9,7 @@ import polars as pl
 from pipeline.analysis import scan
 from pipeline.errors import InputError
 from pipeline.reporting import calibration, metrics
-from pipeline.reporting.changes import changed_predictions
+from pipeline.reporting.compare import changed_predictions
 from pipeline.reporting.comparisons import compare_prompts, compare_rules
 from pipeline.reporting.items import read_item_facts
 from pipeline.reporting.markdown import render_markdown

@@ -9,31 +9,14 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import assert_never
 
-from pipeline.reporting.document import (
-    Block,
-    Bullets,
-    Column,
-    Definitions,
-    Document,
-    Figure,
-    Figures,
-    Folded,
-    Headline,
-    Paragraph,
-    Subheading,
-    Table,
-    Verbatim,
-    Warnings,
-    WrongItem,
-    WrongItems,
-)
+from pipeline.reporting import document as doc
 from pipeline.reporting.formats import excerpt
 
 MAX_TEXT = 300  # characters of a text shown
 NUM_WRONG = 10  # confidently wrong items shown for each prompt
 
 
-def render_markdown(document: Document) -> str:
+def render_markdown(document: doc.Document) -> str:
     """The whole document."""
     title = f"{document.kind}: {document.title}"
     parts = [f"# {escape(title)}"]
@@ -42,39 +25,39 @@ def render_markdown(document: Document) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _blocks(blocks: Iterable[Block]) -> list[str]:
+def _blocks(blocks: Iterable[doc.Block]) -> list[str]:
     return [rendered for block in blocks if (rendered := _block(block))]
 
 
-def _block(block: Block) -> str:
+def _block(block: doc.Block) -> str:
     match block:
-        case Paragraph():
+        case doc.Paragraph():
             return escape(block.text)
-        case Warnings():
+        case doc.Warnings():
             return "\n>\n".join(f"> {escape(sentence)}" for sentence in block.sentences)
-        case Headline():
+        case doc.Headline():
             return f"**{escape(block.figure)}** {escape(block.words)}"
-        case Bullets():
+        case doc.Bullets():
             return "\n".join(f"- {escape(sentence)}" for sentence in block.sentences)
-        case Definitions():
+        case doc.Definitions():
             return "\n".join(f"- {escape(name)}: {escape(value)}" for name, value in block.pairs)
-        case Table():
+        case doc.Table():
             return f"{escape(block.caption)}:\n\n{table(block)}"
-        case Figures():
+        case doc.Figures():
             return "\n\n".join(_figure(figure) for figure in block.figures if not figure.repeats)
-        case Subheading():
+        case doc.Subheading():
             return f"### {escape(block.text)}"
-        case Verbatim():
+        case doc.Verbatim():
             return code(block.text)
-        case WrongItems():
+        case doc.WrongItems():
             return _wrong_items(block)
-        case Folded():
+        case doc.Folded():
             title = f"{block.title}: {block.note}" if block.note else block.title
             return _folded(title, "\n\n".join(_blocks(block.blocks)))
     assert_never(block)
 
 
-def _figure(figure: Figure) -> str:
+def _figure(figure: doc.Figure) -> str:
     return f"**{escape(figure.title)}** {escape(figure.sentence)}\n\n{table(figure.table)}"
 
 
@@ -82,7 +65,7 @@ def _folded(title: str, body: str) -> str:
     return f"<details><summary>{escape(title)}</summary>\n\n{body}\n\n</details>"
 
 
-def _wrong_items(block: WrongItems) -> str:
+def _wrong_items(block: doc.WrongItems) -> str:
     parts = []
     for prompt, rows in groupby(block.rows, key=lambda item: item.prompt):
         shown = list(rows)[:NUM_WRONG]
@@ -90,7 +73,7 @@ def _wrong_items(block: WrongItems) -> str:
     return "\n\n".join(parts)
 
 
-def _wrong_item(item: WrongItem) -> str:
+def _wrong_item(item: doc.WrongItem) -> str:
     scores = ", ".join(f"{escape(score.label)} {score.value}" for score in item.scores)
     return (
         f"- item {item.item_id}: predicted **{escape(item.predicted)}** ({escape(item.confidence)}), gold "
@@ -98,7 +81,7 @@ def _wrong_item(item: WrongItem) -> str:
     )
 
 
-def table(block: Table) -> str:
+def table(block: doc.Table) -> str:
     """A table padded so that it also reads in a terminal; figures line up on the right."""
     rows = [[_cell(column, value) for column, value in zip(block.columns, row, strict=True)] for row in block.rows]
     lines = [[escape(column.title) for column in block.columns], *rows]
@@ -108,11 +91,11 @@ def table(block: Table) -> str:
     return "\n".join([header, f"| {' | '.join(rules)} |", *body])
 
 
-def _cell(column: Column, value: str) -> str:
+def _cell(column: doc.Column, value: str) -> str:
     return code(value) if column.kind == "exact" else escape(value)
 
 
-def _line(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int]) -> str:
+def _line(columns: Sequence[doc.Column], cells: Sequence[str], widths: Sequence[int]) -> str:
     parts = [
         cell.rjust(width) if column.kind == "number" else cell.ljust(width)
         for column, cell, width in zip(columns, cells, widths, strict=True)

@@ -5,7 +5,7 @@ labels are all there, exactly once.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -14,40 +14,45 @@ import pyarrow as pa
 from pipeline.errors import RunError
 from pipeline.reporting.items import GOLD_IDS, ItemFacts
 from pipeline.reporting.rules import decide, label_constants, log_sum_exp, wide_scores, with_inputs, with_log_q
-from pipeline.storing.layout import ITEMS, PREDICTIONS_SCHEMA, SCORES
+from pipeline.storing.layout import ITEMS, PREDICTIONS_SCHEMA, SCORES, SCORES_SCHEMA
 from pipeline.storing.manifest import PromptRecord
 from pipeline.storing.published import write_table
 
 BLOCK_ROWS = 1 << 16  # score rows in memory at once: some 40 MB with eight rules; larger blocks are no faster
 
-SCORE_COLUMNS = (
-    "item_id",
-    "prompt",
-    "label_id",
-    "text_hash",
-    "gold_id",
-    "num_tokens",
-    "num_bytes",
-    "logprob",
-    "logit",
-    "notebook_logit",
-    "prompt_tokens",
-    "truncated",
-)
+NOT_READ = ("model", "revision", "label", "label_words")  # the same in every row of a prompt and label
+SCORE_COLUMNS = [name for name in SCORES_SCHEMA.names if name not in NOT_READ]
 
 
-@dataclass(frozen=True, slots=True)
 class Tallies:
-    """What predictions.parquet does not hold, added up over all items.
+    """What predictions.parquet does not hold, added up over all items, a block at a time."""
 
-    brier: prompt, rule, brier (mean over items with one gold label), n.
-    mass: prompt, label_mass (mean over items), n.
-    length: prompt, prompt_tokens, n, num_correct, copies (summed; items with gold, headline rule).
-    """
+    def __init__(self) -> None:
+        self._brier: list[pl.DataFrame] = []
+        self._mass: list[pl.DataFrame] = []
+        self._length: list[pl.DataFrame] = []
 
-    brier: pl.DataFrame
-    mass: pl.DataFrame
-    length: pl.DataFrame
+    def add(self, brier: list[pl.DataFrame], mass: pl.DataFrame, length: pl.DataFrame) -> None:
+        """The sums and counts of one prompt in one block."""
+        self._brier += brier
+        self._mass.append(mass)
+        self._length.append(length)
+
+    @property
+    def brier(self) -> pl.DataFrame:
+        """prompt, rule, brier (mean over items with one gold label), n."""
+        return _mean(self._brier, "brier")
+
+    @property
+    def mass(self) -> pl.DataFrame:
+        """prompt, label_mass (mean over items), n."""
+        return _mean(self._mass, "label_mass")
+
+    @property
+    def length(self) -> pl.DataFrame:
+        """prompt, prompt_tokens, n, num_correct, copies (summed; items with gold, headline rule)."""
+        keys = ["prompt", "prompt_tokens"]
+        return pl.concat(self._length).group_by(keys).agg(pl.col("n", "num_correct", "copies").sum()).sort(keys)
 
 
 def make_constants(
@@ -109,26 +114,13 @@ class Source:
         return self.constants.filter(pl.col("prompt") == prompt.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """What `Tallies` are the totals of, a small table for each block."""
-
-    brier: list[pl.DataFrame] = field(default_factory=list)
-    mass: list[pl.DataFrame] = field(default_factory=list)
-    length: list[pl.DataFrame] = field(default_factory=list)
-
-    def add_up(self) -> Tallies:
-        return Tallies(_mean(self.brier, "brier"), _mean(self.mass, "label_mass"), _add_lengths(self.length))
-
-
 def write_predictions(source: Source, path: Path) -> Tallies:
     """Write predictions.parquet to `path`, sorted by item, prompt and rule; return what is counted on the way.
 
     Raises RunError where an item lacks a label's scores or has them twice.
     """
-    sums = Sums()
-    write_table(path, PREDICTIONS_SCHEMA, _predict_blocks(source, sums))
-    tallies = sums.add_up()
+    tallies = Tallies()
+    write_table(path, PREDICTIONS_SCHEMA, _predict_blocks(source, tallies))
     for prompt_name, num_found in tallies.mass.select("prompt", "n").iter_rows():
         if num_found != source.blocks.num_items:
             raise RunError(
@@ -138,26 +130,28 @@ def write_predictions(source: Source, path: Path) -> Tallies:
     return tallies
 
 
-def _predict_blocks(source: Source, sums: Sums) -> Iterator[pa.Table]:
+def _predict_blocks(source: Source, tallies: Tallies) -> Iterator[pa.Table]:
     """The rows of predictions.parquet, a block of items at a time."""
     for low, high in source.blocks:
         several = source.items.gold_ids(low, high)
-        parts = [part for prompt in source.prompts for part in _predict(source, prompt, low, high, several, sums)]
+        parts = [part for prompt in source.prompts for part in _predict(source, prompt, low, high, several, tallies)]
         rows = pl.concat(parts).sort("item_id", maintain_order=True)  # keeps prompts and rules in their order
         yield rows.to_arrow().cast(PREDICTIONS_SCHEMA)
 
 
 def _predict(
-    source: Source, prompt: PromptRecord, low: int, high: int, several: pl.DataFrame | None, sums: Sums
+    source: Source, prompt: PromptRecord, low: int, high: int, several: pl.DataFrame | None, tallies: Tallies
 ) -> list[pl.DataFrame]:
-    """The predictions of one prompt for the items in [low, high), a table for each rule; counts them in `sums`."""
+    """The predictions of one prompt for the items in [low, high), a table for each rule; counts them in `tallies`."""
     wide = _whole_items(source, prompt, low, high)
     decisions = {rule: decide(wide, rule, prompt.label_ids) for rule in source.rules}
     gold = _gold_and_copies(wide, several, source.items)
     judged = {rule: _judge(decision, gold) for rule, decision in decisions.items()}
-    sums.brier.extend(_brier_sums(decision, prompt, rule) for rule, decision in decisions.items())
-    sums.mass.append(wide.select(pl.lit(prompt.name).alias("prompt"), pl.col("label_mass").sum(), n=pl.len()))
-    sums.length.append(_length_counts(wide, judged[source.headline], prompt))
+    tallies.add(
+        [_brier_sums(decision, prompt, rule) for rule, decision in decisions.items()],
+        wide.select(pl.col("label_mass").sum(), prompt=pl.lit(prompt.name), n=pl.len()),
+        _length_counts(wide, judged[source.headline], prompt),
+    )
     return [_as_rows(decision, prompt, rule) for rule, decision in judged.items()]
 
 
@@ -166,11 +160,6 @@ def _mean(sums: list[pl.DataFrame], name: str) -> pl.DataFrame:
     keys = [column for column in sums[0].columns if column not in (name, "n")]
     total = pl.concat(sums).group_by(keys, maintain_order=True).agg(pl.col(name).sum(), pl.col("n").sum())
     return total.with_columns(pl.when(pl.col("n") > 0).then(pl.col(name) / pl.col("n")))
-
-
-def _add_lengths(counts: list[pl.DataFrame]) -> pl.DataFrame:
-    keys = ["prompt", "prompt_tokens"]
-    return pl.concat(counts).group_by(keys).agg(pl.col("n", "num_correct", "copies").sum()).sort(keys)
 
 
 def _block(scores: pl.LazyFrame, prompt: str, low: int, high: int) -> pl.LazyFrame:
@@ -225,20 +214,14 @@ def _as_rows(decision: pl.DataFrame, prompt: PromptRecord, rule: str) -> pl.Data
 
 
 def _brier_sums(decision: pl.DataFrame, prompt: PromptRecord, rule: str) -> pl.DataFrame:
-    return decision.select(
-        pl.lit(prompt.name).alias("prompt"),
-        pl.lit(rule).alias("rule"),
-        pl.col("brier").sum(),
-        n=pl.col("brier").count(),
-    )
+    brier = pl.col("brier")
+    return decision.select(brier.sum(), prompt=pl.lit(prompt.name), rule=pl.lit(rule), n=brier.count())
 
 
 def _length_counts(wide: pl.DataFrame, headline: pl.DataFrame, prompt: PromptRecord) -> pl.DataFrame:
+    judged = wide.select("prompt_tokens").with_columns(headline["correct"], headline["copies"]).drop_nulls("correct")
     return (
-        wide.select("prompt_tokens")
-        .with_columns(headline["correct"], headline["copies"])
-        .filter(pl.col("correct").is_not_null())
-        .group_by("prompt_tokens")
+        judged.group_by("prompt_tokens")
         .agg(n=pl.len(), num_correct=pl.col("correct").sum(), copies=pl.col("copies").cast(pl.Int64).sum())
-        .select(pl.lit(prompt.name).alias("prompt"), "prompt_tokens", "n", "num_correct", "copies")
+        .with_columns(prompt=pl.lit(prompt.name))
     )

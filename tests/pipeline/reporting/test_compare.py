@@ -10,8 +10,7 @@ import pytest
 
 from pipeline.analysis import Run, load_run
 from pipeline.errors import InputError
-from pipeline.reporting.changes import changed_predictions
-from pipeline.reporting.compare import RunComparison, compare_runs
+from pipeline.reporting.compare import RunComparison, changed_predictions, compare_runs
 from pipeline.reporting.compare_sections import compare_document
 from pipeline.reporting.markdown import render_markdown
 from pipeline.storing.files import Output

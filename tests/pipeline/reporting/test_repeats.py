@@ -14,8 +14,7 @@ from polars.testing import assert_frame_equal
 from statsmodels.stats.proportion import proportion_confint
 
 from pipeline.analysis import Run, load_run
-from pipeline.reporting.changes import changed_predictions
-from pipeline.reporting.compare import compare_runs
+from pipeline.reporting.compare import changed_predictions, compare_runs
 from pipeline.reporting.compare_sections import compare_document
 from pipeline.reporting.comparisons import PROMPT_FAMILY, Side, assumptions, compare_sides, describe_difference
 from pipeline.reporting.document import all_figures
