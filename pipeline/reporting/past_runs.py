@@ -18,7 +18,7 @@ from pipeline.storing.layout import HISTORY_SCHEMA
 from pipeline.storing.manifest import Manifest
 
 NUM_RUNS = 60
-COLUMNS = pl.Schema(pl.DataFrame(HISTORY_SCHEMA.empty_table()).schema)
+COLUMNS = pl.Schema(HISTORY_SCHEMA)
 
 FINISHED: Field = ("finished (UTC)", moment, "finished")
 RUN_FIELDS: tuple[Field, ...] = (

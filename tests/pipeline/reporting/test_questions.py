@@ -22,10 +22,10 @@ def block(heading: str) -> str:
     return found[1]
 
 
-def test_the_hardest_articles_are_those_whose_gold_label_is_furthest_behind(
+def test_the_hardest_items_are_those_whose_gold_label_is_furthest_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind the winner, not how far the winner is ahead of the second; articles that any prompt gets right are out."""
+    """Behind the winner, not how far the winner is ahead of the second; items that any prompt gets right are out."""
     run = load_run(tables.run_and_report(tmp_path / FOLDER, 120, ("answer", "topic"), signal=0.5).out)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

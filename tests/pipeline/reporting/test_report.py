@@ -118,7 +118,7 @@ def test_the_notebooks_four_figures_stand_beside_the_measured(tmp_path: Path) ->
         assert f"'{name}' {100 * share:.0f} %, measured here" in text
 
 
-def test_shots_chat_template_and_cut_are_told_where_they_apply(tmp_path: Path, markdown: str) -> None:
+def test_shots_chat_template_and_cut_are_named_where_they_apply(tmp_path: Path, markdown: str) -> None:
     """Both reports say what the model read beside the bare template; an ordinary run has no such line."""
     config = {"num_shots": 4, "shots_split": "train", "seed": 0, "chat_template": True, "max_text_tokens": 1200}
     tables.run_and_report(tmp_path, 30, config=config)
@@ -194,7 +194,7 @@ def test_small_runs_say_how_wide_their_interval_is(tmp_path: Path) -> None:
     assert any(re.match(r"Few items: at n = 50 an accuracy carries up to ±1[34] points", w) for w in warnings(report))
 
 
-def test_collapse_of_the_headline_is_a_warning_and_of_others_is_told_beside_them(tmp_path: Path) -> None:
+def test_collapse_of_the_headline_is_a_warning_and_of_others_is_said_beside_them(tmp_path: Path) -> None:
     """All labels but one are hopeless under `logit` only: the warning belongs to the rules' section."""
     out = tables.write_run(tmp_path, 80, ("answer",), seed=2)
     path = out / "scores" / "scores.parquet"
