@@ -92,6 +92,8 @@ def table(block: doc.Table) -> str:
 
 
 def _cell(column: doc.Column, value: str) -> str:
+    if column.kind == "number":
+        return " ".join(value.split())  # nothing from outside, and "&lt; 0.0001" would be hard to read
     return code(value) if column.kind == "exact" else escape(value)
 
 
