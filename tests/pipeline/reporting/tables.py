@@ -14,37 +14,14 @@ from pipeline.analysis import scan
 from pipeline.reporting.make import make_report
 from pipeline.reporting.report import Report
 from pipeline.storing.files import Output
-from pipeline.storing.layout import HISTORY, PREDICTIONS
+from pipeline.storing.layout import HISTORY, ITEMS_SCHEMA, PREDICTIONS, PRIORS_SCHEMA, SCORES_SCHEMA
 from pipeline.storing.manifest import Manifest, need_manifest, write_manifest
 
 AG_NEWS = ("World", "Sports", "Business", "Sci/Tech")
 CONTENT_FREE = ("", "N/A", "[MASK]")
 
-ITEM_SCHEMA = {
-    "item_id": pl.Int64,
-    "text": pl.String,
-    "gold_id": pl.Int16,
-    "gold": pl.String,
-    "text_hash": pl.String,
-}
-SCORE_SCHEMA = {
-    "item_id": pl.Int64,
-    "text_hash": pl.String,
-    "prompt": pl.String,
-    "model": pl.String,
-    "revision": pl.String,
-    "label_id": pl.Int16,
-    "label": pl.String,
-    "label_words": pl.String,
-    "gold_id": pl.Int16,
-    "num_tokens": pl.Int16,
-    "num_bytes": pl.Int16,
-    "logprob": pl.Float32,
-    "logit": pl.Float32,
-    "notebook_logit": pl.Float32,
-    "prompt_tokens": pl.Int32,
-    "truncated": pl.Boolean,
-}
+ITEM_SCHEMA = {name: dtype for name, dtype in pl.Schema(ITEMS_SCHEMA).items() if name != "gold_ids"}
+SCORE_SCHEMA = pl.Schema(SCORES_SCHEMA)
 
 
 def hash_text(text: str) -> str:
@@ -161,17 +138,7 @@ def make_priors(
             for text in CONTENT_FREE
             for i, lp in enumerate((rng.normal(-3, 1.5, k)).tolist())
         ],
-        schema={
-            "prompt": pl.String,
-            "text": pl.String,
-            "label_id": pl.Int16,
-            "label": pl.String,
-            "label_words": pl.String,
-            "num_tokens": pl.Int16,
-            "num_bytes": pl.Int16,
-            "logprob": pl.Float32,
-            "logit": pl.Float32,
-        },
+        schema=pl.Schema(PRIORS_SCHEMA),
         orient="row",
     )
 
