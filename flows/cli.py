@@ -159,9 +159,11 @@ def compare(out_a: Out, out_b: Out, /, *, rule: ComparedRule = "sum") -> None:
     """Compare two runs on the items that both scored."""
     from pipeline.analysis import load_run
     from pipeline.reporting.compare import compare_runs
-    from pipeline.reporting.compare_markdown import render_comparison
+    from pipeline.reporting.compare_sections import compare_document
+    from pipeline.reporting.markdown import render_markdown
 
-    sys.stdout.write(render_comparison(compare_runs(load_run(out_a), load_run(out_b), rule)))  # as it is, to be pasted
+    comparison = compare_runs(load_run(out_a), load_run(out_b), rule)
+    sys.stdout.write(render_markdown(compare_document(comparison)))  # as it is, to be pasted
 
 
 @app.command(group=RUNS)

@@ -11,7 +11,7 @@ class LabelscoreError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        # Texts of users (paths, column names, excerpts of items) end up in messages: keep them on one line and harmless.
+        # Texts of users (paths, column names, excerpts) end up in messages: keep them on one line and harmless.
         super().__init__("".join(c if c.isprintable() else " " for c in " ".join(message.split())))
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 from uuid import uuid4
 
 import polars as pl
@@ -177,7 +178,7 @@ class Job:
                 self.config.rule,
                 out=str(self.output),
                 previous=previous,
-                past=pl.DataFrame(last.history),
+                past=cast(pl.DataFrame, pl.from_arrow(last.history)),
             )
             write_history(folder, last.history, report.history_rows.to_arrow())
         return report
@@ -230,7 +231,7 @@ def remake_report(output: Output, rule: str | None = None) -> Report:
     kept = {name: digest for name, digest in manifest.files.items() if name in (*TABLES, HISTORY)}
     for name in kept:
         run.link(name, folder, name)
-    past = pl.DataFrame(read_history(run))
+    past = cast(pl.DataFrame, pl.from_arrow(read_history(run)))
     manifest = manifest.model_copy(update={"headline_rule": rule or manifest.headline_rule, "files": kept})
     previous = pl.scan_parquet(run.fetch(PREDICTIONS), glob=False) if run.exists(PREDICTIONS) else None
     report = make_report(folder, manifest, manifest.headline_rule, out=str(output), previous=previous, past=past)

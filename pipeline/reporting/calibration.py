@@ -121,14 +121,18 @@ def shown_coverage(coverage: pl.DataFrame) -> pl.DataFrame:
     return coverage.filter(pl.any_horizontal((pl.col("coverage") - c).abs() < 1e-9 for c in SHOWN_COVERAGES))
 
 
-def margins_by_class(margins: pl.DataFrame, prompt: PromptRecord) -> pl.DataFrame:
-    """gold, n, least, median (the middle of its bin), most: the bins of one prompt from `margin_table`, by class."""
+def margin_bins(margins: pl.DataFrame, prompt: PromptRecord) -> pl.DataFrame:
+    """The rows of `margin_table` of one prompt, in the order of its labels."""
     order = {label.name: label.id for label in prompt.labels}
     rank = pl.col("gold").replace_strict(order, default=None, return_dtype=pl.Int64)
+    return margins.filter(pl.col("prompt") == prompt.name).sort(rank, "bin_low")
+
+
+def margins_by_class(margins: pl.DataFrame, prompt: PromptRecord) -> pl.DataFrame:
+    """gold, n, least, median (the middle of its bin), most: the bins of one prompt from `margin_table`, by class."""
     middle = pl.col("n").cum_sum() >= pl.col("n").sum() / 2
     return (
-        margins.filter(pl.col("prompt") == prompt.name)
-        .sort(rank, "bin_low")
+        margin_bins(margins, prompt)
         .group_by("gold", maintain_order=True)
         .agg(
             pl.col("n").sum(),

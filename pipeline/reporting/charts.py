@@ -4,6 +4,7 @@ Invariant: a chart holds a few hundred numbers at most, never one row per item, 
 variable of the page, so that dark mode and print are the style sheet's business and nothing is drawn twice.
 """
 
+import math
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -77,6 +78,12 @@ def _accuracy_tooltip() -> list[alt.Tooltip]:
 
 def _order(names: pl.Series) -> list[str]:
     return list(names.unique(maintain_order=True))
+
+
+def axis_around(*shares: pl.Series | float) -> tuple[float, float]:
+    """An axis from tenth to tenth around all of `shares`; charts side by side get the same one."""
+    values = [v for s in shares for v in (s.drop_nulls() if isinstance(s, pl.Series) else [s])]
+    return math.floor(min(values) * 10) / 10, math.ceil(max(values) * 10) / 10
 
 
 def accuracy_chart(rows: pl.DataFrame, *, domain: tuple[float, float], chance: float) -> Spec:

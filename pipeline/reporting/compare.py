@@ -10,9 +10,9 @@ import polars as pl
 
 from pipeline.analysis import Run
 from pipeline.errors import InputError
-from pipeline.reporting.comparisons import RUNS, Side, compare_sides, count_patterns
+from pipeline.reporting.comparisons import RUN_FAMILY, Side, compare_sides, count_patterns
 from pipeline.reporting.differences import Difference, run_differences
-from pipeline.reporting.items import right_classes, say_classes, text_key, with_gold_ids
+from pipeline.reporting.items import join_classes, right_classes, text_key, with_gold_ids
 from pipeline.reporting.stats import Pairs
 
 PAIR = ("text_hash", "occurrence")
@@ -58,7 +58,7 @@ def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
     joined = [_join(a, b, x, y, rule) for x, y in pairs]
     num_common = joined[0].height
     if not num_common:
-        raise InputError(f"{a.folder} and {b.folder} have no text in common; compare runs over the same data set")
+        raise InputError(f"{a.out} and {b.out} have no text in common; compare runs over the same data set")
     found = []
     for (x, y), table in zip(pairs, joined, strict=True):
         sides = (Side(x, rule, f"'{x}' in A"), Side(y, rule, f"'{y}' in B"))
@@ -68,8 +68,8 @@ def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
     flips = pl.concat(_flips(table, x, y) for (x, y), table in zip(pairs, joined, strict=True))
     texts = a.items.select(item_id_a="item_id", text="text")
     return RunComparison(
-        name_a=str(a.folder),
-        name_b=str(b.folder),
+        name_a=a.out,
+        name_b=b.out,
         rule=rule,
         num_a=a.items.select(pl.len()).collect().item(),
         num_b=b.items.select(pl.len()).collect().item(),
@@ -77,7 +77,7 @@ def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
         num_distinct=joined[0]["text_hash"].n_unique(),
         num_gold_differs=joined[0].filter(_gold_differs()).height,
         differences=run_differences(a, b),
-        comparisons=compare_sides(RUNS, found),
+        comparisons=compare_sides(RUN_FAMILY, found),
         flips=flips.lazy().join(texts, on="item_id_a", how="left", maintain_order="left").collect(),
     )
 
@@ -128,7 +128,7 @@ def _prompts(run: Run, rule: str) -> list[str]:
     chosen = run.predictions.filter(pl.col("rule") == rule).select("prompt").unique().collect()
     names = [prompt.name for prompt in run.manifest.prompts if prompt.name in chosen["prompt"]]
     if not names:
-        raise InputError(f"{run.folder} has no predictions under rule '{rule}'; choose a rule that both reports have")
+        raise InputError(f"{run.out} has no predictions under rule '{rule}'; choose a rule that both reports have")
     return names
 
 
@@ -173,7 +173,7 @@ def _flips(joined: pl.DataFrame, prompt_a: str, prompt_b: str) -> pl.DataFrame:
         joined.filter(pl.col("predicted_a") != pl.col("predicted_b"))
         .sort(pl.max_horizontal("confidence_a", "confidence_b"), "item_id_a", descending=[True, False])
         .select(
-            pl.lit(name).alias("prompt"), say_classes(pl.col("gold_a")).alias("gold"), "predicted_a", "predicted_b",
+            pl.lit(name).alias("prompt"), join_classes(pl.col("gold_a")).alias("gold"), "predicted_a", "predicted_b",
             "confidence_a", "confidence_b", "correct_a", "correct_b", "item_id_a", "item_id_b",
         )
     )  # fmt: skip

@@ -8,6 +8,7 @@ units, which are the distinct texts where texts repeat.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
 import polars as pl
 
@@ -25,9 +26,11 @@ from pipeline.reporting.stats import (
     paired_standard_error,
 )
 
-PROMPTS = "prompts under the headline rule"
-RULES = "rules within a prompt"
-RUNS = "two runs"
+# Families: what is compared and corrected together.
+PROMPT_FAMILY = "Prompts compared under the headline rule"
+RULE_FAMILY = "Rules compared with the headline rule, within each prompt"
+RUN_FAMILY = "Two runs compared"
+
 FEW = 6  # discordant items below which McNemar's exact test cannot get under 5 %, whatever they say
 
 ASSUMPTIONS = (
@@ -47,28 +50,11 @@ REPEATED = (
 )
 
 SCHEMA = {
-    "family": pl.String,
-    "prompt_a": pl.String,
-    "rule_a": pl.String,
-    "prompt_b": pl.String,
-    "rule_b": pl.String,
-    "n": pl.Int64,
-    "both": pl.Int64,
-    "only_a": pl.Int64,
-    "only_b": pl.Int64,
-    "neither": pl.Int64,
-    "num_texts": pl.Int64,
-    "texts_a": pl.Int64,
-    "texts_b": pl.Int64,
-    "difference": pl.Float64,
-    "standard_error": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "p": pl.Float64,
-    "p_holm": pl.Float64,
+    **dict.fromkeys(("family", "prompt_a", "rule_a", "prompt_b", "rule_b", "words"), pl.String),
+    **dict.fromkeys(("n", "both", "only_a", "only_b", "neither", "num_texts", "texts_a", "texts_b"), pl.Int64),
+    **dict.fromkeys(("difference", "standard_error", "low", "high", "p", "p_holm"), pl.Float64),
     "established": pl.Boolean,
     "items_to_settle": pl.Int64,
-    "words": pl.String,
 }
 
 
@@ -81,25 +67,21 @@ class Side:
     name: str
 
 
-def repeats(comparisons: pl.DataFrame) -> bool:
+def texts_repeat(comparisons: pl.DataFrame) -> bool:
     """Whether texts repeat among the items compared."""
     return bool((comparisons["num_texts"] < comparisons["n"]).any())
 
 
 def assumptions(comparisons: pl.DataFrame) -> str:
     """How differences are tested: ASSUMPTIONS, and what texts that repeat change about them."""
-    return f"{ASSUMPTIONS} {REPEATED}" if repeats(comparisons) else ASSUMPTIONS
+    return f"{ASSUMPTIONS} {REPEATED}" if texts_repeat(comparisons) else ASSUMPTIONS
 
 
-def pair_counts(right: pl.DataFrame, texts: pl.DataFrame | None, a: str, b: str) -> Pairs:
-    """The 2x2 table of two columns of `right`, which has one row per pattern of right and wrong, and its count n.
-
-    `texts`: the same from `text_patterns`, where texts repeat.
-    """
-    cells = {(x, y): n for x, y, n in right.group_by(_cell(a), _cell(b)).agg(pl.col("n").sum()).iter_rows()}
-    counts = (int(cells.get(cell, 0)) for cell in ((True, True), (True, False), (False, True), (False, False)))
-    both, only_a, only_b, neither = counts
-    net = pl.col(_cell(a)) - pl.col(_cell(b))
+def pair_counts(items: pl.DataFrame, texts: pl.DataFrame | None, a: str, b: str) -> Pairs:
+    """The 2x2 table of two values of what `right_patterns` says of items, and of `texts`, where these repeat."""
+    cells = {(x, y): n for x, y, n in items.group_by(_cell(a), _cell(b)).agg(pl.col("n").sum()).iter_rows()}
+    both, only_a, only_b, neither = (cells.get(cell, 0) for cell in ((1, 1), (1, 0), (0, 1), (0, 0)))
+    net = pl.col(_cell(a)).cast(pl.Int64) - pl.col(_cell(b)).cast(pl.Int64)
     return Pairs(both, only_a, only_b, neither, () if texts is None else count_patterns(texts.with_columns(net=net)))
 
 
@@ -113,32 +95,19 @@ def _cell(value: str) -> str:
     return f"right:{value}"  # a prompt may be called "n"
 
 
-def right_patterns(predictions: pl.LazyFrame, column: str, values: Sequence[str]) -> pl.DataFrame:
+def right_patterns(
+    predictions: pl.LazyFrame, unit: pl.Expr, column: Literal["prompt", "rule"], values: Sequence[str]
+) -> pl.DataFrame:
     """Over items with a gold label: how often each pattern of right and wrong occurs across `values` of `column`.
 
-    One boolean column `right:VALUE` per value, and n. `predictions` must be narrowed to one row per item and value.
+    A `unit` is an item, or a text with all its items: `right:VALUE` is how many of them are right, `rows` how many
+    there are, n the number of such units. `predictions` must be narrowed to one row per item and value.
     """
-    cells = [pl.when(pl.col(column) == value).then(pl.col("correct")).max().alias(_cell(value)) for value in values]
+    right = [((pl.col(column) == value) & pl.col("correct")).sum().alias(_cell(value)) for value in values]
     return (
         predictions.drop_nulls("correct")
-        .group_by("item_id")
-        .agg(cells)
-        .group_by(map(_cell, values))
-        .agg(n=pl.len().cast(pl.Int64))
-        .collect(engine="streaming")
-    )
-
-
-def text_patterns(predictions: pl.LazyFrame, column: str, values: Sequence[str]) -> pl.DataFrame:
-    """As `right_patterns`, over texts: `right:VALUE` is how many of a text's items are right, `rows` all it has."""
-    cells = [
-        pl.when(pl.col(column) == value).then(pl.col("correct").cast(pl.Int64)).sum().alias(_cell(value))
-        for value in values
-    ]
-    return (
-        predictions.drop_nulls("correct")
-        .group_by(key=text_key())
-        .agg(*cells, rows=(pl.col(column) == values[0]).sum().cast(pl.Int64))
+        .group_by(unit=unit)
+        .agg(*right, rows=(pl.col(column) == values[0]).sum())
         .group_by("rows", *map(_cell, values))
         .agg(n=pl.len().cast(pl.Int64))
         .collect(engine="streaming")
@@ -160,12 +129,12 @@ def _row(family: str, a: Side, b: Side, pairs: Pairs, p_holm: float, size: int, 
     interval, units = paired_bootstrap(pairs, seed), pairs.units
     established = _is_established(pairs, p_holm)
     needed = None if established else _two_digits(_units_needed(pairs, ALPHA / size))
-    words = say_difference(a.name, b.name, pairs, p_holm, needed)
+    words = describe_difference(a.name, b.name, pairs, p_holm, needed)
     return (
-        family, a.prompt, a.rule, b.prompt, b.rule, pairs.num_items, pairs.both, pairs.only_a, pairs.only_b,
-        pairs.neither, units.num_items, units.only_a, units.only_b, pairs.difference, paired_standard_error(pairs),
-        interval.low, interval.high, _test(pairs), p_holm, established, needed,
-        f"Under '{a.prompt}': {words}" if family == RULES else words,
+        family, a.prompt, a.rule, b.prompt, b.rule, f"Under '{a.prompt}': {words}" if family == RULE_FAMILY else words,
+        pairs.num_items, pairs.both, pairs.only_a, pairs.only_b, pairs.neither, units.num_items, units.only_a,
+        units.only_b, pairs.difference, paired_standard_error(pairs), interval.low, interval.high, _test(pairs), p_holm,
+        established, needed,
     )  # fmt: skip
 
 
@@ -197,7 +166,7 @@ def _two_digits(count: int | None) -> int | None:
     return -(-count // unit) * unit
 
 
-def say_difference(a: str, b: str, pairs: Pairs, p_holm: float, needed: int | None) -> str:
+def describe_difference(a: str, b: str, pairs: Pairs, p_holm: float, needed: int | None) -> str:
     """One sentence: which is better and whether that is established at this n, and if not, what would settle it."""
     gap, units = 100 * abs(pairs.difference), pairs.units
     n, what = f"{units.num_items:,}", "distinct texts" if pairs.texts else "items"
@@ -221,21 +190,19 @@ def say_difference(a: str, b: str, pairs: Pairs, p_holm: float, needed: int | No
 
 
 def compare_prompts(predictions: pl.LazyFrame, prompts: Sequence[str], rule: str, *, repeated: bool) -> pl.DataFrame:
-    """All pairs of prompts under one rule: the family PROMPTS. `repeated`: whether texts repeat."""
+    """All pairs of prompts under one rule: the family PROMPT_FAMILY. `repeated`: whether texts repeat."""
     if len(prompts) < 2:
         return pl.DataFrame(schema=SCHEMA)
     chosen = predictions.filter(pl.col("rule") == rule)
-    right = right_patterns(chosen, "prompt", prompts)
-    texts = text_patterns(chosen, "prompt", prompts) if repeated else None
-    sides = {prompt: Side(prompt, rule, f"'{prompt}'") for prompt in prompts}
-    pairs = [(sides[a], sides[b], pair_counts(right, texts, a, b)) for a, b in combinations(prompts, 2)]
-    return compare_sides(PROMPTS, pairs)
+    sides = [Side(prompt, rule, f"'{prompt}'") for prompt in prompts]
+    pairs = list(combinations(sides, 2))
+    return compare_sides(PROMPT_FAMILY, _count_sides(chosen, "prompt", pairs, repeated=repeated))
 
 
 def compare_rules(
     predictions: pl.LazyFrame, prompts: Sequence[str], rules: Sequence[str], headline: str, *, repeated: bool
 ) -> pl.DataFrame:
-    """Every other rule against the headline rule, within each prompt: the family RULES, one correction over all.
+    """Every other rule against the headline rule, within each prompt: the family RULE_FAMILY, one correction over all.
 
     Not all pairs of rules: the question is whether a rule beats the one that leads; asking 28 at once is fishing.
     `repeated`: whether texts repeat.
@@ -243,11 +210,17 @@ def compare_rules(
     found = []
     for prompt in prompts:
         chosen = predictions.filter(pl.col("prompt") == prompt)
-        right = right_patterns(chosen, "rule", rules)
-        texts = text_patterns(chosen, "rule", rules) if repeated else None
         lead = Side(prompt, headline, f"'{headline}'")
-        for rule in rules:
-            if rule != headline:
-                side = Side(prompt, rule, f"'{rule}'")
-                found.append((side, lead, pair_counts(right, texts, rule, headline)))
-    return compare_sides(RULES, found)
+        pairs = [(Side(prompt, rule, f"'{rule}'"), lead) for rule in rules if rule != headline]
+        found += _count_sides(chosen, "rule", pairs, repeated=repeated)
+    return compare_sides(RULE_FAMILY, found)
+
+
+def _count_sides(
+    predictions: pl.LazyFrame, column: Literal["prompt", "rule"], pairs: Sequence[tuple[Side, Side]], *, repeated: bool
+) -> list[tuple[Side, Side, Pairs]]:
+    """The counts of each pair of sides, which differ in `column`; `predictions` are of one value of the other."""
+    values = list(dict.fromkeys(getattr(side, column) for pair in pairs for side in pair))
+    items = right_patterns(predictions, pl.col("item_id"), column, values)
+    texts = right_patterns(predictions, text_key(), column, values) if repeated else None
+    return [(a, b, pair_counts(items, texts, getattr(a, column), getattr(b, column))) for a, b in pairs]

@@ -3,18 +3,17 @@
 Invariant: plain text; a fact that both runs share is left out.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pipeline.analysis import Run
-from pipeline.reporting.settings import setting_facts
+from pipeline.reporting.run_facts import setting_facts
 from pipeline.storing.manifest import Manifest, PromptRecord
 
 NONE = "none"
 LIBRARIES = ("torch", "transformers")  # those that can move a score
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(NamedTuple):
     """One fact of two runs, and its value in each."""
 
     what: str

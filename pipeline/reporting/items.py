@@ -93,6 +93,6 @@ def right_classes(label_names: Mapping[int, str]) -> pl.Expr:
     return pl.coalesce(pl.col("gold_ids").list.eval(name), one)
 
 
-def say_classes(classes: pl.Expr) -> pl.Expr:
+def join_classes(classes: pl.Expr) -> pl.Expr:
     """A list of class names as a reader sees it: `joy or love`."""
     return classes.list.join(" or ")

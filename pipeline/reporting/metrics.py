@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from pipeline.reporting.stats import effective_number, wilson_interval
+from pipeline.storing.layout import METRICS_SCHEMA
 from pipeline.storing.manifest import PromptRecord
 
 COVERAGES = (0.5, 0.8, 0.9)
@@ -235,47 +236,26 @@ def tidy(summary: pl.DataFrame, classes: pl.DataFrame, histogram: pl.DataFrame, 
         **dict.fromkeys(("ties", "truncated"), "num_items"),
         **dict.fromkeys(("balanced_accuracy", "macro_f1", "brier"), "num_single"),
     }
-    rows = [
-        summary.select(
-            *KEY,
-            pl.lit(figure).alias("metric"),
-            pl.lit(None, pl.String).alias("label"),
-            pl.col(figure).cast(pl.Float64).alias("value"),
-            (pl.col("low") if figure == "accuracy" else pl.lit(None, pl.Float64)).alias("low"),
-            (pl.col("high") if figure == "accuracy" else pl.lit(None, pl.Float64)).alias("high"),
-            pl.col(over.get(figure, "num_gold")).cast(pl.Int64).alias("n"),
-        ).filter(pl.col("n") > 0)
-        for figure in figures
+    ends = {"accuracy": ("low", "high")}
+    of_rules = [_metric(summary, name, over.get(name, "num_gold"), *ends.get(name, ())) for name in figures]
+    tables = [
+        *(table.filter(pl.col("n") > 0) for table in of_rules),
+        _metric(classes, "precision", "num_predicted", "precision_low", "precision_high"),
+        _metric(classes, "recall", "support", "recall_low", "recall_high"),
+        _metric(classes, "f1", "support"),
+        _metric(histogram.with_columns(num_items=pl.col("n").sum().over(KEY)), "share", "num_items"),
+        _metric(mass, "label_mass", "n"),
     ]
-    none = pl.lit(None, pl.Float64)
-    by_label = {
-        "precision": (classes, "precision_low", "precision_high", "num_predicted"),
-        "recall": (classes, "recall_low", "recall_high", "support"),
-        "f1": (classes, None, None, "support"),
-        "predicted_share": (histogram.with_columns(num_items=pl.col("n").sum().over(KEY)), None, None, "num_items"),
-    }
-    rows += [
-        table.select(
-            *KEY,
-            pl.lit("share" if metric == "predicted_share" else metric).alias("metric"),
-            "label",
-            pl.col("share" if metric == "predicted_share" else metric).alias("value"),
-            (pl.col(low) if low else none).alias("low"),
-            (pl.col(high) if high else none).alias("high"),
-            pl.col(n).cast(pl.Int64).alias("n"),
-        )
-        for metric, (table, low, high, n) in by_label.items()
-    ]
-    rows.append(
-        mass.select(
-            "prompt",
-            pl.lit(None, pl.String).alias("rule"),
-            pl.lit("label_mass").alias("metric"),
-            pl.lit(None, pl.String).alias("label"),
-            pl.col("label_mass").alias("value"),
-            none.alias("low"),
-            none.alias("high"),
-            pl.col("n").cast(pl.Int64),
-        )
+    rows = pl.concat(tables, how="diagonal").select(METRICS_SCHEMA.names).drop_nulls("value")
+    return rows.sort("prompt", "rule", "metric", "label", nulls_last=True)
+
+
+def _metric(table: pl.DataFrame, name: str, n: str, *ends: str) -> pl.DataFrame:
+    """One figure as rows of metrics.parquet; it is over `n` items, `ends` are those of its interval."""
+    return table.select(
+        *(key for key in (*KEY, "label") if key in table.columns),
+        metric=pl.lit(name),
+        value=pl.col(name).cast(pl.Float64),
+        n=pl.col(n).cast(pl.Int64),
+        **{end: pl.col(column) for end, column in zip(("low", "high"), ends, strict=False)},
     )
-    return pl.concat(rows).drop_nulls("value").sort("prompt", "rule", "metric", "label", nulls_last=True)

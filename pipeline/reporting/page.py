@@ -10,46 +10,37 @@ import json
 import re
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import vl_convert
 from markupsafe import Markup
 
 from pipeline.reporting.charts import CONFIG
-from pipeline.reporting.page_figures import Figure
-from pipeline.reporting.page_parts import make_page
-
-if TYPE_CHECKING:
-    from pipeline.reporting.report import Report
+from pipeline.reporting.document import Document, all_figures
+from pipeline.reporting.formats import excerpt
 
 TEMPLATES = "templates"
+MAX_TEXT = 1_000  # characters of a text shown; all of it is in items.parquet
 HIDDEN = re.compile(r"[\x00-\x08\x0b-\x0d\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def render_page(report: "Report") -> str:
-    """The whole page as HTML."""
-    page = make_page(report)
+def render_page(document: Document) -> str:
+    """The whole document as HTML."""
     bundle, script, style = chart_bundle(), _resource("report.js"), _resource("report.css")
+    specs = {f.id: f.spec for section in document.sections for f in all_figures(section.blocks)}
     return (
         _environment()
         .get_template("report.html")
         .render(
-            page=page,
+            document=document,
             policy=content_policy([bundle, script], style),
             style=Markup(style),
             bundle=Markup(bundle),
             script=Markup(script),
-            chart_data=embed_json({"config": CONFIG, "charts": {f.id: f.spec for f in _figures(page)}}),
+            chart_data=embed_json({"config": CONFIG, "charts": specs}),
         )
     )
-
-
-def _figures(page: dict[str, Any]) -> list[Figure]:
-    """All figures of the page."""
-    accuracy = [page["accuracy"]] if page["accuracy"] else []
-    history = page["history"]["figures"] if page["history"] else []
-    return [*accuracy, *(f for part in page["prompts"] for f in part.figures), *history, *page["rules"]["figures"]]
 
 
 def content_policy(scripts: list[str], style: str) -> str:
@@ -83,12 +74,17 @@ def _resource(name: str) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.reporting", TEMPLATES),
         autoescape=True,
         finalize=visible,
         undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters["kind"] = lambda block: type(block).__name__
+    environment.filters["excerpt"] = lambda text: excerpt(text, MAX_TEXT)
+    return environment
 
 
 def visible(value: Any) -> Any:

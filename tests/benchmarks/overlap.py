@@ -56,7 +56,7 @@ def run_whole(pipe: Connection, arguments: Sequence[str]) -> None:
     timed = Job.timed
 
     @contextmanager
-    def explain_errors(job: Job, step: str) -> Iterator[None]:
+    def told(job: Job, step: str) -> Iterator[None]:
         if step == "score":
             pipe.send(("ready", 0.0, 0.0))
             pipe.recv()

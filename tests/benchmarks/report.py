@@ -35,7 +35,7 @@ class Measurement:
 
 def report_with_labelscore(out: Path) -> dict[str, float]:
     """The report as users get it: all figures, comparisons, Markdown and the page. Returns accuracy by rule."""
-    from pipeline.reporting.report import write_report
+    from tests.pipeline.reporting.tables import write_report
 
     return dict(write_report(out).summary.select("rule", "accuracy").iter_rows())
 

@@ -15,9 +15,8 @@ from polars.testing import assert_frame_equal
 
 from pipeline.analysis import load_run
 from pipeline.errors import InputError, RunError
-from pipeline.reporting.report import write_report
 from pipeline.storing.files import Output, hash_file
-from pipeline.storing.published import write_manifest
+from pipeline.storing.sealed import seal
 from tests.pipeline.reporting import tables
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "data" / "README.md"
@@ -116,10 +115,10 @@ def test_the_dictionary_lists_every_column_of_every_file(real_run: Path) -> None
 def test_a_run_opens_as_lazy_tables(tmp_path: Path) -> None:
     """Nothing is read until it is asked for; the four parts join."""
     out = tables.write_run(tmp_path, 20)
-    write_report(out)
+    tables.write_report(out)
     run = load_run(out)
     assert all(isinstance(frame, pl.LazyFrame) for frame in (run.scores, run.items, run.predictions))
-    assert run.manifest.items() <= json.loads((out / "manifest.json").read_text()).items()
+    assert run.manifest.model_dump(mode="json").items() <= json.loads((out / "manifest.json").read_text()).items()
     joined = run.predictions.join(run.items, on=["item_id", "text_hash"]).collect()
     assert joined.height == run.predictions.collect().height
 
@@ -127,10 +126,10 @@ def test_a_run_opens_as_lazy_tables(tmp_path: Path) -> None:
 def test_tables_of_two_runs_do_not_open_as_one(tmp_path: Path) -> None:
     """A run that was killed while it published left another table, or an old report, beside the manifest."""
     out = tables.write_run(tmp_path / "run", 20)
-    write_report(out)
+    tables.write_report(out)
     names = ("scores/scores.parquet", "items.parquet", "report/predictions.parquet")
-    manifest = tables.make_manifest(20, ("answer", "topic")) | {"files": {n: hash_file(out / n) for n in names}}
-    write_manifest(Output(out), manifest)
+    files = {name: hash_file(out / name) for name in names}
+    tables.change_manifest(out, files=files)
     load_run(out)
     for name in names:
         whole = (out / name).read_bytes()
@@ -138,8 +137,8 @@ def test_tables_of_two_runs_do_not_open_as_one(tmp_path: Path) -> None:
         with pytest.raises(RunError, match=rf"{name} is not the one that manifest.json names.*run again"):
             load_run(out)
         (out / name).write_bytes(whole)
-    del manifest["files"][names[-1]]
-    write_manifest(Output(out), manifest)
+    del files[names[-1]]
+    tables.change_manifest(out, files=files)
     with pytest.raises(InputError, match=r"no report/predictions.parquet of its last run"):
         load_run(out)
 
@@ -152,9 +151,9 @@ def test_what_is_no_run_is_said_in_one_line(tmp_path: Path) -> None:
     out = tables.write_run(tmp_path / "run", 10)
     with pytest.raises(InputError, match="labelscore report"):
         load_run(out)
-    write_manifest(Output(out), {})
+    Output(out).write_bytes("manifest.json", seal({"schema_version": 1}))
     with pytest.raises(InputError, match="run_id: Field required"):
-        write_report(out)
+        tables.write_report(out)
     manifest = out / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 2'))
     with pytest.raises(RunError, match="schema version 2"):

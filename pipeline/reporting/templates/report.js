@@ -51,7 +51,7 @@ if (form) {
     for (const row of rows) row.hidden = !shown.has(row);
     more.hidden = found.length <= limit;
     document.getElementById("filter-count").textContent =
-      `${found.length} of ${rows.length} articles match` + (more.hidden ? "" : `, the first ${limit} are shown`);
+      `${found.length} of ${rows.length} items match` + (more.hidden ? "" : `, the first ${limit} are shown`);
   };
   const restart = () => {
     limit = PAGE;

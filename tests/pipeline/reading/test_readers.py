@@ -89,7 +89,7 @@ def rows_of(path: Path, columns: Sequence[str] = COLUMNS, layout: Layout = Layou
     return rows
 
 
-def explain_errors(path: Path, looked_for: Sequence[str] = (), layout: Layout = Layout()) -> str:  # noqa: B008
+def told(path: Path, looked_for: Sequence[str] = (), layout: Layout = Layout()) -> str:  # noqa: B008
     """The one line that refuses a file, from its header or else its rows."""
     with pytest.raises(InputError) as caught:
         read_rows_after_header(path, looked_for, layout)

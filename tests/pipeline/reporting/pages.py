@@ -8,8 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.reporting.report import Report, write_report
-from tests.pipeline.reporting.tables import write_run
+from pipeline.reporting.report import Report
+from tests.pipeline.reporting.tables import write_report, write_run
 
 INJECTION = "</script><script>document.title = 'taken over'</script>"
 HOSTILE_LABELS = (f"World {INJECTION}", 'Sports" onclick="x', "<b>Business & co", "Sci/Tech")
@@ -18,7 +18,7 @@ VOID = {"meta", "input", "br", "link", "img", "hr"}
 
 
 def write_hostile_report(out: Path, **run: Any) -> Report:
-    """A report with a past run, whose labels, prompts and articles are full of markup."""
+    """A report with a past run, whose labels, prompts and texts are full of markup."""
     chosen = {"prompts": PROMPTS, "label_names": HOSTILE_LABELS, "words": HOSTILE_LABELS, **run}
     write_run(out, **{"notebook": True, "demonstration": True, "published": {"answer": 0.32}, **chosen})
     items = pl.read_parquet(out / "items.parquet")

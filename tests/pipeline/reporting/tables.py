@@ -10,37 +10,18 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.analysis import scan
+from pipeline.reporting.make import make_report
+from pipeline.reporting.report import Report
 from pipeline.storing.files import Output
-from pipeline.storing.published import write_manifest
+from pipeline.storing.layout import HISTORY, ITEMS_SCHEMA, PREDICTIONS, PRIORS_SCHEMA, SCORES_SCHEMA
+from pipeline.storing.manifest import Manifest, need_manifest, write_manifest
 
 AG_NEWS = ("World", "Sports", "Business", "Sci/Tech")
 CONTENT_FREE = ("", "N/A", "[MASK]")
 
-ITEM_SCHEMA = {
-    "item_id": pl.Int64,
-    "text": pl.String,
-    "gold_id": pl.Int16,
-    "gold": pl.String,
-    "text_hash": pl.String,
-}
-SCORE_SCHEMA = {
-    "item_id": pl.Int64,
-    "text_hash": pl.String,
-    "prompt": pl.String,
-    "model": pl.String,
-    "revision": pl.String,
-    "label_id": pl.Int16,
-    "label": pl.String,
-    "label_words": pl.String,
-    "gold_id": pl.Int16,
-    "num_tokens": pl.Int16,
-    "num_bytes": pl.Int16,
-    "logprob": pl.Float32,
-    "logit": pl.Float32,
-    "notebook_logit": pl.Float32,
-    "prompt_tokens": pl.Int32,
-    "truncated": pl.Boolean,
-}
+ITEM_SCHEMA = {name: dtype for name, dtype in pl.Schema(ITEMS_SCHEMA).items() if name != "gold_ids"}
+SCORE_SCHEMA = pl.Schema(SCORES_SCHEMA)
 
 
 def hash_text(text: str) -> str:
@@ -157,17 +138,7 @@ def make_priors(
             for text in CONTENT_FREE
             for i, lp in enumerate((rng.normal(-3, 1.5, k)).tolist())
         ],
-        schema={
-            "prompt": pl.String,
-            "text": pl.String,
-            "label_id": pl.Int16,
-            "label": pl.String,
-            "label_words": pl.String,
-            "num_tokens": pl.Int16,
-            "num_bytes": pl.Int16,
-            "logprob": pl.Float32,
-            "logit": pl.Float32,
-        },
+        schema=pl.Schema(PRIORS_SCHEMA),
         orient="row",
     )
 
@@ -180,8 +151,8 @@ def make_manifest(
     demonstration: bool = False,
     published: dict[str, float] | None = None,
     config: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    return {
+) -> Manifest:
+    facts = {
         "labelscore": "0.1.0",
         "run_id": "random-run",
         "started": "2026-01-02T03:04:05+00:00",
@@ -232,6 +203,24 @@ def make_manifest(
         "libraries": {"torch": "2.13.0+cpu", "transformers": "5.23.0"},
         "timings": {"pull": 0.1, "plan": 0.1, "score": 10.0, "publish": 0.1},
     }
+    return Manifest.model_validate(facts)
+
+
+def with_facts(manifest: Manifest, **facts: Any) -> Manifest:
+    """The manifest with these facts (as JSON has them) in the place of its own."""
+    return Manifest.model_validate(manifest.model_dump(mode="json") | facts)
+
+
+def change_manifest(out: Path, **facts: Any) -> None:
+    write_manifest(Output(out), with_facts(need_manifest(Output(out)), **facts))
+
+
+def write_report(out: Path, rule: str = "sum") -> Report:
+    """The report of the run in `out`, against what is there of the run before."""
+    output = Output(out)
+    previous = scan(output, PREDICTIONS) if output.exists(PREDICTIONS) else None
+    past = scan(output, HISTORY).collect() if output.exists(HISTORY) else None
+    return make_report(output, need_manifest(output), rule, out=str(out), previous=previous, past=past)
 
 
 def write_run(
@@ -265,6 +254,16 @@ def write_run(
     manifest = make_manifest(num_items, prompts, words, label_names, demonstration, published, config)
     write_manifest(Output(out), manifest)
     return out
+
+
+def run_and_report(out: Path, *args: Any, **run: Any) -> Report:
+    """The report of a new run in `out`: the arguments of `write_run`."""
+    return write_report(write_run(out, *args, **run))
+
+
+def summary_of(markdown: str) -> str:
+    """The first section of report.md."""
+    return markdown.partition("## Summary")[2].partition("\n## ")[0]
 
 
 def write_large_run(out: Path, num_items: int, prompt: str = "answer", block: int = 100_000) -> Path:

@@ -11,18 +11,13 @@ from sklearn.calibration import calibration_curve
 
 from pipeline.analysis import load_run
 from pipeline.reporting.calibration import NUM_BINS, risk_coverage
-from pipeline.reporting.report import Report, write_report
+from pipeline.reporting.report import Report
 from tests.pipeline.reporting import tables
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tables.write_run(tmp_path_factory.mktemp("run"), 400, ("answer",), seed=9)
-
-
-@pytest.fixture(scope="module")
-def report(run: Path) -> Report:
-    return write_report(run)
 
 
 def rows_of(run: Path, rule: str) -> pl.DataFrame:

@@ -10,11 +10,11 @@ import pytest
 
 from pipeline.analysis import Run, load_run
 from pipeline.errors import InputError
-from pipeline.reporting.compare import changed_predictions, compare_runs
-from pipeline.reporting.compare_markdown import render_comparison
-from pipeline.reporting.report import write_report
+from pipeline.reporting.compare import RunComparison, changed_predictions, compare_runs
+from pipeline.reporting.compare_sections import compare_document
+from pipeline.reporting.markdown import render_markdown
 from pipeline.storing.files import Output
-from pipeline.storing.published import write_manifest
+from pipeline.storing.manifest import write_manifest
 from tests.pipeline.reporting import tables
 
 
@@ -25,9 +25,13 @@ def make_run(out: Path, items: pl.DataFrame, prompts: tuple[str, ...], seed: int
     scores = pl.concat(tables.make_scores(items, prompt, rng) for prompt in prompts)
     scores.sort("item_id", "prompt", "label_id").write_parquet(out / "scores" / "scores.parquet")
     items.write_parquet(out / "items.parquet")
-    write_manifest(Output(out), tables.make_manifest(items.height, prompts) | facts)
-    write_report(out)
+    write_manifest(Output(out), tables.with_facts(tables.make_manifest(items.height, prompts), **facts))
+    tables.write_report(out)
     return load_run(out)
+
+
+def printed(comparison: RunComparison) -> str:
+    return render_markdown(compare_document(comparison))
 
 
 @pytest.fixture
@@ -111,24 +115,24 @@ def test_changed_predictions_count_the_common_texts(tmp_path: Path, items: pl.Da
     assert changed_predictions(None, b.predictions).is_empty()
 
 
-def test_the_printed_comparison_names_both_runs_and_escapes_the_articles(tmp_path: Path, items: pl.DataFrame) -> None:
-    """Sizes, common articles, flipped items; an article that is markup stays text."""
+def test_the_printed_comparison_names_both_runs_and_escapes_the_texts(tmp_path: Path, items: pl.DataFrame) -> None:
+    """Sizes, common items, flipped items; a text that is markup stays text."""
     nasty = pl.lit("<script>alert(1)</script> | `code` ") + pl.col("text")
     marked = items.with_columns(text=nasty)
     a = make_run(tmp_path / "a", marked, ("answer",), seed=1)
     b = make_run(tmp_path / "b", moved(marked.head(100)), ("answer",), seed=2)
-    printed = render_comparison(compare_runs(a, b))
-    assert "120 articles" in printed
-    assert "100 articles are in both" in printed
-    assert f"{compare_runs(a, b).flips.height} predictions differ; the 20 where a run was surest" in printed
-    assert "<script>" not in printed
-    assert "\\| \\`code\\`" in printed
-    assert "None: both runs" in render_comparison(compare_runs(a, a))
+    words = printed(compare_runs(a, b))
+    assert "120 items" in words
+    assert "In both: 100 items, by their text" in words
+    assert f"{compare_runs(a, b).flips.height} predictions differ; the 20 where a run was surest" in words
+    assert "<script>" not in words
+    assert "\\| \\`code\\`" in words
+    assert "None: both runs" in printed(compare_runs(a, a))
 
 
 def test_what_differs_between_the_runs_is_named_and_nothing_else(tmp_path: Path, items: pl.DataFrame) -> None:
     """Model, revision, dtype, data, shots, chat template and rule come from the manifests."""
-    plain = tables.make_manifest(120, ("answer",))
+    plain = tables.make_manifest(120, ("answer",)).model_dump(mode="json")
     other = {
         "model": plain["model"] | {"name": "large|er", "revision": "abc123", "dtype": "bfloat16"},
         "dataset": plain["dataset"] | {"name": "news", "revision": "r2"},
@@ -145,19 +149,20 @@ def test_what_differs_between_the_runs_is_named_and_nothing_else(tmp_path: Path,
         "data revision": ("none", "r2"),
         "solved examples": ("none", "4, from train, seed 3"),
         "chat template": ("none", "yes"),
-        "articles cut at": ("none", "50 tokens"),
+        "texts cut at": ("none", "50 tokens"),
         "rule of the run": ("sum", "pmi"),
     }
-    printed = render_comparison(compare_runs(a, b))
-    assert "`large¦er`" in printed
-    assert "settings and prompts are the same in both" in render_comparison(compare_runs(a, a))
+    words = printed(compare_runs(a, b))
+    assert "`large¦er`" in words
+    assert "settings and prompts are the same in both" in printed(compare_runs(a, a))
 
 
 def test_a_prompt_that_kept_its_name_but_not_its_words_is_a_difference(tmp_path: Path, items: pl.DataFrame) -> None:
-    (prompt,) = tables.make_manifest(120, ("answer",))["prompts"]
     a = make_run(tmp_path / "a", items, ("answer",), seed=1)
     b = make_run(tmp_path / "b", items, ("answer",), seed=1)
-    b = replace(b, manifest=b.manifest | {"prompts": [prompt | {"template": "{text} "}]})
+    (prompt,) = b.manifest.prompts
+    changed = prompt.model_copy(update={"template": "{text} "})
+    b = replace(b, manifest=b.manifest.model_copy(update={"prompts": (changed,)}))
     (difference,) = compare_runs(a, b).differences
     assert (difference.what, difference.b) == ("template of 'answer'", "{text} ")
 
@@ -168,14 +173,14 @@ def test_runs_without_gold_labels_show_their_flips_and_no_accuracy(tmp_path: Pat
     a, b = (make_run(tmp_path / name, bare, ("answer",), seed=seed) for name, seed in (("a", 1), ("b", 2)))
     found = compare_runs(a, b)
     assert found.comparisons.is_empty()
-    printed = render_comparison(found)
-    assert "no gold label in common" in printed
-    assert f"{found.flips.height:,} predictions differ" in printed
-    assert "nan" not in printed
-    assert " 0 items" not in printed
+    words = printed(found)
+    assert "no gold label in common" in words
+    assert f"{found.flips.height:,} predictions differ" in words
+    assert "nan" not in words
+    assert " 0 items" not in words
 
 
 def test_a_comparison_under_batch_carries_its_caution(tmp_path: Path, items: pl.DataFrame) -> None:
     run = make_run(tmp_path / "a", items, ("answer",), seed=1)
-    assert "looks at the unlabelled test items" in render_comparison(compare_runs(run, run, "batch"))
-    assert "Caution" not in render_comparison(compare_runs(run, run, "sum"))
+    assert "looks at the unlabelled test items" in printed(compare_runs(run, run, "batch"))
+    assert "Caution" not in printed(compare_runs(run, run, "sum"))

@@ -7,8 +7,8 @@ import pytest
 from statsmodels.stats.multitest import multipletests
 
 from pipeline.analysis import load_run
-from pipeline.reporting.comparisons import PROMPTS, RULES, Side, compare_sides, say_difference
-from pipeline.reporting.report import Report, write_report
+from pipeline.reporting.comparisons import PROMPT_FAMILY, RULE_FAMILY, Side, compare_sides, describe_difference
+from pipeline.reporting.report import Report
 from pipeline.reporting.stats import Pairs, mcnemar_exact
 from tests.pipeline.reporting import tables
 
@@ -18,11 +18,6 @@ NAMES = ("answer", "topic", "n")  # a prompt may have the name of a column
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tables.write_run(tmp_path_factory.mktemp("run"), 200, NAMES, seed=2, notebook=True)
-
-
-@pytest.fixture(scope="module")
-def report(run: Path) -> Report:
-    return write_report(run)
 
 
 def test_two_by_two_tables_count_the_items(run: Path, report: Report) -> None:
@@ -42,9 +37,9 @@ def test_two_by_two_tables_count_the_items(run: Path, report: Report) -> None:
 
 
 def test_the_families_are_all_pairs_of_prompts_and_each_rule_against_the_headline(report: Report) -> None:
-    assert set(report.prompt_comparisons["family"]) == {PROMPTS}
+    assert set(report.prompt_comparisons["family"]) == {PROMPT_FAMILY}
     assert report.prompt_comparisons.height == 3
-    assert set(report.rule_comparisons["family"]) == {RULES}
+    assert set(report.rule_comparisons["family"]) == {RULE_FAMILY}
     assert report.rule_comparisons.height == 3 * 7
     assert set(report.rule_comparisons["rule_b"]) == {"sum"}
 
@@ -65,19 +60,19 @@ def test_words_say_established_only_when_it_is(report: Report) -> None:
 
 def test_words_name_the_better_side_and_what_would_settle_it() -> None:
     pairs = Pairs(20, 5, 9, 16)
-    words = say_difference("'a'", "'b'", pairs, p_holm=0.4, needed=640)
+    words = describe_difference("'a'", "'b'", pairs, p_holm=0.4, needed=640)
     assert words == (
         "'b' gets 8.0 points more right than 'a', which is not established at n = 50; about 640 items would settle it."
     )
-    words = say_difference("'a'", "'b'", Pairs(40, 3, 1, 6), p_holm=1.0, needed=700)
+    words = describe_difference("'a'", "'b'", Pairs(40, 3, 1, 6), p_holm=1.0, needed=700)
     assert words.endswith("not established at n = 50; only 4 tell them apart, and about 700 items would settle it.")
-    assert "same number" in say_difference("'a'", "'b'", Pairs(20, 5, 5, 20), 1.0, None)
+    assert "same number" in describe_difference("'a'", "'b'", Pairs(20, 5, 5, 20), 1.0, None)
 
 
 def test_equal_prompts_are_never_told_apart() -> None:
     """No discordant item: p is 1, the interval is a point at zero, and no number of items is promised."""
     side = Side("p", "sum", "'p'")
-    row = compare_sides(PROMPTS, [(side, side, Pairs(30, 0, 0, 20))]).row(0, named=True)
+    row = compare_sides(PROMPT_FAMILY, [(side, side, Pairs(30, 0, 0, 20))]).row(0, named=True)
     assert (row["p"], row["p_holm"], row["low"], row["high"]) == (1.0, 1.0, 0.0, 0.0)
     assert not row["established"]
     assert row["items_to_settle"] is None
@@ -89,7 +84,7 @@ def test_the_items_that_would_settle_it_are_more_than_there_are_and_can_settle_i
     """With all disagreements on the better side at that number, the exact test gets under its level."""
     side = Side("p", "sum", "'p'")
     others = [(side, side, Pairs(10, 0, 0, 0))] * (size - 1)
-    row = compare_sides(PROMPTS, [(side, side, pairs), *others]).row(0, named=True)
+    row = compare_sides(PROMPT_FAMILY, [(side, side, pairs), *others]).row(0, named=True)
     if row["established"]:
         return
     assert row["items_to_settle"] > pairs.num_items

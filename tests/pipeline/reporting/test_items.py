@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.reporting.items import find_repeats, read_item_facts, right_classes, say_classes, with_gold_ids
+from pipeline.reporting.items import find_repeats, join_classes, read_item_facts, right_classes, with_gold_ids
 from tests.pipeline.reporting.tables import hash_text
 
 SCHEMA = {"item_id": pl.Int64, "text_hash": pl.String, "gold_id": pl.Int16, "gold_ids": pl.List(pl.Int16)}
@@ -66,6 +66,6 @@ def test_right_classes_are_named_whether_there_is_one_or_there_are_several() -> 
         schema={"gold": pl.String, "gold_ids": pl.List(pl.Int16)},
     )
     assert rows.select(right_classes(names)).to_series().to_list() == [["anger"], ["joy", "love"], None]
-    assert rows.select(say_classes(right_classes(names))).to_series().to_list() == ["anger", "joy or love", None]
+    assert rows.select(join_classes(right_classes(names))).to_series().to_list() == ["anger", "joy or love", None]
     before = with_gold_ids(rows.lazy().drop("gold_ids")).select(right_classes(names)).collect()
     assert before.to_series().to_list() == [["anger"], None, None]

@@ -16,7 +16,7 @@ from sklearn.metrics import (
 
 from pipeline.analysis import load_run
 from pipeline.reporting import metrics
-from pipeline.reporting.report import Report, write_report
+from pipeline.reporting.report import Report
 from tests.pipeline.reporting import tables
 
 PROMPTS = ("answer", "topic")
@@ -28,11 +28,6 @@ EACH = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tables.write_run(tmp_path_factory.mktemp("run"), 250, PROMPTS, seed=4, notebook=True)
-
-
-@pytest.fixture(scope="module")
-def report(run: Path) -> Report:
-    return write_report(run)
 
 
 def rows_of(run: Path, prompt: str, rule: str) -> pl.DataFrame:
@@ -116,7 +111,7 @@ def test_collapse_is_said_of_what_exceeds_the_gold_share(share: float, gold_shar
 
 def test_labels_never_predicted_have_no_precision(tmp_path: Path) -> None:
     """0 of 0 is no figure; it must not become 0 or NaN in the table."""
-    report = write_report(tables.write_run(tmp_path, 2, ("answer",)))
+    report = tables.run_and_report(tmp_path, 2, ("answer",))
     classes = report.classes
     assert classes.filter(pl.col("num_predicted") == 0)["precision"].null_count() > 0
     assert classes.filter(pl.col("num_predicted") == 0)["precision"].drop_nulls().is_empty()

@@ -15,10 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.reporting.formats import interval
 from pipeline.reporting.page import embed_json, render_page, visible
-from pipeline.reporting.report import Report, write_report
+from pipeline.reporting.report import Report
+from pipeline.reporting.sections import make_document
 from tests.pipeline.reporting.pages import HOSTILE_LABELS, INJECTION, PROMPTS, Element, read_html, write_hostile_report
-from tests.pipeline.reporting.tables import write_run
+from tests.pipeline.reporting.tables import run_and_report
 
 MEGABYTE = 1_000_000
 ALL_PROMPTS = ("answer", "detailed", "described", "topic-science", "topic")
@@ -31,7 +33,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 @pytest.fixture(scope="module")
 def page(report: Report) -> Element:
-    return read_html(render_page(report))
+    return read_page(report)
+
+
+def read_page(report: Report) -> Element:
+    return read_html(render_page(make_document(report)))
 
 
 def chart_data(page: Element) -> dict[str, dict[str, object]]:
@@ -62,7 +68,7 @@ def test_the_summary_comes_first_then_the_charts_and_the_rules_are_folded(page: 
 def test_the_summary_says_what_was_run_with_its_interval_and_its_warnings(page: Element, report: Report) -> None:
     summary = page.all("section")[0].text
     row = report.headline.row(0, named=True)
-    assert f"{100 * row['low']:.1f} to {100 * row['high']:.1f} %" in summary
+    assert f"95 % interval {interval(row['low'], row['high'])}" in summary
     for fact in ("random, split test", "float32 on cpu", "2026-01-02 03:05 UTC", "demonstration model"):
         assert fact in summary
 
@@ -123,12 +129,12 @@ def test_the_policy_allows_the_pages_own_scripts_and_style_by_hash_and_nothing_e
     assert policy["style-src"].split() == [source(s) for s in page.all("style")]
 
 
-def test_markup_in_articles_labels_and_prompts_stays_text(page: Element) -> None:
+def test_markup_in_texts_labels_and_prompts_stays_text(page: Element) -> None:
     """They are where they belong, as text: in cells, attributes and the charts' data."""
     assert len(page.all("script")) == 3
-    articles = [cell.text for cell in page.all("td") if cell.attributes.get("class") == "text"]
-    assert articles
-    assert all(INJECTION in article for article in articles)
+    texts = [cell.text for cell in page.all("td") if cell.attributes.get("class") == "text"]
+    assert texts
+    assert all(INJECTION in text for text in texts)
     (gold,) = (field for field in page.all("select") if field.attributes["name"] == "gold")
     assert {option.attributes["value"] for option in gold.all("option")} <= {"", *HOSTILE_LABELS}
     assert HOSTILE_LABELS[0] in json.dumps(chart_data(page)["confusion-0"])
@@ -137,10 +143,10 @@ def test_markup_in_articles_labels_and_prompts_stays_text(page: Element) -> None
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=60) | st.just("<!--<script>"), min_size=5, max_size=5))
-def test_any_article_is_read_back_as_it_was(report: Report, texts: list[str]) -> None:
-    """Whatever five articles say, the page's tree stays the same and their cells hold them (controls made visible)."""
+def test_any_text_is_read_back_as_it_was(report: Report, texts: list[str]) -> None:
+    """Whatever five items say, the page's tree stays the same and their cells hold them (controls made visible)."""
     wrong = report.wrong.head(5).with_columns(text=pl.Series(texts))
-    page = read_html(render_page(replace(report, wrong=wrong)))
+    page = read_page(replace(report, wrong=wrong))
     cells = [cell.all("bdi")[0].text for cell in page.all("td") if cell.attributes.get("class") == "text"]
     assert cells == [visible(text) for text in texts]
 
@@ -168,24 +174,27 @@ def test_charts_are_valid_and_hold_totals_not_items(page: Element, report: Repor
 
 
 def test_the_page_of_7600_items_5_prompts_and_all_rules_stays_under_3_megabytes(tmp_path: Path) -> None:
-    """Even where every article shown is longer than what the page shows of it."""
-    report = write_report(write_run(tmp_path, 7_600, ALL_PROMPTS, notebook=True))
+    """Even where every text shown is longer than what the page shows of it."""
+    report = run_and_report(tmp_path, 7_600, ALL_PROMPTS, notebook=True)
     assert len(report.rules) == 8
     long = report.wrong.with_columns(text=pl.lit("<é" * 2_000))
-    assert len(render_page(replace(report, wrong=long)).encode()) < 3 * MEGABYTE
+    assert len(render_page(make_document(replace(report, wrong=long))).encode()) < 3 * MEGABYTE
 
 
 def test_many_labels_are_listed_and_not_drawn(tmp_path: Path) -> None:
     """With 150 labels the page stays readable: no matrix of 22,500 cells."""
     names = [f"class {i}" for i in range(150)]
-    page = render_page(write_report(write_run(tmp_path, 500, ["answer"], label_names=names, words=names)))
-    assert len(page) < 2 * MEGABYTE
-    assert "confusion-0" not in chart_data(read_html(page))
-    assert "reliability-0" in chart_data(read_html(page))
+    report = run_and_report(tmp_path, 500, ["answer"], label_names=names, words=names)
+    html = render_page(make_document(report))
+    page = read_html(html)
+    assert len(html) < 2 * MEGABYTE
+    assert "confusion-0" not in chart_data(page)
+    assert "reliability-0" in chart_data(page)
+    assert "the 100 most frequent mistakes" in page.text
 
 
 def test_without_gold_labels_the_page_shows_predictions_only(tmp_path: Path) -> None:
-    page = read_html(render_page(write_report(write_run(tmp_path, 40, gold=False))))
+    page = read_page(run_and_report(tmp_path, 40, gold=False))
     assert "No item has a gold label" in page.text
     assert "What answer predicts" in page.text
     assert not chart_data(page)
@@ -193,7 +202,7 @@ def test_without_gold_labels_the_page_shows_predictions_only(tmp_path: Path) -> 
 
 
 def test_one_prompt_without_priors_has_nothing_to_compare_and_no_past(tmp_path: Path) -> None:
-    page = read_html(render_page(write_report(write_run(tmp_path, 40, ["answer"], priors=False))))
+    page = read_page(run_and_report(tmp_path, 40, ["answer"], priors=False))
     assert "nothing to compare" in page.text
     assert "history" not in names_of(page, "section")
 
@@ -204,11 +213,11 @@ def test_years_of_nightly_runs_do_not_grow_the_page(report: Report) -> None:
         report.history_rows.with_columns(pl.lit(f"run {i}").alias("run_id"), pl.col("finished") + timedelta(days=i))
         for i in range(400)
     ]
-    page = read_html(render_page(replace(report, history=pl.concat(runs))))
+    page = read_page(replace(report, history=pl.concat(runs)))
     (history,) = (section for section in page.all("section") if section.attributes["id"] == "history")
     assert "The 340 oldest are left out" in history.text
     assert len(history.all("table")[-1].all("tr")) == 1 + 60 * len(PROMPTS)
 
 
 def test_the_same_report_gives_the_same_page(report: Report) -> None:
-    assert render_page(report) == render_page(report)
+    assert render_page(make_document(report)) == render_page(make_document(report))

@@ -12,7 +12,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from pipeline.reporting.report import PAGE
+from pipeline.storing.layout import PAGE
 from tests.pipeline.reporting.pages import INJECTION, PROMPTS, write_hostile_report
 
 pytestmark = pytest.mark.browser
@@ -161,7 +161,7 @@ def test_the_filter_narrows_the_table_and_says_how_many_are_left(opened: webdriv
 
     item = of_prompt[0].find_element(By.TAG_NAME, "small").text
     opened.find_element(By.ID, "filter-words").send_keys(f"ARTICLE {item}")
-    assert count.text == f"1 of {len(rows)} articles match"
+    assert count.text == f"1 of {len(rows)} items match"
     assert [row.find_element(By.TAG_NAME, "small").text for row in rows_shown(opened)] == [item]
 
     opened.find_element(By.CSS_SELECTOR, "#filter button[type=reset]").click()

@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 
 from pipeline.analysis import load_run
-from pipeline.reporting.report import write_report
 from tests.conftest import ROOT
 from tests.pipeline.reporting import tables
 
@@ -23,11 +22,11 @@ def block(heading: str) -> str:
     return found[1]
 
 
-def test_the_hardest_articles_are_those_whose_gold_label_is_furthest_behind(
+def test_the_hardest_items_are_those_whose_gold_label_is_furthest_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind the winner, not how far the winner is ahead of the second; articles that any prompt gets right are out."""
-    run = load_run(write_report(tables.write_run(tmp_path / FOLDER, 120, ("answer", "topic"), signal=0.5)).out)
+    """Behind the winner, not how far the winner is ahead of the second; items that any prompt gets right are out."""
+    run = load_run(tables.run_and_report(tmp_path / FOLDER, 120, ("answer", "topic"), signal=0.5).out)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for heading in ("## Ten questions", "### 7."):

@@ -15,13 +15,14 @@ from statsmodels.stats.proportion import proportion_confint
 
 from pipeline.analysis import Run, load_run
 from pipeline.reporting.compare import changed_predictions, compare_runs
-from pipeline.reporting.compare_markdown import render_comparison
-from pipeline.reporting.comparisons import PROMPTS, Side, assumptions, compare_sides, say_difference
-from pipeline.reporting.page_history import history_part
-from pipeline.reporting.report import Report, write_report
+from pipeline.reporting.compare_sections import compare_document
+from pipeline.reporting.comparisons import PROMPT_FAMILY, Side, assumptions, compare_sides, describe_difference
+from pipeline.reporting.document import all_figures
+from pipeline.reporting.markdown import render_markdown
+from pipeline.reporting.past_runs import past_runs
+from pipeline.reporting.report import Report
 from pipeline.reporting.stats import Pairs, TextPattern, paired_bootstrap
 from tests.pipeline.reporting import tables
-from tests.pipeline.reporting.pages import read_html
 
 NAMES = ("answer", "topic", "n")
 SENTENCE = "distinct texts; accuracy is over the items, intervals count them as"
@@ -43,16 +44,6 @@ def repeated_items(seed: int = 3) -> pl.DataFrame:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tables.write_run(tmp_path_factory.mktemp("run"), prompts=NAMES, seed=5, items=repeated_items(), signal=1.0)
-
-
-@pytest.fixture(scope="module")
-def report(run: Path) -> Report:
-    return write_report(run)
-
-
-@pytest.fixture(scope="module")
-def rows(run: Path, report: Report) -> list[dict[str, Any]]:
-    return load_run(run).predictions.collect().to_dicts()
 
 
 def kish(texts: list[str]) -> float:
@@ -151,7 +142,7 @@ def test_a_data_set_that_is_there_three_times_says_what_it_says_once(tmp_path: P
     """Every figure, interval, standard error and p-value; only the counts are three times as many."""
     items = tables.make_items(80, np.random.default_rng(0))
     once, thrice = (
-        write_report(tables.write_run(tmp_path / name, prompts=NAMES, seed=3, items=own, notebook=True, signal=3.0))
+        tables.run_and_report(tmp_path / name, prompts=NAMES, seed=3, items=own, notebook=True, signal=3.0)
         for name, own in (("once", items), ("thrice", tables.repeat(items, [3] * 80)))
     )
     counts = pl.col("metric").is_in(["num_correct", "ties", "truncated"])
@@ -170,28 +161,23 @@ def test_a_data_set_that_is_there_three_times_says_what_it_says_once(tmp_path: P
     assert thrice.num_effective == pytest.approx(once.num_effective)
 
 
-def test_both_reports_say_how_many_texts_are_distinct(run: Path, report: Report) -> None:
+def test_the_report_says_how_many_texts_are_distinct(run: Path, report: Report) -> None:
     line = (
         f"{report.num_gold:,} items hold {report.num_distinct:,} {SENTENCE} {report.num_effective:,.0f} "
         "(Kish's effective number), and paired tests take each text once."
     )
-    markdown, page = ((run / "report" / name).read_text() for name in ("report.md", "report.html"))
-    assert line in markdown.partition("## ")[0]
-    assert line in read_html(page).all("section")[0].text
-    for text in (markdown, page):
-        assert "exact sign test over texts" in text
-        assert "texts for A" in text
+    markdown = (run / "report" / "report.md").read_text()
+    assert line in tables.summary_of(markdown)
+    assert "exact sign test over texts" in markdown
+    assert "texts for A" in markdown
     assert f"Few texts: at {report.num_distinct} distinct ones an accuracy carries up to" in markdown
 
 
 def test_reports_without_repeats_do_not_speak_of_texts(tmp_path: Path) -> None:
-    report = write_report(tables.write_run(tmp_path, 60, NAMES))
+    report = tables.run_and_report(tmp_path, 60, NAMES)
     assert not report.repeats
-    for name in ("report.md", "report.html"):
-        text = (tmp_path / "report" / name).read_text()
-        assert "Kish" not in text
-        assert "distinct texts" not in text
-        assert "texts for A" not in text
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert not [words for words in ("Kish", "distinct texts", "texts for A") if words in text]
     assert (report.prompt_comparisons["num_texts"] == report.prompt_comparisons["n"]).all()
     assert (report.prompt_comparisons["texts_a"] == report.prompt_comparisons["only_a"]).all()
 
@@ -202,7 +188,7 @@ def test_repeats_of_items_without_a_gold_label_change_nothing(tmp_path: Path) ->
     bare = pl.when(pl.col("item_id") < 60)
     more = tables.repeat(items, [2] * 60).with_columns(gold_id=bare.then("gold_id"), gold=bare.then("gold"))
     once, twice = (
-        write_report(tables.write_run(tmp_path / name, prompts=("answer",), items=own))
+        tables.run_and_report(tmp_path / name, prompts=("answer",), items=own)
         for name, own in (("once", items), ("twice", more))
     )
     assert not twice.repeats
@@ -216,13 +202,13 @@ def test_repeats_of_items_without_a_gold_label_change_nothing(tmp_path: Path) ->
 
 def test_past_runs_are_drawn_with_the_width_that_this_run_has(run: Path, tmp_path: Path) -> None:
     out = tables.write_run(tmp_path, prompts=("answer",), seed=5, items=repeated_items())
-    first = write_report(out)
+    first = tables.write_report(out)
     first.history_rows.with_columns(run_id=pl.lit("earlier")).write_parquet(out / "history.parquet")
-    again = write_report(out)
-    part = history_part(again)
-    assert part is not None
-    figure = part["figures"][0]
-    assert "widened by as much as texts repeat in this run" in figure.sentence
+    again = tables.write_report(out)
+    section = past_runs(again)
+    assert section is not None
+    figure = next(all_figures(section.blocks))
+    assert "widened by as much as texts repeat in this run" in figure.legend
     (drawn,) = (rows for rows in figure.spec["datasets"].values() if "low" in rows[0])
     row = again.headline.row(0, named=True)
     assert [(d["low"], d["high"]) for d in drawn] == [pytest.approx((row["low"], row["high"]), abs=1e-9)] * 2
@@ -233,25 +219,25 @@ SIDE = Side("p", "sum", "'p'")
 
 def test_words_speak_of_distinct_texts_where_texts_repeat() -> None:
     pairs = Pairs(20, 5, 9, 16, (TextPattern(1, 1, 5), TextPattern(3, -3, 3), TextPattern(2, 0, 18)))
-    words = say_difference("'a'", "'b'", Pairs(20, 3, 9, 18, pairs.texts), p_holm=0.4, needed=640)
+    words = describe_difference("'a'", "'b'", Pairs(20, 3, 9, 18, pairs.texts), p_holm=0.4, needed=640)
     assert "of the 26 distinct texts 3 speak for 'b' and 5 for 'a'" in words
     agreeing = Pairs(20, 3, 10, 17, (TextPattern(1, 1, 3), TextPattern(2, -2, 5), TextPattern(1, 0, 37)))
-    words = say_difference("'a'", "'b'", agreeing, p_holm=0.4, needed=640)
+    words = describe_difference("'a'", "'b'", agreeing, p_holm=0.4, needed=640)
     assert words == (
         "'b' gets 14.0 points more right than 'a', which is not established at n = 45 distinct texts; about 640 "
         "distinct texts would settle it."
     )
-    assert "only 5 tell them apart" in say_difference(
+    assert "only 5 tell them apart" in describe_difference(
         "'a'", "'b'", Pairs(40, 0, 10, 0, (TextPattern(2, -2, 5), TextPattern(1, 0, 40))), 0.06, 60
     )
-    words = say_difference("'a'", "'b'", agreeing, p_holm=0.01, needed=None)
+    words = describe_difference("'a'", "'b'", agreeing, p_holm=0.01, needed=None)
     assert words == "'b' gets 14.0 points more right than 'a'; established on these 45 distinct texts."
 
 
 def test_a_difference_that_one_text_makes_is_not_established() -> None:
     """One text of 900 items speaks for A, 40 of one item each for B: the test finds B better, the items A."""
     pairs = Pairs(0, 900, 40, 60, (TextPattern(900, 900, 1), TextPattern(1, -1, 40), TextPattern(1, 0, 60)))
-    row = compare_sides(PROMPTS, [(SIDE, SIDE, pairs)]).row(0, named=True)
+    row = compare_sides(PROMPT_FAMILY, [(SIDE, SIDE, pairs)]).row(0, named=True)
     assert row["p_holm"] < 0.001
     assert not row["established"]
     assert row["items_to_settle"] is None
@@ -263,7 +249,7 @@ def test_what_would_settle_a_difference_is_counted_in_texts() -> None:
     once = Pairs(60, 12, 6, 22)
     thrice = Pairs(180, 36, 18, 66, (TextPattern(3, 3, 12), TextPattern(3, -3, 6), TextPattern(3, 0, 82)))
     mixed = Pairs(60, 60, 6, 22, (TextPattern(5, 5, 12), TextPattern(1, -1, 6), TextPattern(1, 0, 82)))
-    row, *others = (compare_sides(PROMPTS, [(SIDE, SIDE, p)]).row(0, named=True) for p in (once, thrice, mixed))
+    row, *others = (compare_sides(PROMPT_FAMILY, [(SIDE, SIDE, p)]).row(0, named=True) for p in (once, thrice, mixed))
     assert row["items_to_settle"] > 100
     for other in others:
         assert other["items_to_settle"] == row["items_to_settle"]
@@ -285,28 +271,17 @@ def test_two_runs_are_compared_text_by_text_old_ones_too(tmp_path: Path) -> None
     for kind, own in (("once", items), ("thrice", thrice)):
         for seed in (1, 2):
             out = tables.write_run(tmp_path / f"{kind}-{seed}", prompts=("answer",), seed=seed, items=own)
-            write_report(out)
+            tables.write_report(out)
             runs[kind, seed] = strip_new_columns(out) if seed == 2 else load_run(out)
     once, found = (compare_runs(runs[kind, 1], runs[kind, 2]) for kind in ("once", "thrice"))
     assert (found.num_common, found.num_distinct) == (240, 80)
-    same = [
-        "difference",
-        "standard_error",
-        "low",
-        "high",
-        "p",
-        "p_holm",
-        "established",
-        "num_texts",
-        "texts_a",
-        "texts_b",
-    ]
-    assert_frame_equal(found.comparisons.select(same), once.comparisons.select(same), abs_tol=1e-9)
+    over_items = ["n", "both", "only_a", "only_b", "neither", "words", "items_to_settle"]
+    assert_frame_equal(found.comparisons.drop(over_items), once.comparisons.drop(over_items), abs_tol=1e-9)
     assert found.comparisons["only_a"].item() == 3 * once.comparisons["only_a"].item() > 0
-    printed = render_comparison(found)
-    assert "240 articles are in both, by their text (80 distinct texts)" in printed
+    printed, once_printed = (render_markdown(compare_document(comparison)) for comparison in (found, once))
+    assert "In both: 240 items, by their text (80 distinct texts)" in printed
     assert "exact sign test over texts" in printed
-    assert "exact sign test over texts" not in render_comparison(once)
+    assert "exact sign test over texts" not in once_printed
 
 
 def test_predictions_of_before_are_compared_for_changes(run: Path, report: Report) -> None:
@@ -325,7 +300,7 @@ def test_assumptions_of_nothing_are_the_ordinary_ones(report: Report) -> None:
 def test_blocks_count_the_copies_of_the_whole_run(run: Path, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     """A text's items lie in many blocks."""
     monkeypatch.setattr("pipeline.reporting.predictions.BLOCK_ROWS", 100)
-    cut = write_report(run)
+    cut = tables.write_report(run)
     exact = ["prompt", "rule", "num_correct", "low", "high", "num_distinct", "num_effective"]
     assert cut.summary.select(exact).equals(report.summary.select(exact))
     assert json.dumps(cut.length.rows()) == json.dumps(report.length.rows())

@@ -6,14 +6,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline.analysis import load_run, need_manifest
+from pipeline.analysis import load_run
 from pipeline.errors import InputError, RunError
 from pipeline.reporting.calibration import margins_by_class
+from pipeline.reporting.document import Table
 from pipeline.reporting.notes import warnings
-from pipeline.reporting.page_history import history_part
-from pipeline.reporting.report import Report, write_report
-from pipeline.storing.files import Output
-from pipeline.storing.published import write_manifest
+from pipeline.reporting.past_runs import past_runs
+from pipeline.reporting.report import Report
 from tests.pipeline.reporting import tables
 
 CONTRACT = {
@@ -38,11 +37,6 @@ CONTRACT = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tables.write_run(tmp_path_factory.mktemp("run"), 150, ("answer", "topic"), seed=1, published={"topic": 0.68})
-
-
-@pytest.fixture(scope="module")
-def report(run: Path) -> Report:
-    return write_report(run)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +67,7 @@ def test_metrics_file_holds_what_the_report_says(run: Path, report: Report) -> N
 def test_a_report_made_again_is_the_same(run: Path, report: Report, markdown: str) -> None:
     """Nothing in it is random or depends on what was there."""
     before = (run / "report" / "predictions.parquet").read_bytes()
-    write_report(run)
+    tables.write_report(run)
     assert (run / "report" / "predictions.parquet").read_bytes() == before
     assert (run / "report" / "report.md").read_text() == markdown
 
@@ -81,9 +75,9 @@ def test_a_report_made_again_is_the_same(run: Path, report: Report, markdown: st
 def test_blocks_of_items_give_the_same_report_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory holds a block of items; where the cuts fall changes nothing."""
     out = tables.write_run(tmp_path, 90, ("answer", "topic"), seed=8)
-    whole = write_report(out)
+    whole = tables.write_report(out)
     monkeypatch.setattr("pipeline.reporting.predictions.BLOCK_ROWS", 100)
-    cut = write_report(out)
+    cut = tables.write_report(out)
     exact = ["prompt", "rule", "num_correct", "ties", "truncated"]
     assert whole.summary.select(exact).equals(cut.summary.select(exact))
     assert whole.summary["brier"].to_list() == pytest.approx(cut.summary["brier"].to_list())
@@ -91,12 +85,12 @@ def test_blocks_of_items_give_the_same_report_as_one(tmp_path: Path, monkeypatch
 
 
 def test_the_summary_comes_first_with_the_headline_and_its_interval(report: Report, markdown: str) -> None:
-    top = markdown.partition("## ")[0]
+    top = tables.summary_of(markdown)
     row = report.headline.row(0, named=True)
-    assert f"'answer' under rule 'sum': {100 * row['accuracy']:.1f} % right" in top
+    assert f"**{100 * row['accuracy']:.1f} %** of 150 items right with the prompt 'answer' under the rule 'sum'" in top
     assert f"95 % interval {100 * row['low']:.1f} to {100 * row['high']:.1f} %" in top
-    assert "random, split test, 150 items" in top
-    assert "2026-01-02 03:05" in top
+    for fact in ("Data set: random, split test", "Items: 150", "1,000 parameters, float32 on cpu", "2026-01-02 03:05"):
+        assert fact in top
 
 
 def test_published_figures_stand_beside_the_measured(report: Report, markdown: str) -> None:
@@ -110,7 +104,7 @@ def test_own_published_figures_are_not_called_the_notebooks(tmp_path: Path) -> N
     """A user's figures for another data set stand beside the measured, without a word about AG News."""
     names = ("negative", "positive")
     published = {"answer": 0.91}
-    write_report(tables.write_run(tmp_path, 30, ("answer",), words=names, label_names=names, published=published))
+    tables.run_and_report(tmp_path, 30, ("answer",), words=names, label_names=names, published=published)
     text = (tmp_path / "report" / "report.md").read_text()
     assert "'answer' 91 %, measured here" in text
     assert "notebook's" not in text
@@ -118,55 +112,29 @@ def test_own_published_figures_are_not_called_the_notebooks(tmp_path: Path) -> N
 
 def test_the_notebooks_four_figures_stand_beside_the_measured(tmp_path: Path) -> None:
     published = {"detailed": 0.32, "described": 0.22, "topic-science": 0.46, "topic": 0.68}
-    write_report(tables.write_run(tmp_path, 50, tuple(published), published=published))
+    tables.run_and_report(tmp_path, 50, tuple(published), published=published)
     text = (tmp_path / "report" / "report.md").read_text()
     for name, share in published.items():
         assert f"'{name}' {100 * share:.0f} %, measured here" in text
 
 
-def test_shots_chat_template_and_cut_are_told_where_they_apply(tmp_path: Path, markdown: str) -> None:
-    """Both reports say what the model read beside the bare template; an ordinary run has no such line."""
+def test_shots_chat_template_and_cut_are_named_where_they_apply(tmp_path: Path, markdown: str) -> None:
+    """The report says what the model read beside the bare template; an ordinary run has no such line."""
     config = {"num_shots": 4, "shots_split": "train", "seed": 0, "chat_template": True, "max_text_tokens": 1200}
-    write_report(tables.write_run(tmp_path, 30, config=config))
-    text, page = ((tmp_path / "report" / name).read_text() for name in ("report.md", "report.html"))
-    line = "Solved examples: 4, from train, seed 0; chat template: yes; articles cut at: 1,200 tokens"
-    assert line in text.partition("## ")[0]
+    tables.run_and_report(tmp_path, 30, config=config)
+    text = (tmp_path / "report" / "report.md").read_text()
+    line = "Solved examples: 4, from train, seed 0; chat template: yes; texts cut at: 1,200 tokens."
+    assert "- Texts cut at: 1,200 tokens\n" in tables.summary_of(text)
     assert line in text.partition("## How this was made")[2]
-    assert "<dt>Solved examples</dt><dd><bdi>4, from train, seed 0</bdi></dd>" in page
-    assert line in page.partition('id="made-title"')[2]
+    assert "- Solved examples: 4, from train, seed 0\n" in tables.summary_of(text)
     assert "olved examples" not in markdown
     assert "hat template" not in markdown
 
 
-def test_versions_templates_and_label_words_are_in_both_reports(run: Path, report: Report, markdown: str) -> None:
-    page = (run / "report" / "report.html").read_text()
-    versions = "Made with labelscore 0.1.0, torch 2.13.0+cpu, transformers 5.23.0."
-    assert versions in markdown
-    assert versions in page.partition('id="made-title"')[2]
+def test_versions_templates_and_label_words_are_in_the_report(markdown: str) -> None:
+    assert "Made with labelscore 0.1.0, torch 2.13.0+cpu, transformers 5.23.0." in markdown
     assert "`Article: {text}\\nTopic:`" in markdown
-    assert re.search(r"`topic` +\| Sports +\| `Sports`", markdown)
-
-
-def test_the_page_and_the_markdown_say_the_same(run: Path, report: Report, markdown: str) -> None:
-    """Standard errors, raw p, macro F1, reliability, risk and coverage, and margins are in both, in the same form."""
-    page = (run / "report" / "report.html").read_text()
-    (row,) = report.prompt_comparisons.iter_rows(named=True)
-    error, p = f"{100 * row['standard_error']:.1f}", "< 0.0001" if row["p"] < 1e-4 else f"{row['p']:.4f}"
-    assert re.search(rf"\| +{error} \|.* {p} \|", markdown)
-    assert f'<td class="num">{error}</td>' in page
-    assert f'<td class="num">{p.replace("<", "&lt;")}</td>' in page
-    confidence = markdown.partition("## Confidence under")[2].partition("\n## ")[0]
-    for prompt, f1 in report.headline.select("prompt", "macro_f1").iter_rows():
-        assert f" {f1:.3f} |" in markdown
-        assert f'<td class="num">{f1:.3f}</td>' in page
-        chosen = (pl.col("prompt") == prompt) & (pl.col("rule") == "sum")
-        bins = report.reliability.filter(chosen)
-        for row in bins.iter_rows(named=True):
-            assert re.search(rf"\| +{100 * row['confidence']:.1f} % \| +{100 * row['accuracy']:.1f} % \|", confidence)
-        tenths = report.coverage.filter(chosen)["accuracy"].gather_every(10, 9)
-        for percents, accuracy in zip(range(10, 101, 10), tenths, strict=True):
-            assert re.search(rf"\| +{percents} % \| +\d+ \| +{100 * accuracy:.1f} % \|", confidence)
-    assert confidence.count("median margin") == 2
+    assert re.search(r"Label words of topic:\n(?:\n\|.*)+\n\| Sports +\| `Sports`", markdown)
 
 
 def test_median_margins_are_those_of_the_items(run: Path, report: Report) -> None:
@@ -187,53 +155,56 @@ def test_median_margins_are_those_of_the_items(run: Path, report: Report) -> Non
 def test_a_rule_chosen_after_the_run_is_not_said_to_have_been_chosen_before_it(tmp_path: Path) -> None:
     """Only the rule that the run named leads without having been seen; what the report was asked for later may not."""
     out = tables.write_run(tmp_path, 60, config={"rule": "sum"})
-    files = [out / "report" / name for name in ("report.md", "report.html")]
     before, after = "because the run named it, before there were figures", "perhaps after its figures were seen"
-    first = write_report(out)
-    assert all(before in file.read_text() for file in files)
-    write_report(out, "pmi")
-    assert not any(before in file.read_text() for file in files)
-    assert all(after in file.read_text() for file in files)
+
+    def written() -> str:
+        return (out / "report" / "report.md").read_text()
+
+    first = tables.write_report(out)
+    assert before in written()
+    tables.write_report(out, "pmi")
+    assert before not in written()
+    assert after in written()
     # Neither when the report's rule has become the manifest's own, nor when the next run names it.
-    write_manifest(Output(out), need_manifest(Output(out)) | {"headline_rule": "pmi"})
-    write_report(out, "pmi")
-    assert not any(before in file.read_text() for file in files)
+    tables.change_manifest(out, headline_rule="pmi")
+    tables.write_report(out, "pmi")
+    assert before not in written()
     first.history_rows.write_parquet(out / "history.parquet")
-    write_manifest(Output(out), need_manifest(Output(out)) | {"run_id": "next", "config": {"rule": "pmi"}})
-    write_report(out, "pmi")
-    assert not any(before in file.read_text() for file in files)
-    assert all("earlier runs of this output were led by" in file.read_text() for file in files)
+    tables.change_manifest(out, run_id="next", config={"rule": "pmi"})
+    tables.write_report(out, "pmi")
+    assert before not in written()
+    assert "earlier runs of this output were led by" in written()
 
 
 def test_other_label_sets_are_not_held_against_ag_news(tmp_path: Path) -> None:
     names = ("negative", "positive")
-    write_report(tables.write_run(tmp_path, 30, ("answer",), words=names, label_names=names))
+    tables.run_and_report(tmp_path, 30, ("answer",), words=names, label_names=names)
     assert "AG News" not in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_the_demonstration_model_is_named_first(tmp_path: Path) -> None:
-    report = write_report(tables.write_run(tmp_path, 30, ("answer",), demonstration=True))
+    report = tables.run_and_report(tmp_path, 30, ("answer",), demonstration=True)
     assert "demonstration model" in warnings(report)[0]
-    assert "demonstration model" in (tmp_path / "report" / "report.md").read_text().partition("## ")[0]
+    assert "demonstration model" in tables.summary_of((tmp_path / "report" / "report.md").read_text())
 
 
 def test_small_runs_say_how_wide_their_interval_is(tmp_path: Path) -> None:
-    report = write_report(tables.write_run(tmp_path, 50, ("answer",)))
-    assert any(re.match(r"Few items: at n = 50 an accuracy carries up to \+-1[34] points", w) for w in warnings(report))
+    report = tables.run_and_report(tmp_path, 50, ("answer",))
+    assert any(re.match(r"Few items: at n = 50 an accuracy carries up to ±1[34] points", w) for w in warnings(report))
 
 
-def test_collapse_of_the_headline_is_a_warning_and_of_others_is_told_beside_them(tmp_path: Path) -> None:
+def test_collapse_of_the_headline_is_a_warning_and_of_others_is_said_beside_them(tmp_path: Path) -> None:
     """All labels but one are hopeless under `logit` only: the warning belongs to the rules' section."""
     out = tables.write_run(tmp_path, 80, ("answer",), seed=2)
     path = out / "scores" / "scores.parquet"
     boost = pl.when(pl.col("label_id") == 1).then(900).otherwise(0).cast(pl.Float32)
     pl.read_parquet(path).with_columns(logit=pl.col("logit") + boost).write_parquet(path)
-    write_report(out)
+    tables.write_report(out)
     text = (out / "report" / "report.md").read_text()
     sentence = "'answer' under 'logit' has collapsed onto one label: it predicts 'Sports' for 100 %"
-    assert sentence not in text.partition("## ")[0]
+    assert sentence not in tables.summary_of(text)
     assert sentence in text
-    assert any("collapsed onto one label" in line for line in warnings(write_report(out, "logit")))
+    assert any("collapsed onto one label" in line for line in warnings(tables.write_report(out, "logit")))
 
 
 def test_labels_that_are_never_predicted_are_named(tmp_path: Path) -> None:
@@ -242,11 +213,13 @@ def test_labels_that_are_never_predicted_are_named(tmp_path: Path) -> None:
     path = out / "scores" / "scores.parquet"
     hopeless = pl.when(pl.col("label_id") == 3).then(-500).otherwise(0).cast(pl.Float32)
     pl.read_parquet(path).with_columns(logprob=pl.col("logprob") + hopeless).write_parquet(path)
-    assert any(re.match(r"'answer' never predicts 'Sci/Tech' \(\d\d % of", w) for w in warnings(write_report(out)))
+    assert any(
+        re.match(r"'answer' never predicts 'Sci/Tech' \(\d\d\s% of", w) for w in warnings(tables.write_report(out))
+    )
 
 
 def test_texts_stay_text_in_markdown(run: Path, report: Report, markdown: str) -> None:
-    """Articles hold tags, pipes, code marks, newlines and terminal colours; none of it may act."""
+    """Texts hold tags, pipes, code marks, newlines and terminal colours; none of it may act."""
     assert "<script" not in markdown
     assert "\x1b" not in markdown
     assert "&lt;script&gt;" in markdown
@@ -259,7 +232,7 @@ def test_texts_stay_text_in_markdown(run: Path, report: Report, markdown: str) -
 def test_names_stay_text_too(tmp_path: Path) -> None:
     """A prompt or a label may be called anything; tables keep their shape."""
     names = ("a|b", "<b>bold</b>", "`code`\n# heading", "*stars*")
-    write_report(tables.write_run(tmp_path, 60, ("p|q `r` <i>", "other"), words=names, label_names=names))
+    tables.run_and_report(tmp_path, 60, ("p|q `r` <i>", "other"), words=names, label_names=names)
     text = (tmp_path / "report" / "report.md").read_text()
     assert "<b>" not in re.sub(r"`[^`\n]*`", "", text)  # inside code it is text
     assert "\n# heading" not in text
@@ -283,7 +256,7 @@ def test_confidently_wrong_items_are_wrong_and_the_surest_first(run: Path, repor
 
 
 def test_without_gold_labels_there_are_predictions_and_histograms_only(tmp_path: Path) -> None:
-    report = write_report(tables.write_run(tmp_path, 40, gold=False))
+    report = tables.run_and_report(tmp_path, 40, gold=False)
     assert not report.has_gold
     assert report.reliability.is_empty()
     assert report.coverage.is_empty()
@@ -291,8 +264,8 @@ def test_without_gold_labels_there_are_predictions_and_histograms_only(tmp_path:
     assert set(report.metrics["metric"]) == {"ties", "truncated", "share", "label_mass"}
     text = (tmp_path / "report" / "report.md").read_text()
     assert "No item has a gold label" in text
-    assert "## Predicted labels" in text
-    assert "accuracy |" not in text.partition("## Predicted labels")[2]
+    assert "What answer predicts:" in text
+    assert "accuracy |" not in text
 
 
 def test_items_without_gold_beside_others_are_left_out_of_the_figures(tmp_path: Path) -> None:
@@ -300,31 +273,31 @@ def test_items_without_gold_beside_others_are_left_out_of_the_figures(tmp_path: 
     path = out / "scores" / "scores.parquet"
     known = pl.when(pl.col("item_id") < 45).then("gold_id")
     pl.read_parquet(path).with_columns(gold_id=known).write_parquet(path)
-    report = write_report(out)
+    report = tables.write_report(out)
     assert report.summary["num_gold"].unique().to_list() == [45]
     assert report.summary["num_items"].unique().to_list() == [60]
     assert "15 without a gold label" in (out / "report" / "report.md").read_text()
 
 
 def test_runs_without_priors_have_no_rules_that_need_them(tmp_path: Path) -> None:
-    report = write_report(tables.write_run(tmp_path, 30, priors=False))
+    report = tables.run_and_report(tmp_path, 30, priors=False)
     assert report.rules == ("sum", "mean_token", "mean_byte", "logit", "batch")
     with pytest.raises(InputError, match="needs scores that this run did not store"):
-        write_report(tmp_path, "pmi")
+        tables.write_report(tmp_path, "pmi")
     with pytest.raises(InputError, match="unknown rule 'best'"):
-        write_report(tmp_path, "best")
+        tables.write_report(tmp_path, "best")
 
 
 def test_the_chosen_rule_leads(tmp_path: Path) -> None:
-    report = write_report(tables.write_run(tmp_path, 60), "pmi")
+    report = tables.write_report(tables.write_run(tmp_path, 60), "pmi")
     assert report.headline["rule"].unique().to_list() == ["pmi"]
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "## Prompts under `pmi`" in text
+    assert "Prompts under the rule 'pmi':" in text
     assert set(report.rule_comparisons["rule_b"]) == {"pmi"}
 
 
 def test_one_item_makes_a_report(tmp_path: Path) -> None:
-    report = write_report(tables.write_run(tmp_path, 1, ("answer", "topic")))
+    report = tables.run_and_report(tmp_path, 1, ("answer", "topic"))
     assert report.summary["num_items"].unique().to_list() == [1]
     assert " nan " not in (tmp_path / "report" / "report.md").read_text()
 
@@ -335,10 +308,10 @@ def test_a_missing_or_repeated_label_is_an_error_not_a_figure(tmp_path: Path) ->
     whole = pl.read_parquet(path)
     whole.filter(~((pl.col("item_id") == 7) & (pl.col("label_id") == 2))).write_parquet(path)
     with pytest.raises(RunError, match="item 7 has 3 label scores under prompt 'answer'"):
-        write_report(out)
+        tables.write_report(out)
     pl.concat([whole, whole.head(1)]).write_parquet(path)
     with pytest.raises(RunError, match="item 0 has 5 label scores"):
-        write_report(out)
+        tables.write_report(out)
     assert not (out / "report" / "predictions.parquet").exists()
 
 
@@ -347,24 +320,23 @@ def test_an_item_without_any_scores_is_an_error(tmp_path: Path) -> None:
     path = out / "scores" / "scores.parquet"
     pl.read_parquet(path).filter(pl.col("item_id") != 7).write_parquet(path)
     with pytest.raises(RunError, match=r"scores of 29 items under prompt 'answer', items\.parquet has 30 items"):
-        write_report(out)
+        tables.write_report(out)
 
 
 def test_history_adds_this_run_once_and_counts_changed_predictions(tmp_path: Path) -> None:
     """The first run has nothing to compare with; the next counts what it changed; a report made again adds nothing."""
     out = tables.write_run(tmp_path, 60, seed=1)
-    first = write_report(out)
+    first = tables.write_report(out)
     assert first.history_rows["num_changed"].null_count() == first.history_rows.height
     first.history_rows.write_parquet(out / "history.parquet")
-    assert write_report(out).history.height == first.history_rows.height
+    assert tables.write_report(out).history.height == first.history_rows.height
 
     old = load_run(out).predictions.collect()
     path = out / "scores" / "scores.parquet"
     scores = pl.read_parquet(path)
     scores.with_columns(logprob=scores["logprob"].reverse()).write_parquet(path)
-    manifest = need_manifest(Output(out)) | {"run_id": "next-run", "finished": "2026-01-03T03:05:05+00:00"}
-    write_manifest(Output(out), manifest)
-    second = write_report(out)
+    tables.change_manifest(out, run_id="next-run", finished="2026-01-03T03:05:05+00:00")
+    second = tables.write_report(out)
     new = load_run(out).predictions.collect()
     changed = (
         old.join(new, on=["item_id", "prompt", "rule"], suffix="_new")
@@ -376,25 +348,23 @@ def test_history_adds_this_run_once_and_counts_changed_predictions(tmp_path: Pat
         (p, r): n for p, r, n in second.history_rows.select("prompt", "rule", "num_changed").iter_rows()
     } == expected
     assert second.history["run_id"].unique(maintain_order=True).to_list() == ["random-run", "next-run"]
-    assert "## Past runs of this output" in (out / "report" / "report.md").read_text()
+    assert "## Past runs" in (out / "report" / "report.md").read_text()
 
 
 def test_past_runs_are_shown_under_one_rule(tmp_path: Path) -> None:
     """A run led by another rule keeps its place on the line, with its accuracy under the rule that leads now."""
     out = tables.write_run(tmp_path, 60, seed=1)
-    first = write_report(out)
+    first = tables.write_report(out)
     first.history_rows.write_parquet(out / "history.parquet")
-    write_manifest(
-        Output(out), need_manifest(Output(out)) | {"run_id": "next", "finished": "2026-01-03T03:05:05+00:00"}
-    )
-    second = write_report(out, "logit")
-    part = history_part(second)
-    assert part is not None
-    assert {row[2] for row in part["table"].rows} == {"logit"}
-    shown = [row[4] for row in part["table"].rows]
+    tables.change_manifest(out, run_id="next", finished="2026-01-03T03:05:05+00:00")
+    second = tables.write_report(out, "logit")
+    section = past_runs(second)
+    assert section is not None
+    (table,) = (block for block in section.blocks if isinstance(block, Table))
+    assert {row[2] for row in table.rows} == {"logit"}
+    shown = [row[4] for row in table.rows]
     assert shown[:2] == shown[2:]
     past = (out / "report" / "report.md").read_text().partition("## Past runs")[2].partition("## ")[0]
     assert past.count("`logit`") == 4
     assert "`sum`" not in past
-    page = (out / "report" / "report.html").read_text()
-    assert "counts the distinct texts that a run shares with the run before" in page
+    assert "counts the distinct texts that a run shares with the run before" in past

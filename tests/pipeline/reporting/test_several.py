@@ -13,10 +13,12 @@ from statsmodels.stats.proportion import proportion_confint
 
 from pipeline.analysis import Run, load_run
 from pipeline.reporting.compare import compare_runs
-from pipeline.reporting.compare_markdown import render_comparison
+from pipeline.reporting.compare_sections import compare_document
+from pipeline.reporting.document import WrongItems, all_figures
+from pipeline.reporting.markdown import render_markdown
 from pipeline.reporting.notes import warnings
-from pipeline.reporting.page_parts import make_page
-from pipeline.reporting.report import Report, write_report
+from pipeline.reporting.report import Report
+from pipeline.reporting.sections import make_document
 from tests.pipeline.reporting import tables
 from tests.pipeline.reporting.pages import read_html
 
@@ -39,20 +41,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, items: pl.DataFrame) -> Path:
 
 
 @pytest.fixture(scope="module")
-def report(run: Path) -> Report:
-    return write_report(run)
-
-
-@pytest.fixture(scope="module")
-def rows(run: Path, report: Report) -> list[dict[str, Any]]:
-    return load_run(run).predictions.collect().to_dicts()
-
-
-@pytest.fixture(scope="module")
 def all_several(tmp_path_factory: pytest.TempPathFactory) -> Report:
     rng = np.random.default_rng(9)
     every = tables.with_several(tables.make_items(50, rng), rng, 1.0)
-    return write_report(tables.write_run(tmp_path_factory.mktemp("all"), prompts=PROMPTS, items=every, signal=0.0))
+    return tables.run_and_report(tmp_path_factory.mktemp("all"), prompts=PROMPTS, items=every, signal=0.0)
 
 
 def of(rows: list[dict[str, Any]], prompt: str, rule: str) -> list[dict[str, Any]]:
@@ -76,7 +68,7 @@ def test_blocks_find_the_right_classes_of_their_own_items(
     run: Path, report: Report, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.reporting.predictions.BLOCK_ROWS", 100)
-    write_report(run)
+    tables.write_report(run)
     exact = ("item_id", "prompt", "rule", "predicted", "gold_ids", "correct")
     again = load_run(run).predictions.select(exact).collect()
     assert again.rows() == [tuple(row[name] for name in exact) for row in rows]
@@ -138,14 +130,13 @@ def test_metrics_say_over_how_many_items_they_are(report: Report) -> None:
     assert {n[name] for name in ("ties", "truncated")} == {160}
 
 
-def test_both_reports_say_how_many_items_have_several(run: Path, report: Report) -> None:
+def test_the_report_says_how_many_items_have_several(run: Path, report: Report) -> None:
     line = (
         f"{140 - report.num_single} of 140 items have several right classes, and a prediction of any of them is right. "
         f"They are left out of what needs one right class, which is over the other {report.num_single}: confusions"
     )
-    markdown, page = ((run / "report" / name).read_text() for name in ("report.md", "report.html"))
-    assert line in markdown.partition("## ")[0]
-    assert line in read_html(page).all("section")[0].text
+    markdown = (run / "report" / "report.md").read_text()
+    assert line in tables.summary_of(markdown)
     assert "20 without a gold label" in markdown
 
 
@@ -154,8 +145,8 @@ def test_chance_is_that_of_guessing_any_right_class(report: Report, rows: list[d
     right = [
         len(row["gold_ids"] or [row["gold_id"]]) for row in of(rows, "answer", "sum") if row["correct"] is not None
     ]
-    page = make_page(report)
-    for figure in (page["accuracy"], *page["rules"]["figures"]):
+    figures = [figure for section in make_document(report).sections for figure in all_figures(section.blocks)]
+    for figure in (f for f in figures if f.id.startswith(("accuracy", "rules"))):
         drawn = [data[0]["chance"] for data in figure.spec["datasets"].values() if "chance" in data[0]]
         assert drawn == [pytest.approx(np.mean(right) / 4)]
 
@@ -175,8 +166,8 @@ def test_wrong_items_name_all_that_would_have_been_right(run: Path, report: Repo
     markdown = (run / "report" / "report.md").read_text()
     assert any(" or " in gold for gold in shown)
     assert all(f"gold **{gold}**" in markdown for gold in shown)
-    page = make_page(report)["wrong"]["rows"]
-    for row, right in zip(page, report.wrong["right"], strict=True):
+    (items_shown,) = (b for s in make_document(report).sections for b in s.blocks if isinstance(b, WrongItems))
+    for row, right in zip(items_shown.rows, report.wrong["right"], strict=True):
         assert [score.label for score in row.scores if score.mark == "gold"] == sorted(
             right, key=[score.label for score in row.scores].index
         )
@@ -209,31 +200,31 @@ def test_both_reports_of_only_several_are_whole(all_several: Report) -> None:
     for text in (markdown, page.text):
         assert "None" not in text.partition("## Confidently wrong")[0].partition("vega")[0]
         assert "nan" not in text.partition("vega")[0].split()
-    assert "## Classes under" not in markdown
-    assert "## Predicted labels" in markdown
-    assert "median margin" not in markdown
+    assert "Classes under" not in markdown
+    assert "What answer predicts:" in markdown
+    assert "Margins by" not in markdown
     captions = [table.all("caption")[0].text for table in page.all("table")]
     assert "What answer predicts" in captions
     assert not [caption for caption in captions if caption.startswith(("Classes under", "Gold against", "Margins by"))]
-    for part in make_page(all_several)["prompts"]:
-        for figure in part.figures:
+    for section in make_document(all_several).sections:
+        for figure in all_figures(section.blocks):
             alt.LayerChart.from_dict(figure.spec, validate=True)
 
 
 def test_a_column_without_values_changes_nothing(tmp_path: Path) -> None:
     """Outputs of before have no such column; a data set of single classes has it empty."""
     out = tables.write_run(tmp_path, 60)
-    before, rows = write_report(out), load_run(out).predictions.collect()
+    before, rows = tables.write_report(out), load_run(out).predictions.collect()
     path = out / "items.parquet"
     pl.read_parquet(path).with_columns(gold_ids=pl.lit(None, pl.List(pl.Int16))).write_parquet(path)
-    after = write_report(out)
+    after = tables.write_report(out)
     assert_frame_equal(load_run(out).predictions.collect(), rows, abs_tol=1e-12)
     assert_frame_equal(after.metrics, before.metrics, abs_tol=1e-12)
     assert warnings(after) == warnings(before)
 
 
 def make_run(out: Path, items: pl.DataFrame, seed: int, names: tuple[str, ...] = tables.AG_NEWS) -> Run:
-    write_report(tables.write_run(out, prompts=("answer",), seed=seed, items=items, label_names=names, words=names))
+    tables.run_and_report(out, prompts=("answer",), seed=seed, items=items, label_names=names, words=names)
     return load_run(out)
 
 
@@ -271,6 +262,6 @@ def test_runs_with_other_right_classes_are_not(tmp_path: Path, items: pl.DataFra
             pl.col("item_id_a").is_in(items.filter(pl.col("gold_ids").is_not_null())["item_id"].implode())
         )["gold"][0]
     )
-    printed = render_comparison(found)
+    printed = render_markdown(compare_document(found))
     assert f"{several} of them have another gold label in B" in printed
     assert "None" not in printed

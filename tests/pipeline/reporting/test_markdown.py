@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.reporting.markup import code, escape, interval, p_value, percent, table
+from pipeline.reporting.document import Column, Table
+from pipeline.reporting.markdown import code, escape, table
 
 
 @settings(deadline=None)
@@ -34,11 +35,12 @@ def test_words_stay_readable_in_a_terminal(text: str, expected: str) -> None:
     assert escape(text) == expected
 
 
-def test_tables_line_up() -> None:
-    lines = table(["a", "b"], [["x", "1"], ["longer", "23"]]).splitlines()
-    assert lines == ["| a      |   b |", "| ------ | --: |", "| x      |   1 |", "| longer |  23 |"]
-
-
-def test_figures_that_do_not_exist_are_a_dash() -> None:
-    assert (percent(None), interval(None, None)) == ("-", "-")
-    assert (percent(0.1234), interval(0.1, 0.234), p_value(1e-9)) == ("12.3 %", "[10.0, 23.4]", "< 0.0001")
+def test_tables_line_up_and_keep_the_blanks_of_what_is_exact() -> None:
+    columns = (Column("a"), Column("b", "exact"), Column("c", "number"))
+    lines = table(Table("", columns, (("x", " y", "1"), ("longer", "z", "23")))).splitlines()
+    assert lines == [
+        "| a      | b    |   c |",
+        "| ------ | ---- | --: |",
+        "| x      | ` y` |   1 |",
+        "| longer | `z`  |  23 |",
+    ]

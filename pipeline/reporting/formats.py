@@ -1,0 +1,96 @@
+"""How values become text, on the page, in report.md and in `labelscore compare` alike.
+
+Invariant: plain text without markup; a value that does not exist is a dash. Blanks and minus signs are those of good
+print, which a renderer may make plainer.
+"""
+
+import math
+from datetime import datetime
+
+NONE = "\N{EN DASH}"
+THIN = "\N{NARROW NO-BREAK SPACE}"
+
+
+def text(value: object) -> str:
+    return NONE if value is None else str(value)
+
+
+def exact(value: object) -> str:
+    """As `text`, of what a reader may have to type: names, templates and label words, where each blank counts."""
+    return text(value)
+
+
+def count(value: int | None) -> str:
+    return NONE if value is None else f"{value:,}"
+
+
+def count_of(part: int, whole: int) -> str:
+    return f"{part:,} of {whole:,}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    return NONE if share is None else f"{100 * share:.{digits}f}{THIN}%"
+
+
+def short_percent(share: float | None) -> str:
+    """One decimal only where it says something: 68 %, 32.5 %."""
+    return percent(share).replace(".0", "")
+
+
+def fine_percent(share: float | None) -> str:
+    return percent(share, 2)
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Both ends of an interval of shares."""
+    return NONE if low is None or high is None else f"{100 * low:z.1f} to {100 * high:z.1f}{THIN}%"
+
+
+def points(share: float | None) -> str:
+    """A difference of shares in points of per cent, signed."""
+    return NONE if share is None else _minus(f"{100 * share:+z.1f}")
+
+
+def points_interval(low: float, high: float) -> str:
+    return f"{points(low)} to {points(high)}"
+
+
+def spread(share: float | None) -> str:
+    """A standard error of shares in points of per cent; nothing where one item leaves it open."""
+    return NONE if share is None or math.isnan(share) else f"{100 * share:.1f}"
+
+
+def number(value: float | None) -> str:
+    """Two decimals: scores, margins, seconds."""
+    return NONE if value is None else _minus(f"{value:.2f}")
+
+
+def fraction(value: float | None) -> str:
+    """Three decimals: F1, ECE and the like, which are no shares of items."""
+    return NONE if value is None else f"{value:.3f}"
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return NONE
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def moment(value: datetime | None) -> str:
+    return NONE if value is None else value.strftime("%Y-%m-%d\N{NO-BREAK SPACE}%H:%M")
+
+
+def parameters(num_parameters: int) -> str:
+    """The size of a model: `258,368 parameters`, `2.51 billion parameters`."""
+    for name, unit in (("billion", 10**9), ("million", 10**6)):
+        if num_parameters >= unit:
+            return f"{num_parameters / unit:.2f} {name} parameters"
+    return f"{num_parameters:,} parameters"
+
+
+def excerpt(words: str, max_chars: int) -> str:
+    return words if len(words) <= max_chars else f"{words[:max_chars]} …"
+
+
+def _minus(figure: str) -> str:
+    return figure.replace("-", "\N{MINUS SIGN}")

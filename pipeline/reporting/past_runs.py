@@ -1,0 +1,125 @@
+"""Past runs of an output: the rows that history.parquet keeps, and what a report shows of them.
+
+Invariant: at most NUM_RUNS runs are shown, so that years of nightly runs do not grow a report; the last row of a run is
+the first that was recorded of it.
+"""
+
+from datetime import datetime
+
+import polars as pl
+
+from pipeline.reporting import metrics
+from pipeline.reporting.charts import axis_around, counts_chart, history_chart
+from pipeline.reporting.document import Field, Figure, Figures, Paragraph, Section, make_table
+from pipeline.reporting.figures import ACCURACY
+from pipeline.reporting.formats import count, exact, moment, number
+from pipeline.reporting.report import Report
+from pipeline.storing.layout import HISTORY_SCHEMA
+from pipeline.storing.manifest import Manifest
+
+NUM_RUNS = 60
+COLUMNS = pl.Schema(HISTORY_SCHEMA)
+
+FINISHED: Field = ("finished (UTC)", moment, "finished")
+RUN_FIELDS: tuple[Field, ...] = (
+    FINISHED,
+    ("prompt", exact, "prompt"),
+    ("rule", exact, "rule"),
+    ("items", count, "num_items"),
+    *ACCURACY,
+    ("changed", count, "num_changed"),
+    ("scored", count, "num_scored"),
+    ("seconds", number, "seconds"),
+)
+COUNTS = {
+    "items": ("Items of past runs.", "How many items each run covered."),
+    "changed": (
+        "Changed predictions.",
+        "Distinct texts predicted differently than in the run before, counted for each prompt and added up.",
+    ),
+}
+
+
+def history_rows(manifest: Manifest, headline: str, summary: pl.DataFrame, changed: pl.DataFrame) -> pl.DataFrame:
+    """The rows that this run adds to history.parquet: one per prompt and rule."""
+    has_gold = pl.col("num_gold") > 0
+    return (
+        summary.join(changed, on=metrics.KEY, how="left", maintain_order="left")
+        .with_columns(
+            run_id=pl.lit(manifest.run_id),
+            finished=pl.lit(datetime.fromisoformat(manifest.finished)),
+            headline=pl.col("rule") == headline,
+            num_correct=pl.when(has_gold).then(pl.col("num_correct")),
+            num_scored=pl.lit(manifest.counts.scored),
+            seconds=pl.lit(manifest.scoring.seconds),
+        )
+        .select(COLUMNS.names())
+        .cast(COLUMNS)
+    )
+
+
+def with_past(past: pl.DataFrame | None, rows: pl.DataFrame) -> pl.DataFrame:
+    """Past runs and this one, oldest first; a run that is reported again keeps the rows it has."""
+    if past is None:
+        return rows
+    new = rows.filter(~pl.col("run_id").is_in(past["run_id"].implode()))
+    return pl.concat([past, new]).sort("finished", maintain_order=True)
+
+
+def past_runs(report: Report) -> Section | None:
+    """Past runs of this output under the rule that leads this report, whatever led theirs; None while only one has it.
+
+    Another rule's accuracy on the same line would look like a change of the model or the data.
+    """
+    history = report.history.filter(pl.col("rule") == report.headline_rule)
+    ids = history["run_id"].unique(maintain_order=True)
+    if len(ids) < 2:
+        return None
+    words = (
+        f"The finished runs of this output under the rule '{report.headline_rule}'. “Changed” counts the distinct "
+        "texts that a run shares with the run before and predicts differently; “scored” the texts that went through "
+        "the model, once for each prompt."
+    )
+    if len(ids) > NUM_RUNS:
+        words += f" The {len(ids) - NUM_RUNS:,} oldest are left out here; history.parquet has them."
+    # How far texts repeated is not in the history; that of this run is the best guess for runs of the same output.
+    widened = report.num_gold / report.num_effective if report.repeats else 1
+    shown = history.filter(pl.col("run_id").is_in(ids.tail(NUM_RUNS).implode()))
+    runs = metrics.with_wilson(shown.with_columns(copies=pl.col("num_gold") * widened), "num_correct", "num_gold")
+    figures = [*_accuracy_figures(runs.filter(pl.col("num_gold") > 0), repeats=report.repeats), *_count_figures(runs)]
+    table = make_table("Past runs of this output", runs, RUN_FIELDS)
+    return Section("history", "Past runs", [Paragraph(words), Figures(figures), table])
+
+
+def _accuracy_figures(runs: pl.DataFrame, *, repeats: bool) -> list[Figure]:
+    """A chart per prompt on the same axis."""
+    legend = "Points are runs, upright lines their 95 % intervals."
+    if repeats:
+        legend += " All are widened by as much as texts repeat in this run; of earlier ones that is not recorded."
+    figures = []
+    for i, ((prompt,), own) in enumerate(runs.group_by("prompt", maintain_order=True)):
+        chart = history_chart(
+            own.select("finished", "accuracy", "low", "high", n="num_gold"), axis_around(runs["low"], runs["high"])
+        )
+        table = make_table(
+            f"Accuracy of past runs, prompt {prompt}", own, (FINISHED, *ACCURACY, ("items", count, "num_gold"))
+        )
+        title = f"Accuracy over past runs, prompt {prompt}."
+        figures.append(Figure(f"history-{i}", title, "", legend, chart, table, repeats=True))
+    return figures
+
+
+def _count_figures(runs: pl.DataFrame) -> list[Figure]:
+    """Items of each past run, and the predictions that changed, all prompts together."""
+    by_run = runs.group_by("run_id", "finished", maintain_order=True).agg(
+        items=pl.col("num_items").max(),
+        changed=pl.when(pl.col("num_changed").count() > 0).then(pl.col("num_changed").sum()),
+    )
+    figures = []
+    for name, (title, sentence) in COUNTS.items():
+        drawn = by_run.select("finished", n=name).drop_nulls()
+        if drawn.height:
+            table = make_table(title, by_run, (FINISHED, (name, count, name)))
+            chart = counts_chart(drawn, name)
+            figures.append(Figure(f"history-{name}", title, sentence, "", chart, table, repeats=True))
+    return figures

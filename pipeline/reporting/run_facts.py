@@ -1,0 +1,72 @@
+"""What was run, on what, when and with what, as a report and a comparison of two runs tell it.
+
+Invariant: plain text; a setting that a run did not use has no fact, so an ordinary run has none of them.
+"""
+
+from datetime import datetime
+
+from pipeline.reporting.formats import count_of, parameters
+from pipeline.reporting.report import Report
+from pipeline.storing.manifest import Settings
+
+
+def run_facts(report: Report) -> list[tuple[str, str]]:
+    """What was run, on what, when: name and value of each fact that is known."""
+    manifest = report.manifest
+    data, model = manifest.dataset, manifest.model
+    size = f"{parameters(model.num_parameters)}, " if model.num_parameters else ""
+    facts = [
+        ("Data set", f"{data.name}, split {data.split}"),
+        ("Items", _describe_items(report)),
+        ("Model", model.name),
+        ("Size and type", f"{size}{model.dtype} on {model.device}"),
+        ("Finished", f"{datetime.fromisoformat(manifest.finished):%Y-%m-%d %H:%M %Z}".strip()),
+        *setting_facts(manifest.config),
+        ("Rule", report.headline_rule),
+        ("Scored in this run", _describe_scoring(manifest.counts.scored, manifest.scoring.seconds)),
+        ("Model revision", model.revision),
+        ("Data revision", data.revision or ""),
+        ("Run", manifest.run_id),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _describe_items(report: Report) -> str:
+    data, num_without = report.manifest.dataset, report.manifest.dataset.num_items - report.num_gold
+    parts = [f"{data.num_items:,}"]
+    if data.num_rows is not None and data.num_rows != data.num_items:
+        parts = [f"{count_of(data.num_items, data.num_rows)} rows"]
+    if data.num_rejected:
+        parts.append(f"{data.num_rejected:,} rejected")
+    if report.has_gold and num_without:
+        parts.append(f"{num_without:,} without a gold label")
+    return ", ".join(parts)
+
+
+def _describe_scoring(num_scored: int | None, seconds: float | None) -> str:
+    if num_scored and seconds:
+        rate = num_scored / seconds
+        return f"{num_scored:,} texts, once for each prompt, in {seconds:,.1f} s ({rate:,.1f} a second)"
+    return "nothing: all scores were stored"
+
+
+def setting_facts(settings: Settings) -> list[tuple[str, str]]:
+    """Name and value of each setting that changed what the model read; empty for an ordinary run."""
+    draw = "the first rows" if settings.shots_draw == "first" else f"seed {settings.seed}"
+    found = {
+        "Solved examples": f"{settings.num_shots:,}, from {settings.shots_split}, {draw}" if settings.num_shots else "",
+        "Chat template": "yes" if settings.chat_template else "",
+        "Texts cut at": f"{settings.max_text_tokens:,} tokens" if settings.max_text_tokens is not None else "",
+    }
+    return [(name, value) for name, value in found.items() if value]
+
+
+def making_lines(report: Report) -> list[str]:
+    """What made the scores: versions, as far as the manifest names them, and what was read beside the templates."""
+    versions = {"labelscore": report.manifest.labelscore, **report.manifest.libraries}
+    named = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    settings = "; ".join(f"{name.lower()}: {value}" for name, value in setting_facts(report.manifest.config))
+    lines = [f"Made with {named}."] if named else []
+    if settings:
+        lines.append(f"{settings[:1].upper()}{settings[1:]}. The templates below stand without this.")
+    return lines

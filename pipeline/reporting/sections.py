@@ -1,0 +1,226 @@
+"""The whole report as a document, section by section in the order in which it is read.
+
+Invariant: what a report says is decided here, once; the page and report.md only set it.
+"""
+
+from typing import Any
+
+import polars as pl
+
+from pipeline.reporting import document as doc
+from pipeline.reporting import notes
+from pipeline.reporting.families import assumptions_note, family_blocks
+from pipeline.reporting.figures import (
+    ACCURACY,
+    MAX_LABELS_DRAWN,
+    accuracy_figure,
+    confusion_table,
+    prompt_figures,
+    published_accuracies,
+    rule_figures,
+)
+from pipeline.reporting.formats import (
+    count,
+    count_of,
+    exact,
+    fine_percent,
+    fraction,
+    interval,
+    number,
+    percent,
+    short_percent,
+    text,
+)
+from pipeline.reporting.past_runs import past_runs
+from pipeline.reporting.report import Report
+from pipeline.reporting.run_facts import making_lines, run_facts
+from pipeline.reporting.terms import REPEAT_TERMS, TERMS
+from pipeline.storing.layout import ITEMS, MANIFEST, MARKDOWN, METRICS, PAGE, PREDICTIONS, SCORES
+from pipeline.storing.manifest import PromptRecord
+
+FIGURES: tuple[doc.Field, ...] = (
+    ("balanced", percent, "balanced_accuracy"),
+    ("macro F1", fraction, "macro_f1"),
+    ("ECE", fraction, "ece"),
+    ("Brier", fraction, "brier"),
+    ("at 50 %", percent, "accuracy_at_50"),
+    ("at 80 %", percent, "accuracy_at_80"),
+    ("at 90 %", percent, "accuracy_at_90"),
+)
+CLASSES: tuple[doc.Field, ...] = (
+    ("class", text, "label"),
+    ("items", count, "support"),
+    ("predicted", count, "num_predicted"),
+    ("precision", percent, "precision"),
+    ("95 % interval", interval, "precision_low", "precision_high"),
+    ("recall", percent, "recall"),
+    ("95 % interval", interval, "recall_low", "recall_high"),
+    ("F1", fraction, "f1"),
+)
+HISTOGRAM: tuple[doc.Field, ...] = (
+    ("label", text, "label"),
+    ("times", count, "n"),
+    ("share of predictions", percent, "share"),
+    ("share of gold labels", percent, "gold_share"),
+)
+FILES = (SCORES, ITEMS, PREDICTIONS, METRICS, PAGE, MARKDOWN, MANIFEST)
+
+
+def make_document(report: Report) -> doc.Document:
+    data, model = report.manifest.dataset, report.manifest.model
+    makers = (_summary, _prompts, _comparisons, _wrong, past_runs, _rules, _made)
+    sections = [section for make in makers if (section := make(report))]
+    return doc.Document("labelscore report", f"{model.name} on {data.name} ({data.split})", sections)
+
+
+def _summary(report: Report) -> doc.Section:
+    blocks: list[doc.Block] = []
+    if warnings := notes.warnings(report):
+        blocks.append(doc.Warnings(warnings))
+    if report.has_gold:
+        blocks.append(doc.Headline(*notes.headline(report)))
+    else:
+        blocks.append(
+            doc.Paragraph("No item has a gold label, so there is no accuracy: the report shows what was predicted.")
+        )
+    blocks += [doc.Definitions(run_facts(report), facts=True), _prompts_table(report)]
+    if report.has_gold:
+        blocks.append(doc.Figures([accuracy_figure(report)]))
+        blocks += [doc.Paragraph(line, note=True) for line in notes.context_lines(report)]
+    return doc.Section("summary", "Summary", blocks)
+
+
+def _prompts_table(report: Report) -> doc.Table:
+    published = pl.col("prompt").replace_strict(published_accuracies(report), default=None, return_dtype=pl.Float64)
+    frame = report.headline.join(report.mass.drop("n"), on="prompt", how="left", maintain_order="left")
+    fields: list[doc.Field] = [("prompt", exact, "prompt"), ("items", count, "num_items")]
+    if report.has_gold:
+        fields += [*ACCURACY, ("right", count_of, "num_correct", "num_gold")]
+        fields += [("published", short_percent, "published")] if published_accuracies(report) else []
+        fields += [
+            ("macro F1", fraction, "macro_f1"),
+            ("at 50 %", percent, "accuracy_at_50"),
+            ("ECE", fraction, "ece"),
+        ]
+    fields += [
+        ("label mass", fine_percent, "label_mass"),
+        ("ties", count, "ties"),
+        ("cut", count, "truncated"),
+    ]
+    caption = f"Prompts under the rule '{report.headline_rule}'"
+    return doc.make_table(caption, frame.with_columns(published=published), fields)
+
+
+def _prompts(report: Report) -> doc.Section:
+    words = f"Each prompt under the rule '{report.headline_rule}'. The first is open, the others unfold."
+    parts = [_prompt(report, i) for i in range(len(report.manifest.prompts))]
+    return doc.Section("prompts", "Prompt by prompt", [doc.Paragraph(words), *parts])
+
+
+def _prompt(report: Report, index: int) -> doc.Folded:
+    """One prompt under the headline rule: figures, classes and what it predicts."""
+    prompt = report.manifest.prompts[index]
+    row = report.headline.row(index, named=True)
+    note = f"{percent(row['accuracy'])} of {row['num_gold']:,} items right" if row["num_gold"] else ""
+    blocks: list[doc.Block] = [
+        doc.Paragraph(line) for line in notes.collapse_lines(report.under_headline(report.collapsed, prompt.name))
+    ]
+    if figures := prompt_figures(report, index):
+        blocks.append(doc.Figures(figures))
+    if row["num_single"]:
+        classes = report.under_headline(report.classes, prompt.name)
+        blocks.append(doc.make_table(f"Classes under {prompt.name}", classes, CLASSES))
+        if len(prompt.labels) > MAX_LABELS_DRAWN:
+            cells = report.under_headline(report.confusion, prompt.name)
+            blocks.append(confusion_table(cells, f"Gold against predicted label, prompt {prompt.name}"))
+    histogram = report.under_headline(report.histogram, prompt.name)
+    blocks.append(doc.make_table(f"What {prompt.name} predicts", histogram, HISTOGRAM))
+    return doc.Folded(prompt.name, note, blocks, is_open=index == 0)
+
+
+def _comparisons(report: Report) -> doc.Section:
+    blocks = family_blocks(report.prompt_comparisons)
+    if blocks:
+        blocks.append(assumptions_note(report.prompt_comparisons))
+    else:
+        blocks.append(doc.Paragraph("There is one prompt, or no gold label, so there is nothing to compare."))
+    return doc.Section("comparisons", "Which differences hold", blocks)
+
+
+def _wrong(report: Report) -> doc.Section:
+    title = "Confidently wrong"
+    if report.wrong.is_empty():
+        return doc.Section("wrong", title, [doc.Paragraph("No item is wrong, as far as gold labels are known.")])
+    words = (
+        f"The mistakes with the widest margin under the rule '{report.headline_rule}'. Some show what the model "
+        "confuses; in some the gold label itself may be wrong."
+    )
+    items = [_wrong_item(row) for row in report.wrong.iter_rows(named=True)]
+    return doc.Section("wrong", title, [doc.Paragraph(words), doc.WrongItems(items)])
+
+
+def _wrong_item(row: dict[str, Any]) -> doc.WrongItem:
+    ranked = sorted(zip(row["labels"], row["scores"], strict=True), key=lambda pair: -pair[1])
+    marks = {**dict.fromkeys(row["right"], "gold"), row["predicted"]: "predicted"}
+    return doc.WrongItem(
+        row["item_id"],
+        row["prompt"],
+        row["text"] or "",
+        text(row["gold"]),
+        row["predicted"],
+        percent(row["confidence"]),
+        [doc.Score(label, number(score), marks.get(label, "")) for label, score in ranked],
+    )
+
+
+def _rules(report: Report) -> doc.Section:
+    """Why the headline rule leads, and every rule's formula, caution and figures."""
+    words = (
+        f"{notes.rule_choice_line(report)} Whichever of the others does best on these very items is flattered by "
+        "having been picked on them; it is a better choice only if it holds on other items."
+    )
+    blocks: list[doc.Block] = [doc.Definitions([(rule, notes.describe_rule(rule)) for rule in report.rules])]
+    if collapsed := notes.collapse_lines(report.collapsed.filter(pl.col("rule") != report.headline_rule)):
+        blocks.append(doc.Bullets(collapsed))
+    if figures := rule_figures(report):
+        blocks.append(doc.Figures(figures))
+    figures_of_rule = (*ACCURACY, *FIGURES) if report.has_gold else ()
+    fields = (
+        ("prompt", exact, "prompt"),
+        ("rule", exact, "rule"),
+        *figures_of_rule,
+        ("ties", count, "ties"),
+    )
+    blocks.append(doc.make_table("Every prompt under every rule", report.summary, fields))
+    blocks += family_blocks(report.rule_comparisons, by="rule")
+    if report.prompt_comparisons.is_empty() and not report.rule_comparisons.is_empty():
+        blocks.append(assumptions_note(report.rule_comparisons))
+    title = f"All {len(report.rules)} rules on the same label scores"
+    return doc.Section("rules", "Rules", [doc.Paragraph(words), doc.Folded(title, "", blocks)])
+
+
+def _made(report: Report) -> doc.Section:
+    blocks: list[doc.Block] = [doc.Paragraph(line) for line in making_lines(report)]
+    for prompt in report.manifest.prompts:
+        blocks += _template(prompt)
+    terms = TERMS + (REPEAT_TERMS if report.repeats else ())
+    files = f"In {report.out}: {', '.join(FILES)}."
+    blocks += [doc.Subheading("Words used here"), doc.Definitions(terms), doc.Subheading("Files"), doc.Paragraph(files)]
+    return doc.Section("made", "How this was made", blocks)
+
+
+def _template(prompt: PromptRecord) -> list[doc.Block]:
+    how = (
+        "together with the prompt, as one string" if prompt.boundary == "joint" else "alone and appended to the prompt"
+    )
+    words = pl.DataFrame([(label.name, label.words) for label in prompt.labels], ["label", "words"], orient="row")
+    return [
+        doc.Subheading(f"Prompt {prompt.name}"),
+        doc.Verbatim(f"Template of {prompt.name}", prompt.template),
+        doc.Paragraph(f"Label words are encoded {how} (boundary: {prompt.boundary}).", note=True),
+        doc.make_table(
+            f"Label words of {prompt.name}",
+            words,
+            (("label", text, "label"), ("label words", exact, "words")),
+        ),
+    ]
