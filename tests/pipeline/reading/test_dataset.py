@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from pipeline.errors import InputError, LabelscoreError, RunError
 from pipeline.reading.dataset import Dataset, RowBatch, open_dataset
 from pipeline.reading.gold import Classes, Names, read_classes
-from pipeline.reading.pull import ITEMS_SCHEMA, PullSummary, pull_items
+from pipeline.pull import PullSummary, pull_items
 
 NAMES = ("World", "Sports", "Business", "Sci/Tech")
 Rows = list[dict[str, Any]]
