@@ -16,12 +16,11 @@ from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.prompts import AG_NEWS, Prompt
 from pipeline.reading.dataset import Dataset, open_dataset
+from pipeline.reading.formats import ENDINGS, Layout, Unreadable
 from pipeline.reading.gold import Classes
-from pipeline.reading.hub import existing_path
 from pipeline.reading.labels import shorten
-from pipeline.reading.places import find_path, looks_local
-from pipeline.reading.readers import ENDINGS, Layout
-from pipeline.reading.rows import Row, check_row, check_text
+from pipeline.reading.places import existing_path, find_path, looks_local
+from pipeline.reading.rows import check_row, check_text
 from pipeline.reading.splits import SPLITS
 from pipeline.shots import draw_shots, first_shots, loose_key
 
@@ -94,11 +93,11 @@ def _open(config: RunConfig, name: str, split: str) -> Dataset:
 def _open_shots(config: RunConfig, dataset: Dataset, classes: Classes) -> ShotsSource:
     """Open the source of the solved examples. Raises InputError where it is what is scored, or has other classes."""
     shots = _find_shots(config, dataset)
-    same_split = shots.source.files == () and (shots.location, _base(shots.split)) == (
+    same_split = shots.files == () and (shots.location, _base(shots.split)) == (
         dataset.location,
         _base(dataset.split),
     )
-    if same_split or {f.resolve() for f in shots.source.files} & {f.resolve() for f in dataset.source.files}:
+    if same_split or {f.resolve() for f in shots.files} & {f.resolve() for f in dataset.files}:
         raise InputError(
             f"shots_split is '{config.shots_split}', and what it names is scored itself; draw the solved examples from "
             "another split, such as train, or from another file"
@@ -125,7 +124,7 @@ def _find_shots(config: RunConfig, dataset: Dataset) -> Dataset:
     if path is not None:
         split = "train" if path.is_dir() else path.name
         return _open(config, str(path), split + config.shots_split.removeprefix(name))
-    if [str(file.resolve()) for file in dataset.source.files] == [dataset.location]:
+    if [str(file.resolve()) for file in dataset.files] == [dataset.location]:
         raise InputError(
             f"the solved examples come from the split '{config.shots_split}', and {dataset.name} is one file; name a "
             "file with --shots-split"
@@ -153,8 +152,8 @@ def _mapping(classes: Classes) -> dict[int, str]:
 
 def is_small(inputs: Inputs) -> bool:
     """Whether drawing solved examples, which reads every text, takes no time to speak of."""
-    sources = [inputs.dataset.source, *([inputs.shots.dataset.source] if inputs.shots else [])]
-    return sum(file.stat().st_size for source in sources for file in source.files) < SMALL_BYTES
+    files = inputs.dataset.files + (inputs.shots.dataset.files if inputs.shots else ())
+    return sum(file.stat().st_size for file in files) < SMALL_BYTES
 
 
 def draw(config: RunConfig, inputs: Inputs) -> Shots:
@@ -191,13 +190,16 @@ class _Candidates:
         self.num_left_out = 0
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
-        for batch in self._shots.dataset.rows():
-            labels = batch.labels or [None] * len(batch.texts)
-            rows = [check_row(*pair, self._shots.classes) for pair in zip(batch.texts, labels, strict=True)]
-            usable = [row for row in rows if isinstance(row, Row) and row.gold is not None]
-            keys = np.array([loose_key(row.text) for row in usable], np.uint64)
-            for row, is_scored in zip(usable, np.isin(keys, self._scored), strict=True):
-                if is_scored:
-                    self.num_left_out += 1
-                elif row.gold is not None:
-                    yield row.text, self._position[row.gold]
+        for raw in self._shots.dataset.rows():
+            row = check_row(raw, self._shots.classes)
+            if isinstance(row, Unreadable) or row.gold is None:
+                continue
+            if self._is_scored(row.text):
+                self.num_left_out += 1
+            else:
+                yield row.text, self._position[row.gold]
+
+    def _is_scored(self, text: str) -> bool:
+        key = np.uint64(loose_key(text))
+        place = np.searchsorted(self._scored, key)
+        return bool(place < len(self._scored) and self._scored[place] == key)

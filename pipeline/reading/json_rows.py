@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.errors import InputError
-from pipeline.reading.formats import BATCH_ROWS, Batch, Kind, Unreadable, batched
+from pipeline.reading.formats import BATCH_ROWS, Batch, Header, Layout, Unreadable, batched, need_format
 from pipeline.reading.text_files import open_text
 
 CHUNK_CHARS = 1 << 18
@@ -27,11 +27,13 @@ DECODER = json.JSONDecoder()
 Record = dict[str, Any] | Unreadable
 
 
-def json_columns(file: Path, kind: Kind, encoding: str | None, looked_for: Collection[str]) -> tuple[str, ...]:
+def json_header(file: Path, layout: Layout, looked_for: Collection[str]) -> Header:
     """Keys of the first records, as any one may lack some, and what is looked for, however late it comes up."""
-    if kind == "jsonl":
-        _refuse_list(file, encoding)
-    with _open(file, kind, encoding) as every:
+    is_lines = need_format(file).kind == "jsonl"
+    first = _first_line(file, layout) if is_lines else ""
+    if first.startswith("[") and not _is_value(first):  # its last records would be sound lines, the others broken ones
+        raise InputError(f"{file}: is a list of records over several lines, not a record a line; rename it to .json")
+    with _open(file, layout) as every:
         records = (record for record in every if isinstance(record, dict))
         columns = dict.fromkeys(key for record in islice(records, BATCH_ROWS) for key in record)
         missing = [column for column in looked_for if column not in columns]
@@ -39,16 +41,16 @@ def json_columns(file: Path, kind: Kind, encoding: str | None, looked_for: Colle
             columns |= dict.fromkeys(record)  # all of them: one may be nearly what is looked for
             missing = [column for column in missing if column not in record]
     if not columns:
-        raise InputError(f"{file}: holds no row, not even {_smallest(file, kind, encoding)}; check the file")
-    return tuple(columns)
+        what = "a line that is a JSON object" if is_lines else "a record that is a JSON object"
+        hint = " (a file that is a list of records ends in .json)" if first.startswith("[") else ""
+        raise InputError(f"{file}: holds no row, not even {what}{hint}; check the file")
+    return Header(tuple(columns))
 
 
-def _refuse_list(file: Path, encoding: str | None) -> None:
-    """A list over several lines: its last records would be sound lines, the others broken ones."""
-    with open_text(file, encoding) as text:
-        first = next((line for line in text if line.strip()), "")
-    if first.lstrip().startswith("[") and not _is_value(first):
-        raise InputError(f"{file}: is a list of records over several lines, not a record a line; rename it to .json")
+def _first_line(file: Path, layout: Layout) -> str:
+    """The first line that is not blank, without the blanks before it."""
+    with open_text(file, layout.encoding) as text:
+        return next((bare for line in text if (bare := line.lstrip())), "")
 
 
 def _is_value(line: str) -> bool:
@@ -59,25 +61,17 @@ def _is_value(line: str) -> bool:
     return True
 
 
-def _smallest(file: Path, kind: Kind, encoding: str | None) -> str:
-    if kind == "json":
-        return "a record that is a JSON object"
-    with open_text(file, encoding) as text:
-        is_list = _Window(text).next_char() == "["
-    return "a line that is a JSON object" + (" (a file that is a list of records ends in .json)" if is_list else "")
-
-
-def json_rows(file: Path, kind: Kind, encoding: str | None, columns: Sequence[str]) -> Iterator[Batch]:
+def json_rows(file: Path, layout: Layout, columns: Sequence[str]) -> Iterator[Batch]:
     """Batches of the columns asked for; None where a record has no such key."""
-    with _open(file, kind, encoding) as records:
+    with _open(file, layout) as records:
         for batch in batched(records):
-            yield tuple([r.get(column) if isinstance(r, dict) else r for r in batch] for column in columns)
+            yield [r if isinstance(r, Unreadable) else tuple(map(r.get, columns)) for r in batch]
 
 
 @contextmanager
-def _open(file: Path, kind: Kind, encoding: str | None) -> Iterator[Iterator[Record]]:
-    with open_text(file, encoding, newline="\n") as text:
-        yield _of_lines(text, 1) if kind == "jsonl" else _of_json(file, text)
+def _open(file: Path, layout: Layout) -> Iterator[Iterator[Record]]:
+    with open_text(file, layout.encoding, newline="\n") as text:
+        yield _of_lines(text, 1) if need_format(file).kind == "jsonl" else _of_json(file, text)
 
 
 # JSON lines
@@ -94,9 +88,7 @@ def _record(line: str, number: int) -> Record:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return Unreadable(f"line {number}: not valid JSON", line.rstrip("\r\n"))
-    if isinstance(record, dict):
-        return record
-    return Unreadable(f"line {number}: not a JSON object", line.rstrip("\r\n"))
+    return record if isinstance(record, dict) else Unreadable(f"line {number}: not a JSON object", line.rstrip("\r\n"))
 
 
 # A JSON list, read piece by piece

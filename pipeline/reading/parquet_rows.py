@@ -4,14 +4,14 @@ Invariant: values are plain Python objects, and a string that is not UTF-8 (whic
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.reading.formats import BATCH_ROWS, Batch, Header, Unreadable
+from pipeline.reading.formats import BATCH_ROWS, Batch, Header, Layout, Unreadable
 
 
 def _open(file: Path) -> pq.ParquetFile:
@@ -19,7 +19,7 @@ def _open(file: Path) -> pq.ParquetFile:
     return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
 
 
-def parquet_header(file: Path) -> Header:
+def parquet_header(file: Path, _layout: Layout, _looked_for: Collection[str]) -> Header:
     """Columns, number of rows and class names, from the footer."""
     with _open(file) as parquet:
         schema = parquet.schema_arrow
@@ -47,17 +47,17 @@ def _names_of(feature: object) -> tuple[str, ...]:
     return tuple(map(str, feature.get("names") or ())) if feature.get("_type") == "ClassLabel" else ()
 
 
-def parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[Batch]:
+def parquet_rows(file: Path, _layout: Layout, columns: Sequence[str]) -> Iterator[Batch]:
     """Batches of the columns asked for; nothing else is read. A column that is not there is None throughout."""
     with _open(file) as parquet:
         there = [column for column in dict.fromkeys(columns) if column in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(BATCH_ROWS, columns=there):
             names = batch.schema.names  # of columns of one name the first counts, as in the other formats
-            values: list[list[object]] = [
+            values = (
                 _objects(batch.column(names.index(column))) if column in there else [None] * batch.num_rows
                 for column in columns
-            ]
-            yield _with_bad_rows(values)
+            )
+            yield [next((v for v in row if isinstance(v, Unreadable)), row) for row in zip(*values, strict=True)]
 
 
 def _objects(column: "pa.Array[Any]") -> list[object]:
@@ -85,12 +85,3 @@ def _object(value: "pa.Scalar[Any]") -> object:
         return value.as_py()
     except UnicodeDecodeError as error:
         return Unreadable("a list or record holds bytes that are not valid UTF-8", repr(error.object)[2:-1])
-
-
-def _with_bad_rows(values: list[list[object]]) -> Batch:
-    """What is unreadable in one column is so in all of them."""
-    bad = {at: value for column in values for at, value in enumerate(column) if isinstance(value, Unreadable)}
-    for column in values if bad else ():
-        for at, value in bad.items():
-            column[at] = value
-    return tuple(values)

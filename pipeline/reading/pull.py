@@ -7,16 +7,17 @@ items.parquet is either complete or absent.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
 
 from pipeline.errors import InputError
-from pipeline.reading.dataset import Dataset
+from pipeline.reading.dataset import Dataset, RawRow
+from pipeline.reading.formats import Unreadable
 from pipeline.reading.gold import Classes
 from pipeline.reading.labels import printable
-from pipeline.reading.readers import Unreadable
 from pipeline.reading.rows import Row, check_row
 from pipeline.reading.stream_table import StreamTable
 
@@ -70,14 +71,14 @@ def pull_items(
         raise InputError(f"limit {limit}: give a number of rows, 1 or more")
     tally = _Tally()
     with StreamTable(items_path, ITEMS_SCHEMA) as items, StreamTable(rejected_path, REJECTED_SCHEMA) as rejected:
-        for item_id, text, label in _first_rows(dataset, limit):
-            row = check_row(text, label, classes)
-            tally.add(item_id, row, label, classes)
+        for raw in islice(dataset.rows(), limit):
+            row = check_row(raw, classes)
+            tally.add(raw, row, classes)
             if isinstance(row, Unreadable):
                 if on_bad_row == "skip":
-                    rejected.add((item_id, row.reason, row.raw, _shown(label)))
+                    rejected.add((raw.position, row.reason, row.raw, _shown(raw.label)))
             elif tally.num_bad == 0 or on_bad_row == "skip":
-                items.add((item_id, *row))
+                items.add((raw.position, *row))
         _refuse(dataset, tally, on_bad_row)
         items.complete()
         if tally.num_bad:
@@ -94,8 +95,8 @@ def _shown(label: object) -> str | None:
 def refuse_bad_rows(dataset: Dataset, *, classes: Classes, limit: int | None) -> None:
     """Look at the first rows, and raise what `pull_items` would where one of them is bad; writes nothing."""
     tally = _Tally()
-    for item_id, text, label in _first_rows(dataset, limit):
-        tally.add(item_id, check_row(text, label, classes), label, classes)
+    for raw in islice(dataset.rows(), limit):
+        tally.add(raw, check_row(raw, classes), classes)
         if tally.num_rows == NUM_ROWS_TRIED and not tally.num_bad:
             return
     _refuse(dataset, tally, "fail")
@@ -120,7 +121,7 @@ class _Tally:
         """How many rows were lost of each label that no row is left of."""
         return {name: n for name, n in self._lost.most_common() if name not in self._kept}
 
-    def add(self, item_id: int, row: Row | Unreadable, label: object, classes: Classes) -> None:
+    def add(self, raw: RawRow, row: Row | Unreadable, classes: Classes) -> None:
         """Count one row."""
         if isinstance(row, Row):
             self.num_good += 1
@@ -129,14 +130,14 @@ class _Tally:
             return
         self.num_bad += 1
         if len(self.shown) < NUM_BAD_ROWS_SHOWN:
-            self.shown.append(f"row {item_id}: {row.reason}")
-        if isinstance(label, Unreadable):
+            self.shown.append(f"row {raw.position}: {row.reason}")
+        if isinstance(raw.label, Unreadable):
             return
-        found = classes.positions(label)
+        found = classes.positions(raw.label)
         if isinstance(found, str):
             self.num_bad_labels += 1
             if len(self._lost) < NUM_LOST_LABELS:
-                self._lost[f"label {printable(label)[:60]!r}"] += 1
+                self._lost[f"label {printable(raw.label)[:60]!r}"] += 1
         else:
             self._lost.update(classes.names[position] for position in found[:1])
 
@@ -146,18 +147,6 @@ class _Tally:
             each = ", ".join(f"{name} ({n:,} rows)" for name, n in list(self.vanished.items())[:NUM_BAD_ROWS_SHOWN])
             more = len(self.vanished) - NUM_BAD_ROWS_SHOWN
             yield f"by leaving out bad rows nothing is left of {each}{f' and {more} more' if more > 0 else ''}"
-
-
-def _first_rows(dataset: Dataset, limit: int | None) -> Iterator[tuple[int, object, object]]:
-    left = limit
-    for first_id, texts, labels in dataset.rows():
-        texts = texts if left is None else texts[:left]
-        for offset, text in enumerate(texts):
-            yield first_id + offset, text, labels[offset] if labels is not None else None
-        if left is not None:
-            left -= len(texts)
-            if left == 0:
-                return
 
 
 def _refuse(dataset: Dataset, tally: _Tally, on_bad_row: str) -> None:

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError, LabelscoreError, RunError
-from pipeline.reading.dataset import Dataset, RowBatch, open_dataset
+from pipeline.reading.dataset import Dataset, RawRow, open_dataset
 from pipeline.reading.gold import Classes, Names, read_classes
 from pipeline.reading.pull import ITEMS_SCHEMA, PullSummary, pull_items
 
@@ -179,8 +179,8 @@ def test_in_a_directory_of_several_splits_only_the_one_asked_for_is_read(tmp_pat
     """Test and train lie side by side in most downloads; mixing them would be a silent mistake."""
     write(tmp_path / "d" / "test-00000-of-00001.parquet", rows_of(3))
     write(tmp_path / "d" / "train-00000-of-00001.parquet", rows_of(9))
-    assert open_dataset(tmp_path / "d", split="test").num_rows == 3
-    assert open_dataset(tmp_path / "d", split="train[:50%]").num_rows == 4
+    assert [row.position for row in open_dataset(tmp_path / "d", split="test").rows()] == [0, 1, 2]
+    assert [row.position for row in open_dataset(tmp_path / "d", split="train[:50%]").rows()] == [0, 1, 2, 3]
     with pytest.raises(InputError, match="no split 'everything'; the splits found are test, train"):
         open_dataset(tmp_path / "d", split="everything")
 
@@ -264,7 +264,7 @@ def test_a_missing_label_column_means_unlabelled_only_when_it_is_the_default(tmp
     """A column that somebody named must be there."""
     path = write(tmp_path / "x.parquet", [{"text": "a"}])
     assert pull(path, tmp_path)[1][0]["gold_id"] is None
-    assert next(open_dataset(path).rows()) == RowBatch(0, ["a"], None)
+    assert list(open_dataset(path).rows()) == [RawRow(0, "a", None)]
     with pytest.raises(InputError, match=r"no column 'topic'; it has text; choose one with --label-column"):
         open_dataset(path, label_column="topic")
 

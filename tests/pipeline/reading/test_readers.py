@@ -23,21 +23,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
+from pipeline.reading.csv_files import looks_like_data
 from pipeline.reading.csv_rows import MAX_OPEN_CHARS
+from pipeline.reading.formats import BATCH_ROWS, ENDINGS, FAMILY, PLAIN, Format, Layout, Unreadable, Values, format_of
 from pipeline.reading.json_rows import CHUNK_CHARS
-from pipeline.reading.readers import (
-    BATCH_ROWS,
-    ENDINGS,
-    FAMILY,
-    Format,
-    Layout,
-    Unreadable,
-    encoding_hint,
-    format_of,
-    looks_like_data,
-    read_header,
-    read_rows,
-)
+from pipeline.reading.readers import read_header, read_rows
+from pipeline.reading.text_files import encoding_hint
 
 Row = tuple[Any, ...]
 TEXT_KINDS = ("csv", "tsv", "jsonl", "ndjson", "json")
@@ -79,33 +70,32 @@ def write_bytes(path: Path, content: bytes) -> Path:
     return path
 
 
-def rows_of(path: Path, columns: Sequence[str] = COLUMNS, layout: Layout = Layout()) -> list[Row]:  # noqa: B008
-    """All rows; no batch is empty or too long, and its columns are of one length."""
-    rows: list[Row] = []
+def rows_of(path: Path, columns: Sequence[str] = COLUMNS, layout: Layout = PLAIN) -> list[Values]:
+    """All rows; no batch is empty or too long, and a row has a value for each column."""
+    rows: list[Values] = []
     for batch in read_rows(path, columns, layout):
-        assert len(batch) == len(columns)
-        assert 1 <= len(batch[0]) <= BATCH_ROWS
-        rows += zip(*batch, strict=True)
+        assert 1 <= len(batch) <= BATCH_ROWS
+        rows += batch
+    assert all(isinstance(row, Unreadable) or len(row) == len(columns) for row in rows)
     return rows
 
 
-def told(path: Path, looked_for: Sequence[str] = (), layout: Layout = Layout()) -> str:  # noqa: B008
+def told(path: Path, looked_for: Sequence[str] = (), layout: Layout = PLAIN) -> str:
     """The one line that refuses a file, from its header or else its rows."""
     with pytest.raises(InputError) as caught:
         read_rows_after_header(path, looked_for, layout)
     return str(caught.value)
 
 
-def read_rows_after_header(path: Path, looked_for: Sequence[str], layout: Layout) -> list[Row]:
+def read_rows_after_header(path: Path, looked_for: Sequence[str], layout: Layout) -> list[Values]:
     columns = read_header(path, looked_for, layout).columns
     return rows_of(path, columns, layout)
 
 
-def bad(row: Row) -> str:
-    """Why a row is unreadable; it must be so in each column."""
-    assert isinstance(row[0], Unreadable)
-    assert all(value == row[0] for value in row)
-    return row[0].reason
+def bad(row: Values) -> str:
+    """Why a row is unreadable."""
+    assert isinstance(row, Unreadable)
+    return row.reason
 
 
 # Names
@@ -212,8 +202,8 @@ def test_stray_quotes_never_make_one_row_of_several(
 ) -> None:
     """Where the lines between two quotes could be rows, they are one broken row; else the text of several lines."""
     (tmp_path / f"x.{kind}").write_text(content)
-    (found,) = read_rows(tmp_path / f"x.{kind}", ["text"])
-    shown = [value.reason if isinstance(value, Unreadable) else str(value) for value in found[0]]
+    rows = rows_of(tmp_path / f"x.{kind}", ["text"])
+    shown = [row.reason if isinstance(row, Unreadable) else str(row[0]) for row in rows]
     assert len(shown) == len(expected)
     for value, words in zip(shown, expected, strict=True):
         assert value == words or (words.startswith("line") and value.startswith(words))
@@ -254,7 +244,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path: Path, ending: st
     for num_rows in (10_000, 40_000):
         path = write(tmp_path / f"{num_rows}.{ending}", [(f"news {i} {'x' * 100}", "1") for i in range(num_rows)])
         tracemalloc.start()
-        assert sum(len(batch[0]) for batch in read_rows(path, COLUMNS)) == num_rows
+        assert sum(map(len, read_rows(path, COLUMNS))) == num_rows
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
@@ -523,7 +513,7 @@ def test_a_quote_that_is_never_closed_costs_its_line(tmp_path: Path) -> None:
     path = table(tmp_path / "x.csv", "text,label", "one,0", '"open,1', "three,2", "", "four,3", '"fi\nve",0')
     rows = rows_of(path)
     assert [rows[0], *rows[2:]] == [("one", "0"), ("three", "2"), ("four", "3"), ("fi\nve", "0")]
-    assert rows[1] == (Unreadable("line 3: a quote is opened and never closed", '"open,1'),) * 2
+    assert rows[1] == Unreadable("line 3: a quote is opened and never closed", '"open,1')
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -532,7 +522,7 @@ def test_text_behind_a_closing_quote_costs_its_line(tmp_path: Path, end: str) ->
     path = table(tmp_path / "x.csv", "", "text,label", "one,0", '"Best" player ever,1', "three,2", end=end)
     rows = rows_of(path)
     assert [rows[0], rows[2]] == [("one", "0"), ("three", "2")]
-    assert rows[1][0] == Unreadable("line 4: text behind a closing quote", '"Best" player ever,1')
+    assert rows[1] == Unreadable("line 4: text behind a closing quote", '"Best" player ever,1')
 
 
 def test_a_quote_left_open_at_the_end_of_a_file_is_a_bad_row(tmp_path: Path) -> None:
@@ -552,7 +542,7 @@ def test_a_ragged_row_says_its_line_and_both_widths(tmp_path: Path) -> None:
         "line 5: 1 fields where the header has 2",
         "line 6: 3 fields where the header has 2 (its quotes reach to line 7)",
     ]
-    assert [row[0].raw for row in rows[1:]] == ["Dallas, Texas,2", "short", '"a\nb",c,1']
+    assert [row.raw for row in rows[1:]] == ["Dallas, Texas,2", "short", '"a\nb",c,1']
 
 
 def oracle(lines: list[str], width: int) -> list[object]:
@@ -580,7 +570,7 @@ def test_giving_up_early_changes_no_row(folder: Path, text: str) -> None:
     (folder / "oracle.csv").write_text("a,b\n" + text, newline="")
     lines = list(io.StringIO("a,b\n" + text, newline=""))
     found = [
-        int(row[0].reason.partition(":")[0].removeprefix("line ")) if isinstance(row[0], Unreadable) else list(row)
+        int(row.reason.partition(":")[0].removeprefix("line ")) if isinstance(row, Unreadable) else list(row)
         for row in rows_of(folder / "oracle.csv", ["a", "b"])
     ]
     assert found == oracle(lines, 2)[1:]
@@ -640,13 +630,13 @@ def test_tsv_of_both_ways_is_read_line_by_line(tmp_path: Path) -> None:
         tmp_path / "x.tsv", "text\tlabel", '"a\tb"\t1', '"Best" film\t0', '"a\tb', '"open', "a\tb\tc", '"x"\t1'
     )
     rows = rows_of(path)
-    assert [row for row in rows if not isinstance(row[0], Unreadable)] == [
+    assert [row for row in rows if not isinstance(row, Unreadable)] == [
         ("a\tb", "1"),
         ('"Best" film', "0"),
         ('"a', "b"),
         ("x", "1"),
     ]
-    assert [bad(row) for row in rows if isinstance(row[0], Unreadable)] == [
+    assert [bad(row) for row in rows if isinstance(row, Unreadable)] == [
         "line 5: 1 fields where the header has 2",
         "line 6: 3 fields where the header has 2",
     ]
@@ -786,7 +776,7 @@ def test_lines_that_are_no_records_are_bad_rows_with_their_numbers(tmp_path: Pat
     rows = rows_of(path)
     assert rows[0] == ("a", 0)
     assert [bad(row) for row in rows[1:3]] == ["line 3: not valid JSON", "line 4: not a JSON object"]
-    assert [row[0].raw for row in rows[1:3]] == ['{"text": "torn', "[1, 2]"]
+    assert [row.raw for row in rows[1:3]] == ['{"text": "torn', "[1, 2]"]
     assert rows[3][0] is None
     assert rows[3][1] != rows[3][1]  # NaN
 
@@ -812,7 +802,7 @@ def test_a_list_is_read_by_its_records(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "x.json")
     assert rows[0] == ("a", None)
     assert [bad(row) for row in rows[1:4]] == [f"record {n}: not a JSON object" for n in (2, 3, 4)]
-    assert [row[0].raw for row in rows[1:4]] == ["5", '"two, ["', "[]"]
+    assert [row.raw for row in rows[1:4]] == ["5", '"two, ["', "[]"]
     assert rows[4][1] == 1
 
 
@@ -821,7 +811,7 @@ def test_a_value_is_whole_wherever_a_piece_of_the_file_ends(tmp_path: Path) -> N
     numbers = [str(7 ** (i % 30)) + ("e5" if i % 7 == 0 else "") for i in range(CHUNK_CHARS // 5)]
     numbers[500] = json.dumps('quotes " and \\ é ' * (CHUNK_CHARS // 5), ensure_ascii=True)
     (tmp_path / "x.json").write_text("[" + ", ".join(numbers) + "]")
-    assert [row[0].raw for row in rows_of(tmp_path / "x.json")] == numbers
+    assert [row.raw for row in rows_of(tmp_path / "x.json")] == numbers
 
 
 @pytest.mark.parametrize(
