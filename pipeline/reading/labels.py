@@ -47,10 +47,8 @@ def label_values(raw: object) -> tuple[Value | Unknown, ...]:
             raw = raw.decode()
         except UnicodeDecodeError:
             return (Unknown(repr(raw)),)
-    if isinstance(raw, str):
-        return _text_values(raw)
-    if isinstance(raw, bool):
-        return (str(raw).lower(),)
+    if isinstance(raw, str | bool):
+        return _text_values(str(raw))
     if isinstance(raw, int | float | Decimal):
         return (_number_value(raw),)
     return (Unknown(printable(raw)),)
@@ -62,7 +60,7 @@ def _text_values(raw: str) -> tuple[Value, ...]:
         return ()
     if _NUMBER.fullmatch(bare):
         return (_number_value(Decimal(bare)),)
-    return (bare.lower(),) if bare.lower() in TRUTH else (bare,)
+    return (bare.lower() if bare.lower() in TRUTH else bare,)
 
 
 def written_list(text: str) -> list[object] | None:
@@ -137,17 +135,18 @@ def _distinct(column: Sequence[object]) -> Iterable[tuple[object, int]]:
     return ((raw, num_rows) for (_, raw), num_rows in found.items())
 
 
-def whole_numbers(values: Iterable[Value]) -> list[int]:
+def whole_numbers(values: Iterable[object]) -> list[int]:
     """The whole numbers among label values, rising."""
     return sorted(value for value in values if isinstance(value, int))
 
 
 def compare_names(names: Iterable[str], others: Iterable[str]) -> str:
     """What names have or lack against others, for a message."""
-    mine, theirs = list(names), list(others)
-    more, less = ([n for n in a if n not in set(b)] for a, b in ((mine, theirs), (theirs, mine)))
-    parts = [f"{shorten(found)} {what}" for found, what in ((less, "is missing"), (more, "is too many")) if found]
-    return ", ".join(parts)
+    mine, theirs = dict.fromkeys(names), dict.fromkeys(others)
+    less, more = [n for n in theirs if n not in mine], [n for n in mine if n not in theirs]
+    return ", ".join(
+        f"{shorten(found)} {what}" for found, what in ((less, "is missing"), (more, "is too many")) if found
+    )
 
 
 def shorten(values: Iterable[object]) -> str:

@@ -80,9 +80,9 @@ def open_files(
     file, and for files that do not have the same classes.
     """
     headers = [read_header(file, looked_for, layout) for file in files]
-    headers = [_described(file, header, described) for file, header in zip(files, headers, strict=True)]
     parts = tuple(
-        Part(f, header, partial(read_rows, f, layout=layout)) for f, header in zip(files, headers, strict=True)
+        Part(file, _described(file, header, described), partial(read_rows, file, layout=layout))
+        for file, header in zip(files, headers, strict=True)
     )
     for column in looked_for:
         _refuse_other_classes(column, [part for part in parts if part.header.num_rows != 0])
