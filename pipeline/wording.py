@@ -52,13 +52,13 @@ def _check_slot(where: str, template: str) -> None:
         seen = f" (it has {show(like[0])})" if like else ""
         raise InputError(
             f"{where}: the template must contain {SLOT} exactly once, it has it {slots} times{seen}; "
-            f"write {SLOT} where the article goes"
+            f"write {SLOT} where the text goes"
         )
     for found in _SLOT_ELSEWHERE.findall(template):
         if found != SLOT:
             raise InputError(
                 f"{where}: the template has {show(found)}, which can be read in two ways; write {SLOT} where the "
-                "article goes, once, with blanks around it if other braces stand beside it"
+                "text goes, once, with blanks around it if other braces stand beside it"
             )
     for latex, found in _OTHER_SLOT.findall(template):
         if found != SLOT and not latex:
@@ -145,7 +145,7 @@ def find_glued(tail: str, words: Sequence[str]) -> str | None:
 
 
 def _wants_blank(last: str) -> bool:
-    """Whether words after this character have a blank before them; an empty string stands for an article's end."""
+    """Whether words after this character have a blank before them; an empty string stands for a text's end."""
     if not last:
         return True
     opens = unicodedata.category(last) in ("Ps", "Pi") or last in "\"'`"

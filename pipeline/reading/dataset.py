@@ -20,7 +20,6 @@ from pipeline.reading.places import ALIKE, find_path
 from pipeline.reading.readers import Part, open_files
 from pipeline.reading.splits import find_files
 
-DEFAULT_TEXT_COLUMN = "text"
 DEFAULT_LABEL_COLUMN = "label"
 
 
@@ -101,7 +100,7 @@ def open_dataset(
     split: str = "test",
     subset: str | None = None,
     revision: str | None = None,
-    text_column: str = DEFAULT_TEXT_COLUMN,
+    text_column: str = "text",
     label_column: str = DEFAULT_LABEL_COLUMN,
     layout: Layout = PLAIN,
     class_names: tuple[str, ...] | None = None,

@@ -80,15 +80,16 @@ def fetch(repo: Repo, files: list[str]) -> Path:
     Raises InputError where the hub will not give them, RunError where it or the network fails; files that came
     whole stay in the cache, one that did not leaves nothing.
     """
-    absent = [name for name in files if not (repo.folder / name).is_file()]
-    if not absent:  # a file takes its name when it is whole
-        return repo.folder
-    with _explained(repo.id, repo.kind, repo.commit, show_bars=sys.stderr.isatty()):
-        _snapshot(repo.id, repo.kind, repo.commit, absent)
-    absent = [name for name in files if not (repo.folder / name).is_file()]
-    if absent:
+
+    def absent() -> list[str]:  # a file takes its name when it is whole
+        return [name for name in files if not (repo.folder / name).is_file()]
+
+    if absent():
+        with _explained(repo.id, repo.kind, repo.commit, show_bars=sys.stderr.isatty()):
+            _snapshot(repo.id, repo.kind, repo.commit, absent())
+    if missing := absent():
         raise InputError(
-            f"{repo.id}: the cached copy is incomplete ({', '.join(absent[:3])} missing); "
+            f"{repo.id}: the cached copy is incomplete ({', '.join(missing[:3])} missing); "
             "run once with a connection and without HF_HUB_OFFLINE"
         )
     return repo.folder

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import RunError
 
 ROW_GROUP_ROWS = 10_000
-ROW_GROUP_CHARS = 64_000_000  # a group of very long articles is written earlier, so that memory stays bounded
+ROW_GROUP_CHARS = 64_000_000  # a group of very long texts is written earlier, so that memory stays bounded
 
 
 class StreamTable:

@@ -14,7 +14,7 @@ from typing import IO
 import pyarrow as pa
 
 from pipeline.errors import InputError
-from pipeline.reading.formats import ENCODING_EXAMPLES, Compression, format_of, short
+from pipeline.reading.formats import ENCODING_EXAMPLES, need_format, short
 
 HEAD_BYTES = 256
 # UTF-32's mark in little-endian order begins with UTF-16's.
@@ -37,25 +37,23 @@ OTHER_FILES = (
 @contextmanager
 def open_text(file: Path, encoding: str | None, *, newline: str = "") -> Iterator[IO[str]]:
     """A text file as a stream, `newline` as in `open`. Raises InputError for an encoding that it is not in."""
-    how = format_of(file)
-    compression = how.compression if how else None
-    with _open_bytes(file, compression) as raw:
-        head = raw.read(HEAD_BYTES)
-    for mark, what in OTHER_FILES:
-        if head.startswith(mark):
-            raise InputError(f"{file}: {what}")
-    name = _encoding(file, head, encoding)
-    # Code units of two or four bytes leave no room for a single byte that is none.
-    errors = "strict" if name.startswith(("utf-16", "utf-32")) else "surrogateescape"
-    with _open_bytes(file, compression) as raw:
+    with _open_bytes(file) as raw:
+        head = raw.peek(HEAD_BYTES)[:HEAD_BYTES]
+        for mark, what in OTHER_FILES:
+            if head.startswith(mark):
+                raise InputError(f"{file}: {what}")
+        name = _encoding(file, head, encoding)
         raw.read(next((len(mark) for mark, _ in MARKS if head.startswith(mark)), 0))
+        # Code units of two or four bytes leave no room for a single byte that is none.
+        errors = "strict" if name.startswith(("utf-16", "utf-32")) else "surrogateescape"
         with TextIOWrapper(raw, name, errors, newline) as text:
             yield text
 
 
 @contextmanager
-def _open_bytes(file: Path, compression: Compression | None) -> Iterator[BufferedReader]:
+def _open_bytes(file: Path) -> Iterator[BufferedReader]:
     """Arrow's decompression reads all members of a file, checks their sums and refuses one that is cut off."""
+    compression = need_format(file).compression
     with file.open("rb") as raw:
         if compression is None:
             yield raw
@@ -109,15 +107,12 @@ def _unmarked(head: bytes) -> str | None:
 def encoding_hint(text: str) -> str:
     """For text with bytes that are not UTF-8: how it reads in a likely encoding, and what to write; else nothing."""
     try:
-        raw = text.encode("utf-8", "surrogateescape")
+        text.encode("utf-8", "surrogateescape").decode()
+        return ""
     except UnicodeEncodeError:
         return ""  # surrogates that were written as such
-    try:
-        raw.decode()
     except UnicodeDecodeError as error:
-        around = raw[max(error.start - 20, 0) : error.end + 20]
-    else:
-        return ""
+        around = error.object[max(error.start - 20, 0) : error.end + 20]
     for name in ("cp1252", "latin-1"):
         try:
             return f"if '{short(around.decode(name))}' is right, write --encoding {name}"
