@@ -53,11 +53,15 @@ def parquet_rows(file: Path, _layout: Layout, columns: Sequence[str]) -> Iterato
         there = [column for column in dict.fromkeys(columns) if column in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(BATCH_ROWS, columns=there):
             names = batch.schema.names  # of columns of one name the first counts, as in the other formats
-            values = (
+            values = [
                 _objects(batch.column(names.index(column))) if column in there else [None] * batch.num_rows
                 for column in columns
-            )
-            yield [next((v for v in row if isinstance(v, Unreadable)), row) for row in zip(*values, strict=True)]
+            ]
+            rows: Batch = list(zip(*values, strict=True))
+            for found in values:
+                if Unreadable in map(type, found):  # then the whole row is
+                    rows = [v if isinstance(v, Unreadable) else row for v, row in zip(found, rows, strict=True)]
+            yield rows
 
 
 def _objects(column: "pa.Array[Any]") -> list[object]:
