@@ -122,12 +122,11 @@ def check_words(where: str, labels: Sequence[tuple[str, str]]) -> None:
 
 def _check_ends(where: str, words: list[str]) -> None:
     """White space at the end is scored, too: where only some words have it, it weighs on their labels alone."""
-    ended = [each for each in words if each[-1].isspace()]
-    if ended and len(ended) < len(words):
-        bare = next(each for each in words if not each[-1].isspace())
+    ended, bare = ([each for each in words if each[-1].isspace() is ends] for ends in (True, False))
+    if ended and bare:
         raise InputError(
-            f"{where}: the label words {show(ended[0])} end in white space, which is scored, and {show(bare)} do not; "
-            "take it away"
+            f"{where}: the label words {show(ended[0])} end in white space, which is scored, and {show(bare[0])} do "
+            "not; take it away"
         )
 
 

@@ -42,7 +42,7 @@ class Dataset:
     parts: tuple[Part, ...]
     text_column: str
     label_column: str | None
-    cut: "Cut"
+    slice: "Slice"  # of the split, that was asked for
     remarks: tuple[str, ...] = ()  # files that were passed over, and that it is unlabelled
 
     @property
@@ -64,7 +64,7 @@ class Dataset:
         """A pass over the slice asked for."""
         columns = [self.text_column, *([self.label_column] if self.label_column else [])]
         rows = chain.from_iterable(self._batches(columns))
-        for position, row in islice(enumerate(rows), *self.cut.bounds(self._count_rows)):
+        for position, row in islice(enumerate(rows), *self.slice.bounds(self._count_rows)):
             if isinstance(row, Unreadable):
                 yield RawRow(position, row, row)
             else:
@@ -115,7 +115,7 @@ def open_dataset(
     Raises InputError for a path, column, split or revision that is not there, RunError where the hub fails.
     """
     name = location = where = str(name_or_path)
-    split_name, cut = _parse_split(split)
+    split_name, row_slice = _parse_split(split)
     path = find_path(where, ENDINGS)
     columns, remarks = (text_column, label_column), tuple[str, ...]()
     if path is not None:
@@ -134,7 +134,7 @@ def open_dataset(
     labelled_by = label_column if _has_columns(parts, where, text_column, label_column) else None
     if labelled_by is None:
         remarks += (f"{where}: no column '{label_column}', so no accuracy; name another with --label-column",)
-    return Dataset(name, location, split, revision, parts, text_column, labelled_by, cut, remarks)
+    return Dataset(name, location, split, revision, parts, text_column, labelled_by, row_slice, remarks)
 
 
 # Columns
@@ -181,7 +181,7 @@ def _no_header(part: Part, columns: Sequence[str]) -> str:
 # Slices
 
 
-class Cut(NamedTuple):
+class Slice(NamedTuple):
     """The part of a split between two bounds, each as it is written: a row number, a percentage, or nothing."""
 
     start: str = ""
@@ -200,11 +200,11 @@ class Cut(NamedTuple):
         return slice(*numbers).indices(num_rows)[:2]
 
 
-def _parse_split(split: str) -> tuple[str, Cut]:
+def _parse_split(split: str) -> tuple[str, Slice]:
     found = re.fullmatch(r"([^\[\]]+)(?:\[(-?[0-9]{1,15}%?)?:(-?[0-9]{1,15}%?)?\])?", split)
     if found is None:
         raise InputError(
             f"split '{split}': write a name such as test, or a slice of it such as test[:50] or test[:10%]"
         )
     name, start, stop = found.groups(default="")
-    return name, Cut(start, stop)
+    return name, Slice(start, stop)

@@ -100,10 +100,10 @@ def reading(path: Path) -> Iterator[None]:
     except PermissionError:
         raise InputError(f"{path}: not readable; check its permissions") from None
     except (pa.ArrowException, OSError, ValueError, OverflowError, RecursionError, csv.Error) as error:
-        raise InputError(_told(path, error)) from None
+        raise InputError(_explain(path, error)) from None
 
 
-def _told(path: Path, error: Exception) -> str:
+def _explain(path: Path, error: Exception) -> str:
     kind, compression = format_of(path) or ("data", None)
     if isinstance(error, UnicodeDecodeError) and kind not in ("parquet", "data"):
         what = f"is no text in {error.encoding} ({error.reason})"

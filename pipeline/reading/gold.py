@@ -9,7 +9,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.errors import InputError
-from pipeline.reading import doubts
+from pipeline.reading import ambiguity
 from pipeline.reading.labels import (
     MAX_VALUES,
     NO_LABEL,
@@ -151,7 +151,7 @@ class _Reader:
         self._files = [_with_lists(file, self._by_name) for file in files]
         self.found = sum((file.values for file in self._files), Counter[Value]())
         self._numbers = whole_numbers(self.found)
-        doubts.refuse_flags(where, given.names, self._files)
+        ambiguity.refuse_flags(where, given.names, self._files)
         self._by_code = self._by_id if given.is_complete else self._read_numbers()
 
     def position(self, value: Value) -> int | None:
@@ -169,9 +169,9 @@ class _Reader:
             if name in named:
                 return named[name]
         if self._given.ids is None:
-            doubts.refuse_unnamed_ids(self._where, self._names, self._numbers or list(TRUTH))
+            ambiguity.refuse_unnamed_ids(self._where, self._names, self._numbers or list(TRUTH))
         if not self._given.is_complete:
-            doubts.refuse_odd_truth(self._where, self._names)
+            ambiguity.refuse_odd_truth(self._where, self._names)
         return self._by_id.get(TRUTH[word])
 
     def _read_numbers(self) -> Mapping[int, int]:
@@ -183,16 +183,16 @@ class _Reader:
         only_names = only_names or (bool(as_names) and any(value in self._by_name for value in self.found))
         differ = any(as_ids.get(n, at) != at for n, at in as_names.items())
         if (differ and not only_names and not only_ids) or (only_names and only_ids):
-            doubts.refuse_two_ways(self._where, self._names, self._numbers)
+            ambiguity.refuse_two_ways(self._where, self._names, self._numbers)
         if differ:
             as_names, as_ids = (as_names, {}) if only_names else ({}, as_ids)
         if as_ids.keys() - as_names.keys() and self._given.ids is None:
-            doubts.refuse_unnamed_ids(self._where, self._names, self._numbers)
+            ambiguity.refuse_unnamed_ids(self._where, self._names, self._numbers)
         if not as_names:
-            doubts.refuse_other_ids(self._where, self._names, self._files)
-            doubts.refuse_inverted_truth(self._where, self._names, as_ids)
+            ambiguity.refuse_other_ids(self._where, self._names, self._files)
+            ambiguity.refuse_inverted_truth(self._where, self._names, as_ids)
         if NO_LABEL not in as_names:
-            doubts.refuse_lone_minus(self._where, self._names, self._numbers)
+            ambiguity.refuse_lone_minus(self._where, self._names, self._numbers)
         return {**as_ids, **as_names}
 
     def remark(self, codes: Mapping[Value, int]) -> str | None:
@@ -202,7 +202,7 @@ class _Reader:
         if not self._files or self._given.is_complete:
             return None
         ids = [number for number in self._numbers if number in codes and number not in self._by_number]
-        return doubts.remark_on(self._where, self._names, self.found, ids)
+        return ambiguity.remark_on(self._where, self._names, self.found, ids)
 
 
 def _with_lists(file: LabelCounts, names: Container[Value]) -> LabelCounts:

@@ -106,18 +106,22 @@ class _Window:
     def more(self) -> bool:
         """Let go what is done and add as much as waits, so that a record of any length is tried a few times only."""
         added = self._text.read(max(CHUNK_CHARS, len(self.piece) - self.at))
-        self._lines_gone += self.piece.count("\n", 0, self.at)
-        self.piece, self.at = self.piece[self.at :] + added, 0
+        if added:
+            self._lines_gone += self.piece.count("\n", 0, self.at)
+            self.piece, self.at = self.piece[self.at :] + added, 0
         return bool(added)
 
     def next_char(self) -> str:
         """Go to the next character that is no blank; "" at the end."""
-        while True:
-            self.at = _behind_blanks(self.piece, self.at)
-            if self.at < len(self.piece):
-                return self.piece[self.at]
-            if not self.more():
-                return ""
+        self.at = self.behind_blanks(self.at)
+        while self.at == len(self.piece) and self.more():
+            self.at = self.behind_blanks(self.at)
+        return self.piece[self.at : self.at + 1]
+
+    def behind_blanks(self, start: int) -> int:
+        """Where the blanks end that begin here, if any do."""
+        blanks = BLANKS.match(self.piece, start)
+        return blanks.end() if blanks else start
 
     def line_of(self, place: int) -> int:
         """The number of the line that a place of the piece is in."""
@@ -126,11 +130,6 @@ class _Window:
     def lines(self) -> Iterator[str]:
         """From here on, line by line."""
         return chain(StringIO(self.piece[self.at :] + self._text.readline(MAX_RECORD_CHARS), newline="\n"), self._text)
-
-
-def _behind_blanks(text: str, start: int) -> int:
-    blanks = BLANKS.match(text, start)
-    return blanks.end() if blanks else start
 
 
 def _of_json(file: Path, text: IO[str]) -> Iterator[Record]:
@@ -185,13 +184,12 @@ def _of_list(file: Path, window: _Window) -> Iterator[Record]:
 
 def _element(file: Path, window: _Window, number: int) -> tuple[object, str]:
     """The value that begins here, and as it is written; the window then stands behind it."""
-    at_end = False
     while True:
-        place, problem, value, end = window.at, "", None, window.at
+        place, problem, value = window.at, "", None
         try:
-            value, end = DECODER.raw_decode(window.piece, window.at)
+            value, place = DECODER.raw_decode(window.piece, window.at)
             # A number at the end of the piece may have more digits: only what follows says that it is whole.
-            goes_on = _behind_blanks(window.piece, end) == len(window.piece)
+            goes_on = window.behind_blanks(place) == len(window.piece)
         except json.JSONDecodeError as error:
             place, problem = error.pos, error.msg
             goes_on = problem.startswith("Unterminated string") or place > len(window.piece) - LONGEST_WORD
@@ -199,13 +197,12 @@ def _element(file: Path, window: _Window, number: int) -> tuple[object, str]:
             problem, goes_on = str(error), False
         if goes_on and len(window.piece) - window.at > MAX_RECORD_CHARS:
             raise _broken(file, window.line_of(window.at), number, f"longer than {MAX_RECORD_CHARS:,} characters")
-        if goes_on and not at_end:
-            at_end = not window.more()
-        elif problem:
+        if goes_on and window.more():
+            continue
+        if problem:
             raise _broken(file, window.line_of(place), number, problem)
-        else:
-            raw, window.at = window.piece[window.at : end], end
-            return value, raw
+        raw, window.at = window.piece[window.at : place], place
+        return value, raw
 
 
 def _broken(file: Path, line: int, number: int, problem: str) -> InputError:

@@ -10,8 +10,10 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import chain
 
 NO_LABEL = -1  # what `datasets` writes for a row without a label
 MAX_VALUES = 100_000  # distinct values kept of a label column; with more it is no label column
@@ -68,11 +70,9 @@ def written_list(text: str) -> list[object] | None:
     if text[:1] != "[" or text[-1:] != "]":
         return None
     for read in (json.loads, ast.literal_eval):
-        try:
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             found = read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        return found if isinstance(found, list) else None
+            return found if isinstance(found, list) else None
     return None
 
 
@@ -115,14 +115,13 @@ class LabelCounts:
 def count_labels(columns: Iterable[Sequence[object]]) -> LabelCounts:
     """Count the labels in batches of a label column."""
     counts = LabelCounts()
-    for column in columns:
-        for raw, num_rows in _distinct(column):
-            values = label_values(raw)
-            counts.num_rows += num_rows * bool(values)
-            counts.num_flags += num_rows * are_flags(values)
-            for value in values:
-                if not isinstance(value, Unknown) and (value in counts.values or len(counts.values) < MAX_VALUES):
-                    counts.values[value] += num_rows
+    for raw, num_rows in chain.from_iterable(map(_distinct, columns)):
+        values = label_values(raw)
+        counts.num_rows += num_rows * bool(values)
+        counts.num_flags += num_rows * are_flags(values)
+        for value in values:
+            if not isinstance(value, Unknown) and (value in counts.values or len(counts.values) < MAX_VALUES):
+                counts.values[value] += num_rows
     return counts
 
 

@@ -26,19 +26,17 @@ NUM_LOST_LABELS = 1000
 NUM_ROWS_TRIED = 10_000
 
 
-def _schema(**types: pa.DataType) -> pa.Schema:
-    return pa.schema(list(types.items()))
-
-
-ITEMS_SCHEMA = _schema(
-    item_id=pa.int64(),
-    text=pa.string(),
-    gold_id=pa.int16(),
-    gold=pa.string(),
-    text_hash=pa.string(),
-    gold_ids=pa.list_(pa.int16()),
+ITEMS_SCHEMA = pa.schema(
+    {
+        "item_id": pa.int64(),
+        "text": pa.string(),
+        "gold_id": pa.int16(),
+        "gold": pa.string(),
+        "text_hash": pa.string(),
+        "gold_ids": pa.list_(pa.int16()),
+    }
 )
-REJECTED_SCHEMA = _schema(item_id=pa.int64(), reason=pa.string(), text=pa.string(), label=pa.string())
+REJECTED_SCHEMA = pa.schema({"item_id": pa.int64(), **dict.fromkeys(("reason", "text", "label"), pa.string())})
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def find_files(path: Path, split: str) -> FoundFiles:
         hint = f"; its folders are {shorten(folders)}, name one of them" if folders else ""
         raise InputError(f"{path}: the directory holds no {', '.join(ENDINGS)} file{hint}")
     chosen = _called(path, files, split) or _of_split(path, files, split)
-    _refuse_twins(path, chosen)
+    _refuse_copies(path, chosen)
     kinds = {need_format(file).kind for file in chosen}
     if len({FAMILY[kind] for kind in kinds}) > 1:
         raise InputError(
@@ -60,15 +60,14 @@ def find_files(path: Path, split: str) -> FoundFiles:
             f"name one file, such as --split {chosen[0].name}"
         )
     left = sorted([*(file for file in files if file not in chosen), *others])
-    return FoundFiles(chosen, split, _say(path, chosen, left))
+    return FoundFiles(chosen, split, _remarks(path, chosen, left))
 
 
 def _one_file(path: Path, split: str) -> FoundFiles:
     need_format(path)
     own = _splits_of(path.name)
-    if split in (path.name, _uncompressed(path.name)) or _key(split) in own or _has_word(path.stem, split):
-        return FoundFiles([path], split)
-    if not own and _is_split(split):
+    is_named = split in (path.name, _uncompressed(path.name)) or _key(split) in own or _has_word(path.stem, split)
+    if is_named or (not own and _is_split(split)):
         return FoundFiles([path], split)
     if len(own) == 1 and split == DEFAULT_SPLIT:
         return FoundFiles([path], next(iter(own)))  # nobody named a split, so the file does
@@ -126,13 +125,13 @@ def _of_split(path: Path, files: list[Path], split: str) -> list[Path]:
     )
 
 
-def _refuse_twins(path: Path, files: list[Path]) -> None:
+def _refuse_copies(path: Path, files: list[Path]) -> None:
     """test.csv beside test.csv.gz: every row would count twice."""
     bare: dict[str, Path] = {}
     for file in files:
-        twin = bare.setdefault(_uncompressed(file.relative_to(path).as_posix()), file)
-        if twin is not file:
-            raise InputError(f"{path}: {twin.name} and {file.name} look like one file twice; name one with --split")
+        first = bare.setdefault(_uncompressed(file.relative_to(path).as_posix()), file)
+        if first is not file:
+            raise InputError(f"{path}: {first.name} and {file.name} look like one file twice; name one with --split")
 
 
 def _uncompressed(name: str) -> str:
@@ -165,7 +164,7 @@ def _is_split(name: str) -> bool:
     return name.lower() in SPLITS or name == EVERYTHING
 
 
-def _say(path: Path, chosen: list[Path], left: list[Path]) -> tuple[str, ...]:
+def _remarks(path: Path, chosen: list[Path], left: list[Path]) -> tuple[str, ...]:
     """Files that were passed over, and those that are read where they are more than pieces of one."""
     pieces = {re.sub(r"\d+", "", file.name) for file in chosen}
     read = f"reads {_listed(path, chosen)}" if len(pieces) > 1 else ""

@@ -65,28 +65,28 @@ def _open_bytes(file: Path) -> Iterator[BufferedReader]:
 # Encodings
 
 
-def _encoding(file: Path, head: bytes, told: str | None) -> str:
+def _encoding(file: Path, head: bytes, given: str | None) -> str:
     """What to decode with: what the user said, else what the first bytes say, where the two do not differ."""
     marked = next((name for mark, name in MARKS if head.startswith(mark)), None)
     seen = marked or _unmarked(head)
-    if told is None:
+    if given is None:
         if seen and not marked:
             raise InputError(f"{file}: looks like {seen[:6].upper()} without a mark; write --encoding {seen}")
         return seen or "utf-8"
-    name = known_encoding(told)
+    name = known_encoding(given)
     if seen and not seen.startswith(name.removesuffix("-sig")):
         right = "leave out --encoding" if marked else f"write --encoding {seen}"
-        raise InputError(f"{file}: begins like {seen}, not like {told}; {right}")
+        raise InputError(f"{file}: begins like {seen}, not like {given}; {right}")
     return seen or name
 
 
-def known_encoding(told: str) -> str:
+def known_encoding(given: str) -> str:
     """Python's own name for an encoding. Raises InputError for what is none of text."""
     try:
-        known = codecs.lookup(told)
-        "".encode(told)  # refuses codecs that are none of text, such as base64
+        known = codecs.lookup(given)
+        "".encode(given)  # refuses codecs that are none of text, such as base64
     except (LookupError, ValueError):
-        raise InputError(f"--encoding '{told}': no such encoding; write {ENCODING_EXAMPLES}, for example") from None
+        raise InputError(f"--encoding '{given}': no such encoding; write {ENCODING_EXAMPLES}, for example") from None
     return known.name
 
 

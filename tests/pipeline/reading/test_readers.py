@@ -58,7 +58,7 @@ def rows_of(path: Path, columns: Sequence[str] = COLUMNS, layout: Layout = PLAIN
     return rows
 
 
-def told(path: Path, looked_for: Sequence[str] = (), layout: Layout = PLAIN) -> str:
+def message_of(path: Path, looked_for: Sequence[str] = (), layout: Layout = PLAIN) -> str:
     """The one line that refuses a file, from its header or else its rows."""
     with pytest.raises(InputError) as caught:
         read_rows_after_header(path, looked_for, layout)
@@ -326,17 +326,17 @@ EMPTY = {
 )  # fmt: skip
 def test_a_file_that_is_none_is_told(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     """With what it is, the line where it breaks, or what to rename it to; blank lines are nothing."""
-    assert words in told(write_bytes(tmp_path / name, content))
+    assert words in message_of(write_bytes(tmp_path / name, content))
 
 
 def test_damage_in_a_compressed_file_is_told_in_one_line(tmp_path: Path) -> None:
     """What, where and what to do."""
     path = write(tmp_path / "x.csv.gz", [("a", "0")] * 9)
     path.write_bytes(path.read_bytes()[:-3])
-    message = told(path)
+    message = message_of(path)
     assert message == f"{path}: cannot be read as gzip-compressed csv (Truncated compressed stream); check the file"
     path.write_bytes(CSV_FILE)
-    assert "cannot be read as gzip-compressed csv" in told(path)
+    assert "cannot be read as gzip-compressed csv" in message_of(path)
 
 
 @pytest.mark.parametrize(
@@ -363,13 +363,13 @@ def test_options_that_do_not_fit_the_file_are_refused(tmp_path: Path, name: str,
     write_lines(tmp_path / "capitals.csv", " Text,LABEL", "a,0")
     write_lines(tmp_path / "semicolons.csv", "good;1", "bad;0")
     write_lines(tmp_path / "empty.csv")
-    assert words in told(tmp_path / name, layout=layout)
+    assert words in message_of(tmp_path / name, layout=layout)
 
 
 def test_a_header_that_is_not_utf8_is_told_where_a_column_is_missing(tmp_path: Path) -> None:
     """Only there: another column's name may be what it likes."""
     (tmp_path / "x.csv").write_bytes("größe,label\nx,0\n".encode("cp1252"))
-    message = told(tmp_path / "x.csv", ["größe"])
+    message = message_of(tmp_path / "x.csv", ["größe"])
     assert "its header is not text in utf-8; give its encoding with --encoding, cp1252 for example" in message
     assert read_header(tmp_path / "x.csv", ["label"]).columns[1] == "label"
     assert read_header(tmp_path / "x.csv", ["größe"], Layout("cp1252")).columns == ("größe", "label")
@@ -475,7 +475,7 @@ def test_a_compressed_file_that_is_cut_off_is_never_read_as_fewer_rows(
     path = write(folder / f"cut.jsonl.{ending}", [(line, "0") for line in lines] or [("a", "0")])
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    message = told(path)
+    message = message_of(path)
     assert message.startswith(str(path))
     assert "cannot be read as" in message or "holds no row" in message
 
@@ -502,9 +502,9 @@ def test_utf_16_without_a_mark_is_named(tmp_path: Path, kind: str, encoding: str
     """Python would find no column in it; what to write is told, and then it is read."""
     rows = [("Ölpreise steigen", "0"), ("a\0b", "1")]
     path = write(tmp_path / f"x.{kind}", rows, encoding)
-    message = told(path)
+    message = message_of(path)
     assert f"looks like {encoding[:6].upper()} without a mark; write --encoding {encoding}" in message
-    assert f"begins like {encoding}, not like utf-8; write --encoding" in told(path, layout=Layout("utf-8"))
+    assert f"begins like {encoding}, not like utf-8; write --encoding" in message_of(path, layout=Layout("utf-8"))
     for written in (encoding, encoding[:6]):
         assert rows_of(path, COLUMNS, Layout(written)) == rows
 
@@ -629,7 +629,7 @@ def test_a_tsv_header_may_have_stray_quotes(tmp_path: Path) -> None:
 def test_another_delimiter_is_named(tmp_path: Path, name: str, header: str, message: str, encoding: str) -> None:
     """In place of a column that is not there; spreadsheets in much of Europe write semicolons."""
     path = write_bytes(tmp_path / name, f"{header}\r\na,b\r\n".encode(encoding))
-    assert message in told(path, COLUMNS)
+    assert message in message_of(path, COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -700,14 +700,14 @@ def test_a_broken_record_far_into_a_list_is_told_with_its_line(tmp_path: Path) -
     lines = ['{"text": "news", "label": 1},'] * 50_000
     lines[40_000] = '{"text": "news" "label": 1},'
     (tmp_path / "x.json").write_text("[\n" + "\n".join(lines) + '\n{"text": "end"}]')
-    assert "line 40002: record 40001 is not valid JSON (Expecting ',' delimiter)" in told(tmp_path / "x.json")
+    assert "line 40002: record 40001 is not valid JSON (Expecting ',' delimiter)" in message_of(tmp_path / "x.json")
 
 
 def test_a_folder_under_a_file_name_is_told(tmp_path: Path) -> None:
     """As whatever the system says."""
     for ending in ("csv", "csv.gz", "parquet", "json"):
         (tmp_path / f"x.{ending}").mkdir()
-        assert "cannot be read as" in told(tmp_path / f"x.{ending}")
+        assert "cannot be read as" in message_of(tmp_path / f"x.{ending}")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -716,7 +716,7 @@ def test_a_file_without_permission_is_told(tmp_path: Path, ending: str) -> None:
     """In one line."""
     path = write(tmp_path / f"x.{ending}", [("a", "0")])
     path.chmod(0)
-    assert "not readable; check its permissions" in told(path)
+    assert "not readable; check its permissions" in message_of(path)
 
 
 def test_a_column_that_is_not_there_is_none(tmp_path: Path) -> None:
