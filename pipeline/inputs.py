@@ -176,16 +176,16 @@ class _Candidates:
         self.num_left_out = 0
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
-        for raw in self._shots.dataset.rows():
-            row = check_row(raw, self._shots.classes)
-            if isinstance(row, Unreadable) or row.gold is None:
+        for row in self._shots.dataset.rows():
+            item = check_row(row, self._shots.classes)
+            if isinstance(item, Unreadable) or item.gold is None:
                 continue
-            key = np.uint64(_key(row.text))
+            key = np.uint64(_key(item.text))
             place = np.searchsorted(self._scored, key)
             if place < len(self._scored) and self._scored[place] == key:
                 self.num_left_out += 1
             else:
-                yield row.text, self._position[row.gold]
+                yield item.text, self._position[item.gold]
 
 
 def _key(text: object) -> int:

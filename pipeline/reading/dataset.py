@@ -23,7 +23,7 @@ from pipeline.reading.splits import find_files
 DEFAULT_LABEL_COLUMN = "label"
 
 
-class RawRow(NamedTuple):
+class Row(NamedTuple):
     """A row as its source has it. What could not be read is an `Unreadable` in both columns."""
 
     position: int
@@ -60,15 +60,15 @@ class Dataset:
         is_alike = all(names in (None, first) for names in own)
         return Names(tuple(map(plain_name, first)), tuple(range(len(first))) if is_alike else None, is_own=True)
 
-    def rows(self) -> Iterator[RawRow]:
+    def rows(self) -> Iterator[Row]:
         """A pass over the slice asked for."""
         columns = [self.text_column, *([self.label_column] if self.label_column else [])]
         rows = chain.from_iterable(self._batches(columns))
         for position, row in islice(enumerate(rows), *self.slice.bounds(self._count_rows)):
             if isinstance(row, Unreadable):
-                yield RawRow(position, row, row)
+                yield Row(position, row, row)
             else:
-                yield RawRow(position, row[0], row[1] if self.label_column else None)
+                yield Row(position, row[0], row[1] if self.label_column else None)
 
     def all_texts(self) -> Iterator[list[object]]:
         """A pass over the texts of the whole source, whatever slice was asked for."""

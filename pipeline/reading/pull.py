@@ -14,11 +14,11 @@ from typing import Literal
 import pyarrow as pa
 
 from pipeline.errors import InputError
-from pipeline.reading.dataset import Dataset, RawRow
+from pipeline.reading.dataset import Dataset, Row
 from pipeline.reading.formats import Unreadable
 from pipeline.reading.gold import Classes
 from pipeline.reading.labels import printable
-from pipeline.reading.rows import Row, check_row
+from pipeline.reading.rows import Item, check_row
 from pipeline.reading.stream_table import StreamTable
 
 NUM_BAD_ROWS_SHOWN = 5
@@ -69,14 +69,15 @@ def pull_items(
         raise InputError(f"limit {limit}: give a number of rows, 1 or more")
     tally = _Tally()
     with StreamTable(items_path, ITEMS_SCHEMA) as items, StreamTable(rejected_path, REJECTED_SCHEMA) as rejected:
-        for raw in islice(dataset.rows(), limit):
-            row = check_row(raw, classes)
-            tally.add(raw, row, classes)
-            if isinstance(row, Unreadable):
-                if on_bad_row == "skip":
-                    rejected.add((raw.position, row.reason, row.raw, _shown(raw.label)))
-            elif tally.num_bad == 0 or on_bad_row == "skip":
-                items.add((raw.position, *row))
+        for row in islice(dataset.rows(), limit):
+            found = check_row(row, classes)
+            tally.add(row, found, classes)
+            if isinstance(found, Item):
+                if tally.num_bad == 0 or on_bad_row == "skip":
+                    items.add(found)
+            elif on_bad_row == "skip":
+                label = None if row.label is None or isinstance(row.label, Unreadable) else printable(row.label)
+                rejected.add((row.position, found.reason, found.raw, label))
         _refuse(dataset, tally, on_bad_row)
         items.complete()
         if tally.num_bad:
@@ -86,15 +87,11 @@ def pull_items(
     return PullSummary(tally.num_good, tally.num_bad, tally.num_rows, tuple(tally.remarks()))
 
 
-def _shown(label: object) -> str | None:
-    return None if label is None or isinstance(label, Unreadable) else printable(label)
-
-
 def refuse_bad_rows(dataset: Dataset, *, classes: Classes, limit: int | None) -> None:
     """Look at the first rows, and raise what `pull_items` would where one of them is bad; writes nothing."""
     tally = _Tally()
-    for raw in islice(dataset.rows(), limit):
-        tally.add(raw, check_row(raw, classes), classes)
+    for row in islice(dataset.rows(), limit):
+        tally.add(row, check_row(row, classes), classes)
         if tally.num_rows == NUM_ROWS_TRIED and not tally.num_bad:
             return
     _refuse(dataset, tally, "fail")
@@ -107,7 +104,7 @@ class _Tally:
         self.num_good = self.num_bad = 0
         self.shown: list[str] = []  # the first bad rows
         self.num_bad_labels = 0
-        self._kept: Counter[str] = Counter()
+        self._kept: set[str] = set()
         self._lost: Counter[str] = Counter()
 
     @property
@@ -119,25 +116,25 @@ class _Tally:
         """How many rows were lost of each label that no row is left of."""
         return {name: n for name, n in self._lost.most_common() if name not in self._kept}
 
-    def add(self, raw: RawRow, row: Row | Unreadable, classes: Classes) -> None:
+    def add(self, row: Row, found: Item | Unreadable, classes: Classes) -> None:
         """Count one row."""
-        if isinstance(row, Row):
+        if isinstance(found, Item):
             self.num_good += 1
-            if row.gold is not None:
-                self._kept[row.gold] += 1
+            if found.gold is not None:
+                self._kept.add(found.gold)
             return
         self.num_bad += 1
         if len(self.shown) < NUM_BAD_ROWS_SHOWN:
-            self.shown.append(f"row {raw.position}: {row.reason}")
-        if isinstance(raw.label, Unreadable):
+            self.shown.append(f"row {row.position}: {found.reason}")
+        if isinstance(row.label, Unreadable):
             return
-        found = classes.positions(raw.label)
-        if isinstance(found, str):
+        gold = classes.positions(row.label)
+        if isinstance(gold, str):
             self.num_bad_labels += 1
             if len(self._lost) < NUM_LOST_LABELS:
-                self._lost[f"label {printable(raw.label)[:60]!r}"] += 1
+                self._lost[f"label {printable(row.label)[:60]!r}"] += 1
         else:
-            self._lost.update(classes.names[position] for position in found[:1])
+            self._lost.update(classes.names[position] for position in gold[:1])
 
     def remarks(self) -> Iterator[str]:
         """What leaving out the bad rows did to the classes."""

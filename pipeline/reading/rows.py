@@ -6,7 +6,7 @@ Invariant: a row that passes has a text of valid Unicode with something to see i
 import hashlib
 from typing import NamedTuple
 
-from pipeline.reading.dataset import RawRow
+from pipeline.reading.dataset import Row
 from pipeline.reading.formats import Unreadable
 from pipeline.reading.gold import Classes
 from pipeline.reading.labels import printable
@@ -15,9 +15,10 @@ from pipeline.reading.text_files import encoding_hint
 KINDS = {int: "a number", float: "a number", bool: "true or false", dict: "a record", list: "a list"}
 
 
-class Row(NamedTuple):
+class Item(NamedTuple):
     """A sound row as items.parquet keeps it; with several right classes they are in `gold_ids` alone."""
 
+    item_id: int
     text: str
     gold_id: int | None
     gold: str | None
@@ -25,19 +26,20 @@ class Row(NamedTuple):
     gold_ids: list[int] | None
 
 
-def check_row(raw: RawRow, classes: Classes) -> Row | Unreadable:
-    """The sound row; else what is wrong with it."""
-    text = check_text(raw.text)
+def check_row(row: Row, classes: Classes) -> Item | Unreadable:
+    """The item that a sound row is; else what is wrong with it."""
+    text = check_text(row.text)
     if isinstance(text, Unreadable):
         return text
     text_hash = hashlib.sha256(text.encode()).hexdigest()
-    gold = classes.positions(raw.label)
+    gold = classes.positions(row.label)
     if isinstance(gold, str):
         return Unreadable(gold, text)
     ids = [classes.ids[position] for position in gold]
     if len(ids) > 1:
-        return Row(text, None, None, text_hash, ids)
-    return Row(text, ids[0] if ids else None, classes.names[gold[0]] if ids else None, text_hash, None)
+        return Item(row.position, text, None, None, text_hash, ids)
+    gold_id, name = (ids[0], classes.names[gold[0]]) if ids else (None, None)
+    return Item(row.position, text, gold_id, name, text_hash, None)
 
 
 def check_text(text: object) -> str | Unreadable:

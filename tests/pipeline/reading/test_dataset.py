@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError, LabelscoreError, RunError
-from pipeline.reading.dataset import Dataset, RawRow, open_dataset
+from pipeline.reading.dataset import Dataset, Row, open_dataset
 from pipeline.reading.formats import Layout
 from pipeline.reading.gold import Classes, Names, read_classes
 from pipeline.reading.pull import ITEMS_SCHEMA, PullSummary, pull_items
@@ -249,7 +249,7 @@ def test_a_missing_label_column_means_unlabelled_only_when_it_is_the_default(tmp
     """A column that somebody named must be there."""
     path = write(tmp_path / "x.parquet", [{"text": "a"}])
     assert pull(path, tmp_path)[1][0]["gold_id"] is None
-    assert list(open_dataset(path).rows()) == [RawRow(0, "a", None)]
+    assert list(open_dataset(path).rows()) == [Row(0, "a", None)]
     with pytest.raises(InputError, match=r"no column 'topic'; it has text; choose one with --label-column"):
         open_dataset(path, label_column="topic")
 
