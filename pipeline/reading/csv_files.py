@@ -1,4 +1,4 @@
-"""Header and rows of CSV and TSV files.
+"""CSV and TSV files.
 
 Invariant: a file whose columns are separated by something else is named as that, never read as one of a single column.
 """
@@ -7,12 +7,13 @@ import csv
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from pipeline.errors import InputError
 from pipeline.reading.csv_rows import Table
-from pipeline.reading.formats import Batch, Header, Layout, Unreadable, batched, need_format, short
+from pipeline.reading.formats import Batch, Layout, Part, Unreadable, batched, need_format, short
 from pipeline.reading.text_files import open_text
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -28,8 +29,8 @@ def _open(file: Path, layout: Layout) -> Iterator[Table]:
         yield Table(lines, DELIMITERS[need_format(file).kind])
 
 
-def csv_header(file: Path, layout: Layout, looked_for: Collection[str]) -> Header:
-    """The names in the file's first row, or those that the user gave in its place. Raises InputError."""
+def open_csv(file: Path, layout: Layout, looked_for: Collection[str]) -> Part:
+    """Columns are named by the file's first row, or by the user in its place. Raises InputError."""
     with _open(file, layout) as table:
         first = table.header()
         line_number, line = table.line_number, table.raw
@@ -39,7 +40,7 @@ def csv_header(file: Path, layout: Layout, looked_for: Collection[str]) -> Heade
     fields = [] if isinstance(first, Unreadable) else first
     if layout.columns is not None:
         _check_given(file, layout.columns, fields, line)
-        return Header(layout.columns)
+        return Part(file, layout.columns, partial(_read, file, layout))
     wanted = next(iter(looked_for), None)
     if not fields or (wanted is not None and wanted not in fields):
         _refuse_other_delimiter(file, fields, line, wanted)
@@ -48,7 +49,7 @@ def csv_header(file: Path, layout: Layout, looked_for: Collection[str]) -> Heade
             raise InputError(f"{file}: {what}; give its encoding with --encoding, cp1252 for example")
     if isinstance(first, Unreadable):
         raise InputError(f"{file}: line {line_number}, its header, is broken: {first.reason}; mend it")
-    return Header(tuple(fields))
+    return Part(file, tuple(fields), partial(_read, file, layout))
 
 
 def _check_given(file: Path, columns: tuple[str, ...], first: list[str], line: str) -> None:
@@ -68,7 +69,7 @@ def _bare(name: str) -> str:
     return name.strip().casefold()
 
 
-def csv_rows(file: Path, layout: Layout, columns: Sequence[str]) -> Iterator[Batch]:
+def _read(file: Path, layout: Layout, columns: Sequence[str]) -> Iterator[Batch]:
     """Batches of the columns asked for; a column that is not there is None throughout."""
     with _open(file, layout) as table:
         if layout.columns is None:

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.reading.csv_files import looks_like_data
-from pipeline.reading.formats import ENDINGS, FAMILY, PLAIN, Batch, Layout, Unreadable, need_format
+from pipeline.reading.formats import ENDINGS, FAMILY, PLAIN, Batch, Layout, Part, Unreadable, need_format
 from pipeline.reading.gold import Names
 from pipeline.reading.labels import LabelCounts, count_labels, plain_name
 from pipeline.reading.places import ALIKE, find_path
-from pipeline.reading.readers import Part, open_files
+from pipeline.reading.readers import open_files, read_batches
 from pipeline.reading.splits import find_files
 
 DEFAULT_LABEL_COLUMN = "label"
@@ -53,8 +53,8 @@ class Dataset:
     @property
     def names(self) -> Names | None:
         """The class names of its ClassLabel feature, where it has one; without ids where its files differ in them."""
-        own = [part.header.class_names.get(self.label_column or "") for part in self.parts]
-        first = next((names for part, names in zip(self.parts, own, strict=True) if part.header.num_rows != 0), None)
+        own = [part.class_names.get(self.label_column or "") for part in self.parts]
+        first = next((names for part, names in zip(self.parts, own, strict=True) if part.num_rows != 0), None)
         if first is None or self.label_column is None:
             return None
         is_alike = all(names in (None, first) for names in own)
@@ -77,15 +77,15 @@ class Dataset:
     def count_labels(self) -> list[LabelCounts]:
         """The labels of each file of the whole source, whatever slice was asked for; none where it is unlabelled."""
         column = self.label_column
-        return [count_labels(map(_only_values, part.batches([column]))) for part in self.parts] if column else []
+        return [count_labels(map(_only_values, read_batches(part, [column]))) for part in self.parts] if column else []
 
     def _batches(self, columns: Sequence[str]) -> Iterator[Batch]:
-        return chain.from_iterable(part.batches(columns) for part in self.parts)
+        return chain.from_iterable(read_batches(part, columns) for part in self.parts)
 
     def _count_rows(self) -> int:
         """The source's rows, counted where only reading tells."""
-        if all(part.header.num_rows is not None for part in self.parts):
-            return sum(part.header.num_rows or 0 for part in self.parts)
+        if all(part.num_rows is not None for part in self.parts):
+            return sum(part.num_rows or 0 for part in self.parts)
         return sum(map(len, self.all_texts()))
 
 
@@ -142,7 +142,7 @@ def open_dataset(
 
 def _has_columns(parts: Sequence[Part], where: str, text_column: str, label_column: str) -> bool:
     """Whether there are labels beside the texts. Raises InputError where a column is missing that is needed."""
-    every = [part.header.columns for part in parts]
+    every = [part.columns for part in parts]
     there = [column for column in every[0] if all(column in columns for columns in every)]
     for column, option in ((text_column, "--text-column"), (label_column, "--label-column")):
         if there.count(column) > 1:

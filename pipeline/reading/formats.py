@@ -4,7 +4,7 @@ Invariant: what a file holds is said by the endings of its name alone, written i
 """
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -66,10 +66,12 @@ Batch = list[Values]  # of consecutive rows
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
-    """What a file says about itself before its rows are read."""
+class Part:
+    """A file of a split (None for what the hub streams): what it says of itself, and passes over columns of it."""
 
+    file: Path | None
     columns: tuple[str, ...]
+    read: Callable[[Sequence[str]], Iterator[Batch]]
     num_rows: int | None = None  # None where only reading everything would tell
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by column, where it has a ClassLabel
 

@@ -17,10 +17,10 @@ from typing import Any
 import datasets  # type: ignore[import-untyped]
 
 from pipeline.errors import InputError
-from pipeline.reading.formats import BATCH_ROWS, PLAIN, Batch, Header
+from pipeline.reading.formats import BATCH_ROWS, PLAIN, Batch, Part
 from pipeline.reading.hub import Repo, fetch, find_repo
 from pipeline.reading.hub_errors import describe
-from pipeline.reading.readers import Part, open_files
+from pipeline.reading.readers import open_files
 
 DESCRIPTIONS = ("README.md", ".huggingface.yaml", "dataset_infos.json")
 Outline = tempfile.TemporaryDirectory  # it lives as long as somebody may read from it: a finalizer removes it at exit
@@ -107,8 +107,9 @@ def _open_stream(
     if first is None:
         raise InputError(f"{repo_id}: split '{split}' holds no rows")
     info = (builder.info.splits or {}).get(split)
-    header = Header(tuple(first), (info and info.num_examples) or None, class_names | _class_names(stream.features))
-    return Part(None, header, partial(_stream_rows, repo_id, stream, outline))
+    num_rows = (info and info.num_examples) or None
+    read = partial(_stream_rows, repo_id, stream, outline)
+    return Part(None, tuple(first), read, num_rows, class_names | _class_names(stream.features))
 
 
 def _stream_rows(

@@ -1,4 +1,4 @@
-"""Records out of JSON lines and out of JSON lists.
+"""Files of JSON lines and of JSON lists.
 
 Invariant: memory does not grow with the number of records, and a record never stands for more or fewer than one row.
 """
@@ -7,13 +7,14 @@ import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from io import StringIO
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
 from pipeline.errors import InputError
-from pipeline.reading.formats import BATCH_ROWS, Batch, Header, Layout, Unreadable, batched, need_format
+from pipeline.reading.formats import BATCH_ROWS, Batch, Layout, Part, Unreadable, batched, need_format
 from pipeline.reading.text_files import open_text
 
 CHUNK_CHARS = 1 << 18
@@ -27,8 +28,8 @@ DECODER = json.JSONDecoder()
 Record = dict[str, Any] | Unreadable
 
 
-def json_header(file: Path, layout: Layout, looked_for: Collection[str]) -> Header:
-    """Keys of the first records, as any one may lack some, and what is looked for, however late it comes up."""
+def open_json(file: Path, layout: Layout, looked_for: Collection[str]) -> Part:
+    """Columns are keys of the first records, as any may lack some, and what is looked for, however late it comes up."""
     is_lines = need_format(file).kind == "jsonl"
     first = _first_line(file, layout) if is_lines else ""
     if first.startswith("[") and not _is_value(first):  # its last records would be sound lines, the others broken ones
@@ -44,7 +45,7 @@ def json_header(file: Path, layout: Layout, looked_for: Collection[str]) -> Head
         what = "a line that is a JSON object" if is_lines else "a record that is a JSON object"
         hint = " (a file that is a list of records ends in .json)" if first.startswith("[") else ""
         raise InputError(f"{file}: holds no row, not even {what}{hint}; check the file")
-    return Header(tuple(columns))
+    return Part(file, tuple(columns), partial(_read, file, layout))
 
 
 def _first_line(file: Path, layout: Layout) -> str:
@@ -61,7 +62,7 @@ def _is_value(line: str) -> bool:
     return True
 
 
-def json_rows(file: Path, layout: Layout, columns: Sequence[str]) -> Iterator[Batch]:
+def _read(file: Path, layout: Layout, columns: Sequence[str]) -> Iterator[Batch]:
     """Batches of the columns asked for; None where a record has no such key."""
     with _open(file, layout) as records:
         for batch in batched(records):

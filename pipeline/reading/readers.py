@@ -1,62 +1,47 @@
-"""The parts of a split, which are files or what the hub streams: their headers, and their rows a batch at a time.
+"""The parts of a split, which are files or what the hub streams: opened, and read a batch of rows at a time.
 
 Invariant: memory does not grow with the number of rows, and a row is never dropped: what cannot be read as a row
 becomes an `Unreadable` in its place, so that positions keep their meaning. Ids are read under the class names of the
 part that carries them, and parts of one split have the same classes.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.reading.csv_files import csv_header, csv_rows
-from pipeline.reading.formats import FAMILY, PLAIN, Batch, Header, Layout, Unreadable, Values, need_format, reading
-from pipeline.reading.json_rows import json_header, json_rows
+from pipeline.reading.csv_files import open_csv
+from pipeline.reading.formats import FAMILY, PLAIN, Batch, Layout, Part, Unreadable, Values, need_format, reading
+from pipeline.reading.json_rows import open_json
 from pipeline.reading.labels import NO_LABEL, Unknown, compare_names, label_values, shorten
-from pipeline.reading.parquet_rows import parquet_header, parquet_rows
+from pipeline.reading.parquet_rows import open_parquet
 from pipeline.reading.text_files import known_encoding
 
-HEADERS = {"parquet": parquet_header, "csv": csv_header, "json": json_header}
-ROWS = {"parquet": parquet_rows, "csv": csv_rows, "json": json_rows}
+OPENERS = {"parquet": open_parquet, "csv": open_csv, "json": open_json}
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A file of a split (None for what the hub streams): what it says of itself, and passes over columns of it."""
+def read_batches(part: Part, columns: Sequence[str]) -> Iterator[Batch]:
+    """Batches of at most `BATCH_ROWS` rows in order: the values of the columns asked for as Python objects.
 
-    file: Path | None
-    header: Header
-    read: Callable[[Sequence[str]], Iterator[Batch]]
-
-    def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
-        """A pass over the rows, where the ids of a column that has class names are those names."""
-        names = [self.header.class_names.get(column) for column in columns]
-        for batch in self.read(columns):
+    A column that the file or a record lacks is None, ids of a column with class names are those names, and what is no
+    row is an `Unreadable`. Raises InputError, also while it reads.
+    """
+    names = [part.class_names.get(column) for column in columns]
+    with reading(part.file) if part.file else nullcontext():
+        for batch in part.read(columns):
             yield [_by_name(row, names) for row in batch] if any(names) else batch
 
 
-def read_header(file: Path, looked_for: Collection[str] = (), layout: Layout = PLAIN) -> Header:
-    """Column names, row count and class names of a file.
+def open_file(file: Path, looked_for: Collection[str] = (), layout: Layout = PLAIN) -> Part:
+    """A file and what it says of itself: column names, row count and class names.
 
     `looked_for` are the columns that the caller wants, that of the text first: a JSON file is read until they have all
     come up, and where a CSV file lacks the first, its delimiter is checked. Raises InputError.
     """
     family = _family(file, layout)
     with reading(file):
-        return HEADERS[family](file, layout, looked_for)
-
-
-def read_rows(file: Path, columns: Sequence[str], layout: Layout = PLAIN) -> Iterator[Batch]:
-    """Batches of at most `BATCH_ROWS` rows in the file's order: the values of the columns asked for as Python objects.
-
-    A column that the file or a record lacks is None; what is no row is an `Unreadable`. Raises InputError, also while
-    it reads.
-    """
-    family = _family(file, layout)
-    with reading(file):
-        yield from ROWS[family](file, layout, columns)
+        return OPENERS[family](file, layout, looked_for)
 
 
 def _family(file: Path, layout: Layout) -> str:
@@ -74,36 +59,32 @@ def _family(file: Path, layout: Layout) -> str:
 def open_files(
     files: Sequence[Path], looked_for: Sequence[str], layout: Layout, described: Mapping[str, tuple[str, ...]]
 ) -> tuple[Part, ...]:
-    """The files of a split, their headers read as far as the columns looked for.
+    """The files of a split, read as far as the columns looked for.
 
     `described` are class names by column that the data set's description gives. Raises InputError for what is no such
     file, and for files that do not have the same classes.
     """
-    headers = [read_header(file, looked_for, layout) for file in files]
-    parts = tuple(
-        Part(file, _described(file, header, described), partial(read_rows, file, layout=layout))
-        for file, header in zip(files, headers, strict=True)
-    )
+    parts = tuple(_described(open_file(file, looked_for, layout), described) for file in files)
     for column in looked_for:
-        _refuse_other_classes(column, [part for part in parts if part.header.num_rows != 0])
+        _refuse_other_classes(column, [part for part in parts if part.num_rows != 0])
     return parts
 
 
-def _described(file: Path, header: Header, described: Mapping[str, tuple[str, ...]]) -> Header:
-    """The header with the class names of the data set's description, which must say what the file says."""
-    for column, names in header.class_names.items():
+def _described(part: Part, described: Mapping[str, tuple[str, ...]]) -> Part:
+    """The part with the class names of the data set's description, which must say what the file says."""
+    for column, names in part.class_names.items():
         if described.get(column, names) != names:
             raise InputError(
-                f"{file}: its classes ({shorten(names)}) are not those of the data set's description "
+                f"{part.file}: its classes ({shorten(names)}) are not those of the data set's description "
                 f"({shorten(described[column])}); one of them is wrong"
             )
-    return replace(header, class_names={**described, **header.class_names})
+    return replace(part, class_names={**described, **part.class_names})
 
 
 def _refuse_other_classes(column: str, parts: Sequence[Part]) -> None:
     """Raise InputError where the parts' classes differ; one without rows has nothing to mistake."""
     for part in parts[1:]:
-        first, names = (each.header.class_names.get(column, ()) for each in (parts[0], part))
+        first, names = (each.class_names.get(column, ()) for each in (parts[0], part))
         if bool(names) != bool(first):
             named, unnamed = (parts[0], part) if first else (part, parts[0])
             raise InputError(
