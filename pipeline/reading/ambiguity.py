@@ -41,7 +41,7 @@ def refuse_other_ids(where: str, names: Sequence[str], files: Sequence[LabelCoun
     for numbers in map(_ids, files):
         if numbers and numbers[-1] >= len(names) and (numbers[0] > 0 or len(numbers) == len(names)):
             _refuse_range(where, names, numbers)
-    numbers = sorted({number for file in files for number in _ids(file)})
+    numbers = sorted(number for file in files for number in _ids(file))
     if len(numbers) > 1 and numbers[0] > 0 and numbers[-1] < len(names):
         num_rows = sum(file.values[number] for file in files for number in numbers)
         # The chance that no row is of the first class, where all classes are as common.
