@@ -21,16 +21,18 @@ from pipeline.reading.text_files import known_encoding
 OPENERS = {"parquet": open_parquet, "csv": open_csv, "json": open_json}
 
 
-def read_batches(part: Part, columns: Sequence[str]) -> Iterator[Batch]:
-    """Batches of at most `BATCH_ROWS` rows in order: the values of the columns asked for as Python objects.
+def open_files(
+    files: Sequence[Path], looked_for: Sequence[str], layout: Layout, described: Mapping[str, tuple[str, ...]]
+) -> tuple[Part, ...]:
+    """The files of a split, read as far as the columns looked for.
 
-    A column that the file or a record lacks is None, ids of a column with class names are those names, and what is no
-    row is an `Unreadable`. Raises InputError, also while it reads.
+    `described` are class names by column that the data set's description gives. Raises InputError for what is no such
+    file, and for files that do not have the same classes.
     """
-    names = [part.class_names.get(column) for column in columns]
-    with reading(part.file) if part.file else nullcontext():
-        for batch in part.read(columns):
-            yield [_by_name(row, names) for row in batch] if any(names) else batch
+    parts = tuple(_described(open_file(file, looked_for, layout), described) for file in files)
+    for column in looked_for:
+        _refuse_other_classes(column, [part for part in parts if part.num_rows != 0])
+    return parts
 
 
 def open_file(file: Path, looked_for: Collection[str] = (), layout: Layout = PLAIN) -> Part:
@@ -54,20 +56,6 @@ def _family(file: Path, layout: Layout) -> str:
         if kind == "parquet":
             raise InputError(f"{file}: a .parquet file says its own encoding; leave out --encoding")
     return FAMILY[kind]
-
-
-def open_files(
-    files: Sequence[Path], looked_for: Sequence[str], layout: Layout, described: Mapping[str, tuple[str, ...]]
-) -> tuple[Part, ...]:
-    """The files of a split, read as far as the columns looked for.
-
-    `described` are class names by column that the data set's description gives. Raises InputError for what is no such
-    file, and for files that do not have the same classes.
-    """
-    parts = tuple(_described(open_file(file, looked_for, layout), described) for file in files)
-    for column in looked_for:
-        _refuse_other_classes(column, [part for part in parts if part.num_rows != 0])
-    return parts
 
 
 def _described(part: Part, described: Mapping[str, tuple[str, ...]]) -> Part:
@@ -98,7 +86,19 @@ def _refuse_other_classes(column: str, parts: Sequence[Part]) -> None:
             )
 
 
-# Ids as the names that they stand for in their own part
+# Rows, with ids as the names that they stand for in their own part
+
+
+def read_batches(part: Part, columns: Sequence[str]) -> Iterator[Batch]:
+    """Batches of at most `BATCH_ROWS` rows in order: the values of the columns asked for as Python objects.
+
+    A column that the file or a record lacks is None, ids of a column with class names are those names, and what is no
+    row is an `Unreadable`. Raises InputError, also while it reads.
+    """
+    names = [part.class_names.get(column) for column in columns]
+    with reading(part.file) if part.file else nullcontext():
+        for batch in part.read(columns):
+            yield [_by_name(row, names) for row in batch] if any(names) else batch
 
 
 def _by_name(row: Values, names: Sequence[tuple[str, ...] | None]) -> Values:
