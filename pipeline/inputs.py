@@ -16,11 +16,11 @@ from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.prompts import AG_NEWS, Prompt
 from pipeline.reading.dataset import Dataset, open_dataset
-from pipeline.reading.formats import ENDINGS, Layout, Unreadable
+from pipeline.reading.formats import ENDINGS, Layout, batched
 from pipeline.reading.gold import Classes
 from pipeline.reading.labels import shorten
 from pipeline.reading.places import existing_path, find_path, looks_local
-from pipeline.reading.rows import check_row, check_text
+from pipeline.reading.rows import Item, check_row, check_text
 from pipeline.reading.splits import SPLITS
 from pipeline.shots import draw_shots, first_shots
 
@@ -176,16 +176,15 @@ class _Candidates:
         self.num_left_out = 0
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
-        for row in self._shots.dataset.rows():
-            item = check_row(row, self._shots.classes)
-            if isinstance(item, Unreadable) or item.gold is None:
-                continue
-            key = np.uint64(_key(item.text))
-            place = np.searchsorted(self._scored, key)
-            if place < len(self._scored) and self._scored[place] == key:
-                self.num_left_out += 1
-            else:
-                yield item.text, self._position[item.gold]
+        items = (check_row(row, self._shots.classes) for row in self._shots.dataset.rows())
+        usable = ((i.text, i.gold) for i in items if isinstance(i, Item) and i.gold is not None)
+        for batch in batched(usable):
+            keys = np.array([_key(text) for text, _ in batch], np.uint64)
+            for (text, gold), is_scored in zip(batch, np.isin(keys, self._scored), strict=True):
+                if is_scored:
+                    self.num_left_out += 1
+                else:
+                    yield text, self._position[gold]
 
 
 def _key(text: object) -> int:

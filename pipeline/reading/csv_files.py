@@ -78,11 +78,10 @@ def _read(file: Path, layout: Layout, columns: Sequence[str]) -> Iterator[Batch]
             names, whose = list(layout.columns), "--columns names"
         names = names if isinstance(names, list) else []
         places = [names.index(column) if column in names else None for column in columns]
-        for batch in batched(table.rows(len(names), whose)):
-            yield [
-                row if isinstance(row, Unreadable) else tuple([None if at is None else row[at] for at in places])
-                for row in batch
-            ]
+        yield from batched(
+            row if isinstance(row, Unreadable) else tuple([None if at is None else row[at] for at in places])
+            for row in table.rows(len(names), whose)
+        )
 
 
 # Files that are something else than their names say

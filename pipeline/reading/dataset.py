@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
     position: int
     text: object
-    label: object  # None where the data set is unlabelled
+    label: object = None  # where the data set is labelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,7 @@ class Dataset:
         columns = [self.text_column, *([self.label_column] if self.label_column else [])]
         rows = chain.from_iterable(self._batches(columns))
         for position, row in islice(enumerate(rows), *self.slice.bounds(self._count_rows)):
-            if isinstance(row, Unreadable):
-                yield Row(position, row, row)
-            else:
-                yield Row(position, row[0], row[1] if self.label_column else None)
+            yield Row(position, row, row) if isinstance(row, Unreadable) else Row(position, *row)
 
     def all_texts(self) -> Iterator[list[object]]:
         """A pass over the texts of the whole source, whatever slice was asked for."""

@@ -62,7 +62,7 @@ class Unreadable:
 
 
 Values = tuple[object, ...] | Unreadable  # of a row: one for each column asked for, or why there are none
-Batch = list[Values]  # of consecutive rows
+Batch = Sequence[Values]  # of consecutive rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,8 +65,7 @@ def _is_value(line: str) -> bool:
 def _read(file: Path, layout: Layout, columns: Sequence[str]) -> Iterator[Batch]:
     """Batches of the columns asked for; None where a record has no such key."""
     with _open(file, layout) as records:
-        for batch in batched(records):
-            yield [r if isinstance(r, Unreadable) else tuple(map(r.get, columns)) for r in batch]
+        yield from batched(r if isinstance(r, Unreadable) else tuple([r.get(c) for c in columns]) for r in records)
 
 
 @contextmanager
