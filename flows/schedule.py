@@ -17,7 +17,7 @@ from flows.terminal import say
 from pipeline.bundled import DEMO_MODEL, SAMPLE
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
-from pipeline.reading.hub import existing_path
+from pipeline.reading.places import existing_path
 from pipeline.reading.splits import SPLITS
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from pipeline.reading.labels import TRUTH, compare_names, label_values, plain_na
 from pipeline.wording import MAX_SIZE
 
 MIN_STEM = 3
+TABLE = 'labels = { CLASS = " words" }'
 
 
 def choose_classes(config: RunConfig, dataset: Dataset) -> Classes:
@@ -27,12 +28,12 @@ def choose_classes(config: RunConfig, dataset: Dataset) -> Classes:
     missing or disagree, or a label could be read in two ways.
     """
     where = f"{dataset.name} ({dataset.split})"
-    given = _given_names(config)
-    own = dataset.names
+    given, own = _given_names(config), dataset.names
     if own and given:
         _refuse_renaming(where, own, given)
     found = [] if own else dataset.count_labels()
-    names = own or given or _prompt_names(config)
+    tables = _words_by_name(config)
+    names = own or given or _prompt_names(config, tables)
     if names is None:
         values = dict.fromkeys(value for file in found for value in file.values)
         listed = f" (its labels are {shorten(values)})" if values else ""
@@ -41,8 +42,9 @@ def choose_classes(config: RunConfig, dataset: Dataset) -> Classes:
             'configuration (in the order of the label ids) or label_names = "ag_news", or write the labels of its '
             'prompt as a table: labels = { NAME = " words" }'
         )
-    for prompt, labels in _named_labels(config).items():
-        _refuse_other_names(prompt, labels, names, where)
+    for prompt, table in tables.items():
+        if table.keys() != set(names.names):
+            _refuse_other_names(prompt, table, names.names, where)
     return read_classes(found, names, where)
 
 
@@ -52,9 +54,9 @@ def _given_names(config: RunConfig) -> Names | None:
         return None
     if config.label_names == "ag_news":
         return Names.in_order(AG_NEWS)
-    if not isinstance(config.label_names, Mapping):
-        return Names.in_order(_distinct(config.label_names))
-    return _by_id(config.label_names)
+    if isinstance(config.label_names, Mapping):
+        return _by_id(config.label_names)
+    return Names.in_order(_distinct(config.label_names))
 
 
 def _distinct(names: Sequence[str]) -> Sequence[str]:
@@ -67,56 +69,48 @@ def _distinct(names: Sequence[str]) -> Sequence[str]:
 def _by_id(table: Mapping[str, str]) -> Names:
     """Names that are given with the ids that the data has. Raises InputError for what is no id."""
     ids: dict[int, str] = {}
-    unnumbered = [key for key in table if plain_name(key) == plain_name(table[key]) and not _is_number(key)]
+    unnumbered = []  # classes whose label is their name already
     for key, name in table.items():
-        if key in unnumbered:  # a class whose label is its name already
-            continue
         values = label_values(key)
         number = TRUTH.get(key.lower(), values[0] if len(values) == 1 else key)
-        if not isinstance(number, int) or abs(number) > MAX_SIZE or number in ids:
+        if isinstance(number, int) and abs(number) <= MAX_SIZE and number not in ids:
+            ids[number] = name
+        elif not isinstance(number, int) and plain_name(key) == plain_name(name):
+            unnumbered.append(name)
+        else:
             raise InputError(
                 f"label_names: '{key}' is not a whole number of its own between -{MAX_SIZE} and {MAX_SIZE}; write the "
                 "id that the data has and the name of its class, such as 1=World"
             )
-        ids[number] = name
     invented = dict(enumerate(unnumbered, max(ids, default=-1) + 1))
-    ids |= invented
-    numbers = tuple(sorted(ids))
-    names = tuple(_distinct([ids[number] for number in numbers]))
-    return Names(names, numbers, is_complete=True, invented=frozenset(invented))
+    ids = dict(sorted((ids | invented).items()))
+    return Names(tuple(_distinct([*ids.values()])), tuple(ids), is_complete=True, invented=frozenset(invented))
 
 
-def _is_number(key: str) -> bool:
-    return key.lower() in TRUTH or any(isinstance(value, int) for value in label_values(key))
-
-
-def _prompt_names(config: RunConfig) -> Names | None:
-    """AG News's names in the order of their ids where a built-in prompt is used; else those of the first table."""
-    tables = _named_labels(config)
-    if any(name not in config.prompts for name in config.prompt):
-        return Names.in_order(AG_NEWS)
-    return Names(tuple(next(iter(tables.values()))), None) if tables else None
-
-
-def _named_labels(config: RunConfig) -> dict[str, Mapping[str, str]]:
+def _words_by_name(config: RunConfig) -> dict[str, Mapping[str, str]]:
     """Words by class name of each of the run's prompts that names its classes."""
     found: dict[str, Mapping[str, str]] = {}
     for name in dict.fromkeys(config.prompt):
-        labels = config.prompts[name].labels if name in config.prompts else None
-        if labels is None:
+        if name not in config.prompts:
             found[name] = {label.name: label.words for label in BUILT_IN[name].labels}
-        elif isinstance(labels, Mapping):
+        elif isinstance(labels := config.prompts[name].labels, Mapping):
             found[name] = {plain_name(label): words for label, words in labels.items()}
             if len(found[name]) < len(labels):
                 raise InputError(f"prompt '{name}': two of its labels look the same; each class has a name of its own")
     return found
 
 
+def _prompt_names(config: RunConfig, tables: Mapping[str, Mapping[str, str]]) -> Names | None:
+    """AG News's names in the order of their ids where a built-in prompt is used; else those of the first table."""
+    if any(name not in config.prompts for name in config.prompt):
+        return Names.in_order(AG_NEWS)
+    return Names(tuple(next(iter(tables.values()))), None) if tables else None
+
+
 def _refuse_renaming(where: str, own: Names, given: Names) -> None:
     """`label_names` gives names to data that has none; beside others it can only repeat them."""
-    if own.ids is None:
-        agrees = set(own.names) == set(given.names)
-    else:
+    agrees = set(own.names) == set(given.names)
+    if own.ids is not None:
         agrees = dict(zip(own.ids, own.names, strict=True)) == dict(zip(given.ids or (), given.names, strict=True))
     if not agrees:
         raise InputError(
@@ -130,18 +124,15 @@ def _listed(names: Names) -> str:
     return shorten(f"{i} {name}" for i, name in zip(ids, names.names, strict=True))
 
 
-def _refuse_other_names(prompt: str, labels: Mapping[str, str], names: Names, where: str) -> None:
-    if set(labels) == set(names.names):
-        return
-    if prompt in BUILT_IN and labels.keys() == set(AG_NEWS):
+def _refuse_other_names(prompt: str, table: Mapping[str, str], names: Sequence[str], where: str) -> None:
+    if prompt in BUILT_IN and table.keys() == set(AG_NEWS):
         raise InputError(
             f"prompt '{prompt}' is for AG News's classes ({', '.join(AG_NEWS)}), and those of {where} are "
-            f"{shorten(names.names)}; write a prompt of your own for them: [prompts.NAME] with labels = {{ CLASS = "
-            '" words" }'
+            f"{shorten(names)}; write a prompt of your own for them: [prompts.NAME] with {TABLE}"
         )
     raise InputError(
-        f"prompt '{prompt}': its labels ({shorten(labels)}) are not the classes of {where} ({shorten(names.names)}): "
-        f"{compare_names(labels, names.names)}; use the same names"
+        f"prompt '{prompt}': its labels ({shorten(table)}) are not the classes of {where} ({shorten(names)}): "
+        f"{compare_names(table, names)}; use the same names"
     )
 
 
@@ -150,49 +141,45 @@ def _refuse_other_names(prompt: str, labels: Mapping[str, str], names: Names, wh
 
 def choose_prompts(config: RunConfig, classes: Classes) -> tuple[Prompt, ...]:
     """The run's prompts, each once, with the given classes. Raises InputError where they do not fit them."""
-    named = _named_labels(config)
-    prompts = tuple(_make_prompt(config, name, classes, named.get(name)) for name in dict.fromkeys(config.prompt))
-    listed = {prompt.name for prompt in prompts} - named.keys()
+    tables = _words_by_name(config)
+    prompts = []
+    for name in dict.fromkeys(config.prompt):
+        known = config.prompts.get(name) or BUILT_IN[name]
+        words = tables.get(name) or _pair(f"prompt '{name}'", tuple(config.prompts[name].labels), classes)
+        labels = tuple(Label(i, label, words[label]) for i, label in zip(classes.ids, classes.names, strict=True))
+        prompts.append(Prompt(name, known.template, labels, config.boundary or known.boundary))
     for a, b in combinations(prompts, 2):
-        if listed & {a.name, b.name}:
+        if not tables.keys() >= {a.name, b.name}:
             _refuse_disagreement(a, b)
-    return prompts
+    return tuple(prompts)
 
 
-def _make_prompt(config: RunConfig, name: str, classes: Classes, by_name: Mapping[str, str] | None) -> Prompt:
-    known = config.prompts.get(name) or BUILT_IN[name]
-    by_name = by_name or _pair(name, config, classes)
-    labels = tuple(Label(i, label, by_name[label]) for i, label in zip(classes.ids, classes.names, strict=True))
-    return Prompt(name, known.template, labels, config.boundary or known.boundary)
-
-
-def _pair(name: str, config: RunConfig, classes: Classes) -> Mapping[str, str]:
+def _pair(where: str, words: Sequence[str], classes: Classes) -> Mapping[str, str]:
     """Words by class name of a prompt that lists its words: by name where they are the names, else by the ids."""
-    words = tuple(config.prompts[name].labels)
-    where = f"prompt '{name}'"
     if len(words) != len(classes.names):
         raise InputError(
             f"{where}: {len(words)} label words for {len(classes.names)} label names ({shorten(classes.names)}); "
             "give one for each, in the same order"
         )
     bare = {label.strip().casefold(): label for label in classes.names}
-    said = [bare.get(word.strip().casefold()) for word in words]
-    if set(said) == set(classes.names):
-        return {label: word for label, word in zip(said, words, strict=True) if label is not None}
-    advice = 'write them as a table, labels = { CLASS = " words" }'
+    by_name = {bare[text]: word for word in words if (text := word.strip().casefold()) in bare}
+    if len(by_name) == len(words):
+        return by_name
     parts = {label: _words_of(label) for label in classes.names}
     for label, word in zip(classes.names, words, strict=True):
         spoken = _words_of(word)
         if _speak_of(spoken, parts[label]):
             continue
-        others = [other for other, named in parts.items() if _speak_of(spoken, named)]
-        if others:
+        if others := [other for other, named in parts.items() if _speak_of(spoken, named)]:
             raise InputError(
                 f"{where}: its words are in the order of the ids, where '{word}' is for {label} and not for "
-                f"{others[0]}; {advice}"
+                f"{others[0]}; write them as a table, {TABLE}"
             )
     if not classes.is_ordered:
-        raise InputError(f"{where}: its words are a list in the order of the ids, and nothing gives the ids; {advice}")
+        raise InputError(
+            f"{where}: its words are a list in the order of the ids, and nothing gives the ids; write them as a table, "
+            f"{TABLE}"
+        )
     return dict(zip(classes.names, words, strict=True))
 
 
@@ -217,5 +204,5 @@ def _refuse_disagreement(a: Prompt, b: Prompt) -> None:
         if other != label.name:
             raise InputError(
                 f"prompts '{a.name}' and '{b.name}': the words '{label.words}' are for {other} in the one and for "
-                f'{label.name} in the other; write both as tables, labels = {{ CLASS = " words" }}'
+                f"{label.name} in the other; write both as tables, {TABLE}"
             )

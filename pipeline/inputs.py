@@ -3,12 +3,12 @@
 Invariant: nothing here imports torch or asks for a model, so that whatever a user got wrong in these is told at once.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.bundled import SAMPLE, sample_path
 from pipeline.classes import choose_classes, choose_prompts
@@ -16,18 +16,15 @@ from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.prompts import AG_NEWS, Prompt
 from pipeline.reading.dataset import Dataset, open_dataset
+from pipeline.reading.formats import ENDINGS, Layout, batched
 from pipeline.reading.gold import Classes
-from pipeline.reading.hub import existing_path
 from pipeline.reading.labels import shorten
-from pipeline.reading.places import find_path, looks_local
-from pipeline.reading.readers import ENDINGS, Layout
-from pipeline.reading.rows import Row, check_row, check_text
+from pipeline.reading.places import existing_path, find_path, looks_local
+from pipeline.reading.rows import Item, check_row, check_text
 from pipeline.reading.splits import SPLITS
-from pipeline.shots import draw_shots, first_shots, loose_key
+from pipeline.shots import draw_shots, first_shots
 
 SMALL_BYTES = 32_000_000
-
-Keys = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +91,9 @@ def _open(config: RunConfig, name: str, split: str) -> Dataset:
 def _open_shots(config: RunConfig, dataset: Dataset, classes: Classes) -> ShotsSource:
     """Open the source of the solved examples. Raises InputError where it is what is scored, or has other classes."""
     shots = _find_shots(config, dataset)
-    same_split = shots.source.files == () and (shots.location, _base(shots.split)) == (
-        dataset.location,
-        _base(dataset.split),
-    )
-    if same_split or {f.resolve() for f in shots.source.files} & {f.resolve() for f in dataset.source.files}:
+    scored, drawn = ({file.resolve() for file in each.files} for each in (dataset, shots))
+    places = {(each.location, _base(each.split)) for each in (dataset, shots)}
+    if scored & drawn or (not drawn and len(places) == 1):
         raise InputError(
             f"shots_split is '{config.shots_split}', and what it names is scored itself; draw the solved examples from "
             "another split, such as train, or from another file"
@@ -110,8 +105,9 @@ def _open_shots(config: RunConfig, dataset: Dataset, classes: Classes) -> ShotsS
             f"shots_split '{config.shots_split}': its labels {shorten(own.unread)} are none of the classes "
             f"{own.shown}; mend the file, or choose another"
         )
-    differ = _mapping(own) != _mapping(classes) and shots.names is None
-    if set(own.names) != set(classes.names) or (differ and any(isinstance(value, int) for value in own.codes)):
+    differ = set(zip(own.ids, own.names, strict=True)) != set(zip(classes.ids, classes.names, strict=True))
+    by_id = shots.names is None and any(isinstance(value, int) for value in own.codes)
+    if set(own.names) != set(classes.names) or (differ and by_id):
         raise InputError(
             f"shots_split '{config.shots_split}': its classes ({own.shown}) are not those of {dataset.name} "
             f"({classes.shown}); name them in the file, or choose another"
@@ -125,7 +121,7 @@ def _find_shots(config: RunConfig, dataset: Dataset) -> Dataset:
     if path is not None:
         split = "train" if path.is_dir() else path.name
         return _open(config, str(path), split + config.shots_split.removeprefix(name))
-    if [str(file.resolve()) for file in dataset.source.files] == [dataset.location]:
+    if [str(file.resolve()) for file in dataset.files] == [dataset.location]:
         raise InputError(
             f"the solved examples come from the split '{config.shots_split}', and {dataset.name} is one file; name a "
             "file with --shots-split"
@@ -147,14 +143,10 @@ def _base(split: str) -> str:
     return split.partition("[")[0]
 
 
-def _mapping(classes: Classes) -> dict[int, str]:
-    return dict(zip(classes.ids, classes.names, strict=True))
-
-
 def is_small(inputs: Inputs) -> bool:
     """Whether drawing solved examples, which reads every text, takes no time to speak of."""
-    sources = [inputs.dataset.source, *([inputs.shots.dataset.source] if inputs.shots else [])]
-    return sum(file.stat().st_size for source in sources for file in source.files) < SMALL_BYTES
+    files = inputs.dataset.files + (inputs.shots.dataset.files if inputs.shots else ())
+    return sum(file.stat().st_size for file in files) < SMALL_BYTES
 
 
 def draw(config: RunConfig, inputs: Inputs) -> Shots:
@@ -165,7 +157,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Shots:
     """
     if inputs.shots is None:
         return Shots()
-    rows = _Candidates(inputs.shots, inputs.classes, _scored_keys(inputs.dataset))
+    rows = _Candidates(inputs.shots, inputs.classes, inputs.dataset)
     if config.shots_draw == "first":
         examples = first_shots(rows, num_shots=config.num_shots)
     else:
@@ -173,31 +165,28 @@ def draw(config: RunConfig, inputs: Inputs) -> Shots:
     return Shots(examples, rows.num_left_out, inputs.shots.classes.remark)
 
 
-def _scored_keys(dataset: Dataset) -> Keys:
-    """The sorted keys of all texts of the source: 8 bytes a row."""
-    batches = [
-        np.array([loose_key(text) for text in texts if isinstance(check_text(text), str)], np.uint64)
-        for texts in dataset.all_texts()
-    ]
-    return np.unique(np.concatenate(batches)) if batches else np.array([], np.uint64)
-
-
 class _Candidates:
     """The (text, class) of rows that may be drawn; counts those left out because their text is scored."""
 
-    def __init__(self, shots: ShotsSource, classes: Classes, scored: Keys) -> None:
-        self._shots, self._scored = shots, scored
+    def __init__(self, shots: ShotsSource, classes: Classes, scored: Dataset) -> None:
+        self._shots = shots
         self._position = {name: position for position, name in enumerate(classes.names)}
+        keys = (_key(text) for texts in scored.all_texts() for text in texts if isinstance(check_text(text), str))
+        self._scored = np.unique(np.fromiter(keys, np.uint64))  # 8 bytes a row
         self.num_left_out = 0
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
-        for batch in self._shots.dataset.rows():
-            labels = batch.labels or [None] * len(batch.texts)
-            rows = [check_row(*pair, self._shots.classes) for pair in zip(batch.texts, labels, strict=True)]
-            usable = [row for row in rows if isinstance(row, Row) and row.gold is not None]
-            keys = np.array([loose_key(row.text) for row in usable], np.uint64)
-            for row, is_scored in zip(usable, np.isin(keys, self._scored), strict=True):
+        items = (check_row(row, self._shots.classes) for row in self._shots.dataset.rows())
+        usable = ((i.text, i.gold) for i in items if isinstance(i, Item) and i.gold is not None)
+        for batch in batched(usable):
+            keys = np.array([_key(text) for text, _ in batch], np.uint64)
+            for (text, gold), is_scored in zip(batch, np.isin(keys, self._scored), strict=True):
                 if is_scored:
                     self.num_left_out += 1
-                elif row.gold is not None:
-                    yield row.text, self._position[row.gold]
+                else:
+                    yield text, self._position[gold]
+
+
+def _key(text: object) -> int:
+    """64 bits by which a text is known again, white space aside. Two texts share one by chance once in 2^64."""
+    return int.from_bytes(hashlib.sha256(" ".join(str(text).split()).encode()).digest()[:8])

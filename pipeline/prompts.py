@@ -88,11 +88,6 @@ def make_prompt(
     name: str, template: str, words: tuple[str, ...], label_names: tuple[str, ...], boundary: Boundary = "joint"
 ) -> Prompt:
     """A prompt from one string of label words for each of `label_names`, in the order of their ids."""
-    if len(words) != len(label_names):
-        raise InputError(
-            f"prompt '{name}': {len(words)} label words for {len(label_names)} label names "
-            f"({', '.join(label_names[:8])}); give one for each, in the same order"
-        )
     labels = tuple(Label(i, n, w) for i, (n, w) in enumerate(zip(label_names, words, strict=True)))
     return Prompt(name, template, labels, boundary)
 

@@ -7,15 +7,16 @@ items.parquet is either complete or absent.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import InputError
-from pipeline.reading.dataset import Dataset
+from pipeline.reading.dataset import Dataset, Row
+from pipeline.reading.formats import Unreadable
 from pipeline.reading.gold import Classes
 from pipeline.reading.labels import printable
-from pipeline.reading.readers import Unreadable
-from pipeline.reading.rows import Row, check_row
+from pipeline.reading.rows import Item, check_row
 from pipeline.storing.layout import ITEMS_SCHEMA, REJECTED_SCHEMA
 from pipeline.storing.tables import RowWriter
 
@@ -54,29 +55,26 @@ def pull_items(
         raise InputError(f"limit {limit}: give a number of rows, 1 or more")
     tally = _Tally()
     with RowWriter(items_path, ITEMS_SCHEMA) as items, RowWriter(rejected_path, REJECTED_SCHEMA) as rejected:
-        for item_id, text, label in _first_rows(dataset, limit):
-            row = check_row(text, label, classes)
-            tally.add(item_id, row, label, classes)
-            if isinstance(row, Unreadable):
-                if on_bad_row == "skip":
-                    rejected.add((item_id, row.reason, row.raw, _shown(label)))
-            elif tally.num_bad == 0 or on_bad_row == "skip":
-                items.add((item_id, *row))
+        for row in islice(dataset.rows(), limit):
+            found = check_row(row, classes)
+            tally.add(row, found, classes)
+            if isinstance(found, Item):
+                if tally.num_bad == 0 or on_bad_row == "skip":
+                    items.add(found)
+            elif on_bad_row == "skip":
+                label = None if row.label is None or isinstance(row.label, Unreadable) else printable(row.label)
+                rejected.add((row.position, found.reason, found.raw, label))
         _refuse(dataset, tally, on_bad_row)
     if not tally.num_bad:
         rejected_path.unlink()
     return PullSummary(tally.num_good, tally.num_bad, tally.num_rows, tuple(tally.remarks()))
 
 
-def _shown(label: object) -> str | None:
-    return None if label is None or isinstance(label, Unreadable) else printable(label)
-
-
 def refuse_bad_rows(dataset: Dataset, *, classes: Classes, limit: int | None) -> None:
     """Look at the first rows, and raise what `pull_items` would where one of them is bad; writes nothing."""
     tally = _Tally()
-    for item_id, text, label in _first_rows(dataset, limit):
-        tally.add(item_id, check_row(text, label, classes), label, classes)
+    for row in islice(dataset.rows(), limit):
+        tally.add(row, check_row(row, classes), classes)
         if tally.num_rows == NUM_ROWS_TRIED and not tally.num_bad:
             return
     _refuse(dataset, tally, "fail")
@@ -89,7 +87,7 @@ class _Tally:
         self.num_good = self.num_bad = 0
         self.shown: list[str] = []  # the first bad rows
         self.num_bad_labels = 0
-        self._kept: Counter[str] = Counter()
+        self._kept: set[str] = set()
         self._lost: Counter[str] = Counter()
 
     @property
@@ -101,25 +99,25 @@ class _Tally:
         """How many rows were lost of each label that no row is left of."""
         return {name: n for name, n in self._lost.most_common() if name not in self._kept}
 
-    def add(self, item_id: int, row: Row | Unreadable, label: object, classes: Classes) -> None:
+    def add(self, row: Row, found: Item | Unreadable, classes: Classes) -> None:
         """Count one row."""
-        if isinstance(row, Row):
+        if isinstance(found, Item):
             self.num_good += 1
-            if row.gold is not None:
-                self._kept[row.gold] += 1
+            if found.gold is not None:
+                self._kept.add(found.gold)
             return
         self.num_bad += 1
         if len(self.shown) < NUM_BAD_ROWS_SHOWN:
-            self.shown.append(f"row {item_id}: {row.reason}")
-        if isinstance(label, Unreadable):
+            self.shown.append(f"row {row.position}: {found.reason}")
+        if isinstance(row.label, Unreadable):
             return
-        found = classes.positions(label)
-        if isinstance(found, str):
+        gold = classes.positions(row.label)
+        if isinstance(gold, str):
             self.num_bad_labels += 1
             if len(self._lost) < NUM_LOST_LABELS:
-                self._lost[f"label {printable(label)[:60]!r}"] += 1
+                self._lost[f"label {printable(row.label)[:60]!r}"] += 1
         else:
-            self._lost.update(classes.names[position] for position in found[:1])
+            self._lost.update(classes.names[position] for position in gold[:1])
 
     def remarks(self) -> Iterator[str]:
         """What leaving out the bad rows did to the classes."""
@@ -127,18 +125,6 @@ class _Tally:
             each = ", ".join(f"{name} ({n:,} rows)" for name, n in list(self.vanished.items())[:NUM_BAD_ROWS_SHOWN])
             more = len(self.vanished) - NUM_BAD_ROWS_SHOWN
             yield f"by leaving out bad rows nothing is left of {each}{f' and {more} more' if more > 0 else ''}"
-
-
-def _first_rows(dataset: Dataset, limit: int | None) -> Iterator[tuple[int, object, object]]:
-    left = limit
-    for first_id, texts, labels in dataset.rows():
-        texts = texts if left is None else texts[:left]
-        for offset, text in enumerate(texts):
-            yield first_id + offset, text, labels[offset] if labels is not None else None
-        if left is not None:
-            left -= len(texts)
-            if left == 0:
-                return
 
 
 def _refuse(dataset: Dataset, tally: _Tally, on_bad_row: str) -> None:

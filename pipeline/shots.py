@@ -1,7 +1,7 @@
 """Solved examples for few-shot prompts: a seeded draw that is balanced over the classes, or the first rows.
 
-Invariant: the draw depends on the seed and the source rows alone, and is the same for every article, so that the
-examples belong to the prefix that all articles share.
+Invariant: the draw depends on the seed and the source rows alone, and is the same for every item, so that the examples
+belong to the prefix that all items share.
 """
 
 import hashlib
@@ -53,11 +53,6 @@ def first_shots(rows: Iterable[tuple[str, int]], *, num_shots: int) -> tuple[tup
             "fewer or choose another shots_split"
         )
     return shots
-
-
-def loose_key(text: object) -> int:
-    """64 bits by which a text is known again, white space aside. Two texts share one by chance once in 2^64."""
-    return int.from_bytes(hashlib.sha256(" ".join(str(text).split()).encode()).digest()[:8])
 
 
 def _keep_smallest(kept: dict[bytes, str], text: str, seed: int, count: int) -> None:

@@ -53,13 +53,13 @@ def _check_slot(where: str, template: str) -> None:
         seen = f" (it has {show(like[0])})" if like else ""
         raise InputError(
             f"{where}: the template must contain {SLOT} exactly once, it has it {slots} times{seen}; "
-            f"write {SLOT} where the article goes"
+            f"write {SLOT} where the text goes"
         )
     for found in _SLOT_ELSEWHERE.findall(template):
         if found != SLOT:
             raise InputError(
                 f"{where}: the template has {show(found)}, which can be read in two ways; write {SLOT} where the "
-                "article goes, once, with blanks around it if other braces stand beside it"
+                "text goes, once, with blanks around it if other braces stand beside it"
             )
     for latex, found in _OTHER_SLOT.findall(template):
         if found != SLOT and not latex:
@@ -123,12 +123,11 @@ def check_words(where: str, labels: Sequence[tuple[str, str]]) -> None:
 
 def _check_ends(where: str, words: list[str]) -> None:
     """White space at the end is scored, too: where only some words have it, it weighs on their labels alone."""
-    ended = [each for each in words if each[-1].isspace()]
-    if ended and len(ended) < len(words):
-        bare = next(each for each in words if not each[-1].isspace())
+    ended, bare = ([each for each in words if each[-1].isspace() is ends] for ends in (True, False))
+    if ended and bare:
         raise InputError(
-            f"{where}: the label words {show(ended[0])} end in white space, which is scored, and {show(bare)} do not; "
-            "take it away"
+            f"{where}: the label words {show(ended[0])} end in white space, which is scored, and {show(bare[0])} do "
+            "not; take it away"
         )
 
 
@@ -146,7 +145,7 @@ def find_glued(tail: str, words: Sequence[str]) -> str | None:
 
 
 def _wants_blank(last: str) -> bool:
-    """Whether words after this character have a blank before them; an empty string stands for an article's end."""
+    """Whether words after this character have a blank before them; an empty string stands for a text's end."""
     if not last:
         return True
     opens = unicodedata.category(last) in ("Ps", "Pi") or last in "\"'`"

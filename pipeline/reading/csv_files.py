@@ -1,4 +1,4 @@
-"""Header and rows of CSV and TSV files.
+"""CSV and TSV files.
 
 Invariant: a file whose columns are separated by something else is named as that, never read as one of a single column.
 """
@@ -7,30 +7,31 @@ import csv
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import NoReturn
 
 from pipeline.errors import InputError
-from pipeline.reading.csv_rows import DELIMITERS, Table
-from pipeline.reading.formats import Batch, Layout, Unreadable, batched, format_of, short
+from pipeline.reading.csv_rows import Table
+from pipeline.reading.formats import Batch, Layout, Part, Unreadable, batched, need_format, short
 from pipeline.reading.text_files import open_text
 
-TextKind = Literal["csv", "tsv"]
-DELIMITER_NAMES = {"\t": "tabs", ",": "commas"}
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+DELIMITER_NAMES = {",": "commas", "\t": "tabs"}
 OTHER_DELIMITERS = ("\t", ";", "|", ",", ":")
 MAX_NAME_CHARS = 60
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 
 
 @contextmanager
-def _open(file: Path, kind: TextKind, layout: Layout) -> Iterator[Table]:
+def _open(file: Path, layout: Layout) -> Iterator[Table]:
     with open_text(file, layout.encoding) as lines:
-        yield Table(lines, kind)
+        yield Table(lines, DELIMITERS[need_format(file).kind])
 
 
-def csv_columns(file: Path, kind: TextKind, layout: Layout, looked_for: Collection[str]) -> tuple[str, ...]:
-    """The names in the file's first row, or those that the user gave in its place. Raises InputError."""
-    with _open(file, kind, layout) as table:
+def open_csv(file: Path, layout: Layout, looked_for: Collection[str]) -> Part:
+    """Columns are named by the file's first row, or by the user in its place. Raises InputError."""
+    with _open(file, layout) as table:
         first = table.header()
         line_number, line = table.line_number, table.raw
     if first is None:
@@ -38,82 +39,77 @@ def csv_columns(file: Path, kind: TextKind, layout: Layout, looked_for: Collecti
         raise InputError(f"{file}: {what}; check the file")
     fields = [] if isinstance(first, Unreadable) else first
     if layout.columns is not None:
-        return _given_columns(file, kind, layout.columns, fields, line)
+        _check_given(file, layout.columns, fields, line)
+        return Part(file, layout.columns, partial(_read, file, layout))
     wanted = next(iter(looked_for), None)
     if not fields or (wanted is not None and wanted not in fields):
-        _refuse_other_delimiter(file, kind, fields, line, wanted)
-        if not line.isascii() and re.search("[\udc80-\udcff]", line):
+        _refuse_other_delimiter(file, fields, line, wanted)
+        if re.search("[\udc80-\udcff]", line):
             what = f"its header is not text in {layout.encoding or 'utf-8'}"
             raise InputError(f"{file}: {what}; give its encoding with --encoding, cp1252 for example")
     if isinstance(first, Unreadable):
         raise InputError(f"{file}: line {line_number}, its header, is broken: {first.reason}; mend it")
-    return tuple(fields)
+    return Part(file, tuple(fields), partial(_read, file, layout))
 
 
-def _given_columns(
-    file: Path, kind: TextKind, columns: tuple[str, ...], first: list[str], line: str
-) -> tuple[str, ...]:
+def _check_given(file: Path, columns: tuple[str, ...], first: list[str], line: str) -> None:
+    """Refuse names for the columns of a file that has its own, or another number of columns by another delimiter."""
     twice = [column for at, column in enumerate(columns) if column in columns[:at]]
     if twice:
         raise InputError(f"--columns: names '{twice[0]}' twice; name each column differently")
-    if [_plain(field) for field in first] == [_plain(column) for column in columns]:
+    if list(map(_bare, first)) == list(map(_bare, columns)):
         raise InputError(f"{file}: its first line is a header already; leave out --columns")
     if len(first) != len(columns):
         for delimiter in OTHER_DELIMITERS:
             if len(_split(line, delimiter)) == len(columns):
-                _refuse_delimiter(file, kind, delimiter, line)
-    return columns
+                _refuse_delimiter(file, delimiter, line)
 
 
-def _plain(name: str) -> str:
+def _bare(name: str) -> str:
     return name.strip().casefold()
 
 
-def csv_rows(file: Path, kind: TextKind, layout: Layout, columns: Sequence[str]) -> Iterator[Batch]:
+def _read(file: Path, layout: Layout, columns: Sequence[str]) -> Iterator[Batch]:
     """Batches of the columns asked for; a column that is not there is None throughout."""
-    with _open(file, kind, layout) as table:
+    with _open(file, layout) as table:
         if layout.columns is None:
-            header, told = table.header(), "the header has"
-            names = header if isinstance(header, list) else []
+            names, whose = table.header(), "the header has"
         else:
-            names, told = list(layout.columns), "--columns names"
+            names, whose = list(layout.columns), "--columns names"
+        names = names if isinstance(names, list) else []
         places = [names.index(column) if column in names else None for column in columns]
-        for batch in batched(table.rows(len(names), told)):
-            yield tuple(_column(batch, place) for place in places)
-
-
-def _column(rows: list[list[str] | Unreadable], place: int | None) -> list[object]:
-    return [row if isinstance(row, Unreadable) else None if place is None else row[place] for row in rows]
+        yield from batched(
+            row if isinstance(row, Unreadable) else tuple([None if at is None else row[at] for at in places])
+            for row in table.rows(len(names), whose)
+        )
 
 
 # Files that are something else than their names say
 
 
-def _refuse_other_delimiter(file: Path, kind: TextKind, fields: list[str], line: str, wanted: str | None) -> None:
+def _refuse_other_delimiter(file: Path, fields: list[str], line: str, wanted: str | None) -> None:
     """Raise InputError where another delimiter finds the wanted column, or columns at all where there is but one."""
     best, best_score = "", (False, max(len(fields), 1))
     for delimiter in OTHER_DELIMITERS:
-        names = [_plain(name) for name in _split(line, delimiter)]
-        score = (wanted is not None and _plain(wanted) in names, len(names))
+        names = [_bare(name) for name in _split(line, delimiter)]
+        score = (wanted is not None and _bare(wanted) in names, len(names))
         is_likely = score[0] or (len(fields) < 2 and delimiter != ":")
-        if delimiter != DELIMITERS[kind] and is_likely and score > best_score and len(names) > 1:
+        if delimiter != DELIMITERS[need_format(file).kind] and is_likely and score > best_score and len(names) > 1:
             best, best_score = delimiter, score
     if best:
-        _refuse_delimiter(file, kind, best, line)
+        _refuse_delimiter(file, best, line)
 
 
-def _refuse_delimiter(file: Path, kind: TextKind, found: str, line: str) -> None:
-    how = format_of(file)
-    behind = file.suffix if how and how.compression else ""
-    other: TextKind = "tsv" if kind == "csv" else "csv"
+def _refuse_delimiter(file: Path, found: str, line: str) -> NoReturn:
+    kind, compression = need_format(file)
+    other = "tsv" if kind == "csv" else "csv"
+    own_name, other_name = (DELIMITER_NAMES[DELIMITERS[each]] for each in (kind, other))
     if found == DELIMITERS[other]:
-        raise InputError(
-            f"{file}: its columns are separated by {DELIMITER_NAMES[found]}; rename it to .{other}{behind}"
-        )
-    own, others = (DELIMITER_NAMES[DELIMITERS[each]] for each in (kind, other))
+        name = f".{other}{file.suffix if compression else ''}"
+        raise InputError(f"{file}: its columns are separated by {other_name}; rename it to {name}")
     raise InputError(
-        f"{file}: its columns are separated by '{found}', not by {own} ({short(line, 60)}); "
-        f"save it with {own}, or with {others} as .{other}"
+        f"{file}: its columns are separated by '{found}', not by {own_name} ({short(line, 60)}); "
+        f"save it with {own_name}, or with {other_name} as .{other}"
     )
 
 

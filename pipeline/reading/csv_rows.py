@@ -15,17 +15,14 @@ import csv
 import re
 from collections import deque
 from collections.abc import Iterator
-from typing import Literal
 
 from pipeline.reading.formats import Unreadable
 
-MAX_FIELD_CHARS = 2**31 - 1  # the csv module's own limit of 131,072 characters is less than a long article
+MAX_FIELD_CHARS = 2**31 - 1  # the csv module's own limit of 131,072 characters is less than a long text
 MAX_OPEN_CHARS = 1 << 25  # how far an open quote may look for its end; the csv module takes four bytes for each
 LINE_CHARS = 64  # what a line costs in memory besides its characters, so that empty lines count too
 
 PLAIN_WORD = re.compile(r"[^\s\"]{1,40}")  # what a label looks like
-
-DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
 class _NeverClosed(csv.Error):
@@ -49,6 +46,11 @@ class _Lines:
         self.asked = 0  # how many lines the record wanted
         self._size = 0  # of the lines behind the first
 
+    @property
+    def last_number(self) -> int:
+        """Of the record's last line."""
+        return self.number + len(self.taken) - 1
+
     def begin(self) -> None:
         """Let go of the last record's lines."""
         self.number += len(self.taken)
@@ -61,7 +63,7 @@ class _Lines:
     def __next__(self) -> str:
         self.asked += 1
         is_open = bool(self.taken)
-        if self._size > MAX_OPEN_CHARS or (is_open and self.number + len(self.taken) - 1 < self._broken_in):
+        if self._size > MAX_OPEN_CHARS or (is_open and self.last_number < self._broken_in):
             raise _NeverClosed
         line = self._given_back.popleft() if self._given_back else next(self._lines)
         if is_open:
@@ -71,7 +73,7 @@ class _Lines:
 
     def give_back(self) -> None:
         """All but the record's first line."""
-        self._broken_in = max(self._broken_in, self.number + len(self.taken) - 1)
+        self._broken_in = max(self._broken_in, self.last_number)
         self._given_back.extendleft(reversed(self.taken[1:]))
         del self.taken[1:]
 
@@ -79,12 +81,12 @@ class _Lines:
 class Table:
     """The rows of a CSV or TSV text, one after the other; blank lines are none."""
 
-    def __init__(self, lines: Iterator[str], kind: Literal["csv", "tsv"]) -> None:
+    def __init__(self, lines: Iterator[str], delimiter: str) -> None:
         csv.field_size_limit(MAX_FIELD_CHARS)
         self._lines = _Lines(lines)
-        self._delimiter = DELIMITERS[kind]
-        self._reader = csv.reader(self._lines, strict=True, delimiter=self._delimiter)
-        self._is_tsv = kind == "tsv"
+        self._delimiter = delimiter
+        self._reader = csv.reader(self._lines, strict=True, delimiter=delimiter)
+        self._is_tsv = delimiter == "\t"
         self._is_loose = False  # TSV with a quote where a program that quotes leaves none
 
     @property
@@ -104,30 +106,25 @@ class Table:
             return self._as_it_stands() if self._is_tsv else Unreadable(fields, self.raw)
         return fields
 
-    def rows(self, width: int, told: str) -> Iterator[list[str] | Unreadable]:
-        """The rows that follow; `told` says who wants that many fields ("the header has")."""
-        while (fields := self._next_fields()) is not None:
-            row = fields
-            if self._is_tsv and not self._is_sound(fields, width):
+    def rows(self, width: int, whose: str) -> Iterator[list[str] | Unreadable]:
+        """The rows that follow; `whose` says who wants that many fields ("the header has")."""
+        while (row := self._next_fields()) is not None:
+            if self._is_tsv and not self._is_sound(row, width):
                 self._lines.give_back()
                 row = self._as_it_stands()
                 self._is_loose = self._is_loose or len(row) == width
-            where = f"line {self._lines.number}"
+            reach = f"its quotes reach to line {self._lines.last_number}" if len(self._lines.taken) > 1 else ""
             if isinstance(row, str):
-                yield Unreadable(f"{where}: {row}", self.raw)
-            elif len(self._lines.taken) > 1 and self._is_torn(width):
-                why = f"its quotes reach{self._reach_to()}, and each of these lines could be a row by itself"
-                yield Unreadable(f"{where}: {why}; double the quotes in its text, or quote its other fields", self.raw)
+                why = row
+            elif reach and self._is_torn(width):
+                why = f"{reach}, and each of these lines could be a row by itself; double the quotes in its text, or "
+                why += "quote its other fields"
             elif len(row) != width:
-                yield Unreadable(f"{where}: {len(row)} fields where {told} {width}{self._reach()}", self.raw)
+                why = f"{len(row)} fields where {whose} {width}{f' ({reach})' if reach else ''}"
             else:
                 yield row
-
-    def _reach(self) -> str:
-        return f" (its quotes reach{self._reach_to()})" if len(self._lines.taken) > 1 else ""
-
-    def _reach_to(self) -> str:
-        return f" to line {self._lines.number + len(self._lines.taken) - 1}"
+                continue
+            yield Unreadable(f"line {self._lines.number}: {why}", self.raw)
 
     def _is_torn(self, width: int) -> bool:
         """Whether every line of a quoted row has as many fields as a row, one of which is a plain word in each.
@@ -142,7 +139,8 @@ class Table:
 
     def _next_fields(self) -> list[str] | str | None:
         """The next record's fields, or why its first line is broken; None at the end."""
-        while True:
+        fields: list[str] = []
+        while not fields:
             self._lines.begin()
             try:
                 fields = next(self._reader)
@@ -152,8 +150,7 @@ class Table:
                 inside = self._lines.asked == 1
                 self._lines.give_back()
                 return "text behind a closing quote" if inside else "a quote is opened and never closed"
-            if fields:
-                return fields
+        return fields
 
     def _as_it_stands(self) -> list[str]:
         return self._lines.taken[0].rstrip("\r\n").split(self._delimiter)

@@ -4,30 +4,31 @@ Invariant: a row's position is that in the source split, whatever was sliced.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import InputError
+from pipeline.reading.csv_files import looks_like_data
+from pipeline.reading.formats import ENDINGS, FAMILY, PLAIN, Batch, Layout, Part, Unreadable, need_format
 from pipeline.reading.gold import Names
 from pipeline.reading.labels import LabelCounts, count_labels, plain_name
 from pipeline.reading.places import ALIKE, find_path
-from pipeline.reading.readers import ENDINGS, PLAIN, Layout, format_of, looks_like_data
-from pipeline.reading.sources import Source, open_files
+from pipeline.reading.readers import open_files, read_batches
 from pipeline.reading.splits import find_files
 
-DEFAULT_TEXT_COLUMN = "text"
 DEFAULT_LABEL_COLUMN = "label"
 
 
-class RowBatch(NamedTuple):
-    """Consecutive rows: the first one's position, their texts and, where the data set is labelled, their labels."""
+class Row(NamedTuple):
+    """A row as its source has it. What could not be read is an `Unreadable` in both columns."""
 
-    first_id: int
-    texts: list[object]
-    labels: list[object] | None
+    position: int
+    text: object
+    label: object = None  # where the data set is labelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,57 +38,57 @@ class Dataset:
     name: str
     location: str  # a whole path, or the id on the hub
     split: str
-    source: Source
+    revision: str | None  # the hub's commit; None for local files
+    parts: tuple[Part, ...]
     text_column: str
     label_column: str | None
-    cut: "Cut | None"
-    num_rows: int | None  # of the slice asked for, where known without reading it
+    slice: "Slice"  # of the split, that was asked for
     remarks: tuple[str, ...] = ()  # files that were passed over, and that it is unlabelled
 
     @property
-    def revision(self) -> str | None:
-        """The hub's commit; None for local files."""
-        return self.source.revision
+    def files(self) -> tuple[Path, ...]:
+        """The files that it is read from; none where the hub streams it."""
+        return tuple(part.file for part in self.parts if part.file is not None)
 
     @property
     def names(self) -> Names | None:
-        """The class names of its ClassLabel feature, where it has one."""
-        if self.label_column is None or self.label_column not in self.source.class_names:
+        """The class names of its ClassLabel feature, where it has one; without ids where its files differ in them."""
+        own = [part.class_names.get(self.label_column or "") for part in self.parts]
+        first = next((names for part, names in zip(self.parts, own, strict=True) if part.num_rows != 0), None)
+        if first is None or self.label_column is None:
             return None
-        names = tuple(map(plain_name, self.source.class_names[self.label_column]))
-        ids = None if self.label_column in self.source.reordered else tuple(range(len(names)))
-        return Names(names, ids, is_own=True)
+        is_alike = all(names in (None, first) for names in own)
+        return Names(tuple(map(plain_name, first)), tuple(range(len(first))) if is_alike else None, is_own=True)
 
-    def rows(self) -> Iterator[RowBatch]:
+    def rows(self) -> Iterator[Row]:
         """A pass over the slice asked for."""
-        start, stop = self.cut.bounds(self._num_all_rows()) if self.cut else (0, None)
         columns = [self.text_column, *([self.label_column] if self.label_column else [])]
-        position = 0
-        for texts, *rest in self.source.read(columns):
-            labels = rest[0] if rest else None
-            low, high = max(start - position, 0), len(texts) if stop is None else max(stop - position, 0)
-            if texts[low:high]:
-                yield RowBatch(position + low, texts[low:high], None if labels is None else labels[low:high])
-            position += len(texts)
-            if stop is not None and position >= stop:
-                return
+        rows = chain.from_iterable(self._batches(columns))
+        for position, row in islice(enumerate(rows), *self.slice.bounds(self._count_rows)):
+            yield Row(position, row, row) if isinstance(row, Unreadable) else Row(position, *row)
 
     def all_texts(self) -> Iterator[list[object]]:
         """A pass over the texts of the whole source, whatever slice was asked for."""
-        return (batch[0] for batch in self.source.read([self.text_column]))
+        return map(_only_values, self._batches([self.text_column]))
 
     def count_labels(self) -> list[LabelCounts]:
         """The labels of each file of the whole source, whatever slice was asked for; none where it is unlabelled."""
-        if self.label_column is None:
-            return []
         column = self.label_column
-        return [count_labels(batch[0] for batch in read([column])) for read in self.source.read_each]
+        return [count_labels(map(_only_values, read_batches(part, [column]))) for part in self.parts] if column else []
 
-    def _num_all_rows(self) -> int | None:
-        """The source's rows, counted where only reading tells and the slice needs to know."""
-        if self.source.num_rows is not None or self.cut is None or not self.cut.needs_num_rows:
-            return self.source.num_rows
+    def _batches(self, columns: Sequence[str]) -> Iterator[Batch]:
+        return chain.from_iterable(read_batches(part, columns) for part in self.parts)
+
+    def _count_rows(self) -> int:
+        """The source's rows, counted where only reading tells."""
+        if all(part.num_rows is not None for part in self.parts):
+            return sum(part.num_rows or 0 for part in self.parts)
         return sum(map(len, self.all_texts()))
+
+
+def _only_values(batch: Batch) -> list[object]:
+    """Those of rows of one column."""
+    return [row if isinstance(row, Unreadable) else row[0] for row in batch]
 
 
 def open_dataset(
@@ -96,7 +97,7 @@ def open_dataset(
     split: str = "test",
     subset: str | None = None,
     revision: str | None = None,
-    text_column: str = DEFAULT_TEXT_COLUMN,
+    text_column: str = "text",
     label_column: str = DEFAULT_LABEL_COLUMN,
     layout: Layout = PLAIN,
     class_names: tuple[str, ...] | None = None,
@@ -110,106 +111,97 @@ def open_dataset(
 
     Raises InputError for a path, column, split or revision that is not there, RunError where the hub fails.
     """
-    split_name, cut = _parse_split(split)
-    path = find_path(str(name_or_path), ENDINGS)
-    remarks, location = tuple[str, ...](), str(name_or_path)
+    name = location = where = str(name_or_path)
+    split_name, row_slice = _parse_split(split)
+    path = find_path(where, ENDINGS)
+    columns, remarks = (text_column, label_column), tuple[str, ...]()
     if path is not None:
-        location = str(path.resolve())
+        name, location = path.resolve().name, str(path.resolve())
         found = find_files(path, split_name)
         split = found.split + split.removeprefix(split_name)
-        remarks = (found.remark,) if found.remark else ()
-        described = {label_column: class_names} if class_names else {}
-        source = open_files(path.resolve().name, found.files, (text_column, label_column), layout, described)
+        remarks, revision = found.remarks, None
+        parts = open_files(found.files, columns, layout, {label_column: class_names} if class_names else {})
     else:
         # `datasets` takes a second to import, which local files need not wait for
         from pipeline.reading.hub_data import open_hub_split
 
         if layout != PLAIN:
-            raise InputError(f"{name_or_path}: --encoding and --columns are for local files; leave them out")
-        source = open_hub_split(str(name_or_path), split_name, subset, revision, (text_column, label_column))
-    text_column, labelled_by = _choose_columns(source, str(name_or_path), text_column, label_column)
-    num_rows = _count_rows(source.num_rows, cut)
+            raise InputError(f"{where}: --encoding and --columns are for local files; leave them out")
+        revision, parts = open_hub_split(where, split_name, subset, revision, columns)
+    labelled_by = label_column if _has_columns(parts, where, text_column, label_column) else None
     if labelled_by is None:
-        unlabelled = f"{name_or_path}: no column '{label_column}', so no accuracy; name another with --label-column"
-        remarks = (*remarks, unlabelled)
-    return Dataset(source.name, location, split, source, text_column, labelled_by, cut, num_rows, remarks)
+        remarks += (f"{where}: no column '{label_column}', so no accuracy; name another with --label-column",)
+    return Dataset(name, location, split, revision, parts, text_column, labelled_by, row_slice, remarks)
 
 
-def _choose_columns(source: Source, where: str, text_column: str, label_column: str) -> tuple[str, str | None]:
-    listed = ", ".join(f"'{c}'" if c != c.strip() or not c else c[:40] for c in source.columns[:20])
+# Columns
+
+
+def _has_columns(parts: Sequence[Part], where: str, text_column: str, label_column: str) -> bool:
+    """Whether there are labels beside the texts. Raises InputError where a column is missing that is needed."""
+    every = [part.columns for part in parts]
+    there = [column for column in every[0] if all(column in columns for columns in every)]
     for column, option in ((text_column, "--text-column"), (label_column, "--label-column")):
-        if source.columns.count(column) > 1:
-            raise InputError(
-                f"{where}: has {source.columns.count(column)} columns named '{column}'; rename all but one"
-            )
-        if column in source.partial_columns:
-            raise InputError(f"{where}: some of its files have a column '{column}' and some have not; make them alike")
-        if column in source.columns:
+        if there.count(column) > 1:
+            raise InputError(f"{where}: has {there.count(column)} columns named '{column}'; rename all but one")
+        if column in there:
             continue
-        near = _near_miss(column, [c for c in source.columns if c != text_column])
+        if any(column in columns for columns in every):
+            raise InputError(f"{where}: some of its files have a column '{column}' and some have not; make them alike")
+        near = _near_miss(column, [c for c in there if c != text_column])
         if option == "--text-column" or column != DEFAULT_LABEL_COLUMN or near is not None:
-            hint = "" if near is None else f"did you mean '{near}'? "
-            header = _no_header(source) if near is None else ""
+            hint, header = ("", _no_header(parts[0], there)) if near is None else (f"did you mean '{near}'? ", "")
+            listed = ", ".join(f"'{c}'" if c != c.strip() or not c else c[:40] for c in there[:20])
             raise InputError(f"{where}: no column '{column}'; {hint}it has {listed}; choose one with {option}{header}")
-    return text_column, label_column if label_column in source.columns else None
+    return label_column in there
 
 
 def _near_miss(wanted: str, columns: Sequence[str]) -> str | None:
     """The column that differs from the wanted one by case, blanks, a plural or a slip of the pen."""
+    wanted = wanted.casefold()
     bare = {column: column.strip(" \t_-").casefold() for column in columns}
-    for column, name in bare.items():
-        if name in (wanted.casefold(), f"{wanted.casefold()}s"):
-            return column
-    close = get_close_matches(wanted.casefold(), [name for name in bare.values() if name], n=1, cutoff=ALIKE)
-    return next((column for column, name in bare.items() if close == [name]), None)
+    close = get_close_matches(wanted, filter(None, bare.values()), n=1, cutoff=ALIKE)
+    for likely in ([wanted, f"{wanted}s"], close):
+        for column, name in bare.items():
+            if name in likely:
+                return column
+    return None
 
 
-def _no_header(source: Source) -> str:
-    found = format_of(source.files[0]) if source.files else None
-    if found is None or found.kind not in ("csv", "tsv"):
+def _no_header(part: Part, columns: Sequence[str]) -> str:
+    if part.file is None or FAMILY[need_format(part.file).kind] != "csv":
         return ""
-    seen = "its first line looks like data: " if looks_like_data(source.columns) else "where there is no header, "
+    seen = "its first line looks like data: " if looks_like_data(columns) else "where there is no header, "
     return f"; {seen}name the columns by --columns A,B,..."
 
 
 # Slices
 
 
-class Cut(NamedTuple):
-    """The part of a split between two bounds; a bound is a row number, a percentage, or open."""
+class Slice(NamedTuple):
+    """The part of a split between two bounds, each as it is written: a row number, a percentage, or nothing."""
 
-    start: int | None
-    stop: int | None
-    percent: tuple[bool, bool]
+    start: str = ""
+    stop: str = ""
 
-    @property
-    def needs_num_rows(self) -> bool:
-        return any(p or (b or 0) < 0 for b, p in zip((self.start, self.stop), self.percent, strict=True))
-
-    def bounds(self, num_rows: int | None) -> tuple[int, int | None]:
+    def bounds(self, count_rows: Callable[[], int]) -> tuple[int, int | None]:
         """Row positions [start, stop) as Python slices count them; percentages round to the nearest row."""
-        if num_rows is None:
-            return self.start or 0, self.stop
-        given = zip((self.start, self.stop), self.percent, strict=True)
-        start, stop = (round(b * num_rows / 100) if p and b is not None else b for b, p in given)
-        return slice(start, stop).indices(num_rows)[:2]
+        if not any(mark in bound for mark in "%-" for bound in self):
+            return int(self.start or 0), int(self.stop) if self.stop else None
+        num_rows = count_rows()
+        numbers = [int(bound.removesuffix("%")) if bound else None for bound in self]
+        numbers = [
+            round(number * num_rows / 100) if number is not None and bound.endswith("%") else number
+            for bound, number in zip(self, numbers, strict=True)
+        ]
+        return slice(*numbers).indices(num_rows)[:2]
 
 
-def _parse_split(split: str) -> tuple[str, Cut | None]:
+def _parse_split(split: str) -> tuple[str, Slice]:
     found = re.fullmatch(r"([^\[\]]+)(?:\[(-?[0-9]{1,15}%?)?:(-?[0-9]{1,15}%?)?\])?", split)
     if found is None:
         raise InputError(
             f"split '{split}': write a name such as test, or a slice of it such as test[:50] or test[:10%]"
         )
-    name, *bounds = found.groups()
-    if "[" not in split:
-        return name, None
-    start, stop = (None if b is None else int(b.removesuffix("%")) for b in bounds)
-    return name, Cut(start, stop, (str(bounds[0]).endswith("%"), str(bounds[1]).endswith("%")))
-
-
-def _count_rows(num_all: int | None, cut: Cut | None) -> int | None:
-    if num_all is None or cut is None:
-        return num_all
-    start, stop = cut.bounds(num_all)
-    return max(0, min(num_all, num_all if stop is None else stop) - start)
+    name, start, stop = found.groups(default="")
+    return name, Slice(start, stop)

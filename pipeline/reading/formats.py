@@ -4,9 +4,9 @@ Invariant: what a file holds is said by the endings of its name alone, written i
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
@@ -17,14 +17,9 @@ from pipeline.errors import InputError
 
 Kind = Literal["parquet", "csv", "tsv", "jsonl", "json"]
 Compression = Literal["gzip", "zstd"]
-Batch = tuple[list[object], ...]  # one list for each column asked for, all equally long
 
 BATCH_ROWS = 1_000
-ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-FAMILY: dict[Kind, str] = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "jsonl": "json", "json": "json"}
-ENCODING_EXAMPLES = "utf-8, cp1252, latin-1 or utf-16"
-
-_KINDS: dict[str, Kind] = {
+KINDS: dict[str, Kind] = {
     ".parquet": "parquet",
     ".csv": "csv",
     ".tsv": "tsv",
@@ -32,6 +27,9 @@ _KINDS: dict[str, Kind] = {
     ".ndjson": "jsonl",
     ".json": "json",
 }
+ENDINGS = tuple(KINDS)
+FAMILY: dict[Kind, str] = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "jsonl": "json", "json": "json"}
+ENCODING_EXAMPLES = "utf-8, cp1252, latin-1 or utf-16"
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 
 T = TypeVar("T")
@@ -52,6 +50,9 @@ class Layout:
     columns: tuple[str, ...] | None = None  # names for the columns of CSV and TSV files without a header
 
 
+PLAIN = Layout()  # where nothing was said of it
+
+
 @dataclass(frozen=True, slots=True)
 class Unreadable:
     """Stands where a row's values should be: why there are none, and what was found instead."""
@@ -60,20 +61,35 @@ class Unreadable:
     raw: str
 
 
-class Header(NamedTuple):
-    """What a file says about itself before its rows are read."""
+Values = tuple[object, ...] | Unreadable  # of a row: one for each column asked for, or why there are none
+Batch = Sequence[Values]  # of consecutive rows
 
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A file of a split (None for what the hub streams): what it says of itself, and passes over columns of it."""
+
+    file: Path | None
     columns: tuple[str, ...]
-    num_rows: int | None  # None where only reading everything would tell
-    class_names: dict[str, tuple[str, ...]]  # column -> names, where the file carries a ClassLabel feature
+    read: Callable[[Sequence[str]], Iterator[Batch]]
+    num_rows: int | None = None  # None where only reading everything would tell
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by column, where it has a ClassLabel
 
 
 def format_of(path: Path) -> Format | None:
     """What the endings of the name say; None where they say nothing known. Parquet is compressed inside."""
     name = Path(path.name.lower())
     compression = _COMPRESSIONS.get(name.suffix)
-    kind = _KINDS.get((name.with_suffix("") if compression else name).suffix)
+    kind = KINDS.get((name.with_suffix("") if compression else name).suffix)
     return None if kind is None or (compression and kind == "parquet") else Format(kind, compression)
+
+
+def need_format(path: Path) -> Format:
+    """What the endings of the name say. Raises InputError where they say nothing known."""
+    how = format_of(path)
+    if how is None:
+        raise InputError(f"{path}: the name must end in one of {', '.join(ENDINGS)} to say what the file holds")
+    return how
 
 
 @contextmanager
@@ -86,10 +102,10 @@ def reading(path: Path) -> Iterator[None]:
     except PermissionError:
         raise InputError(f"{path}: not readable; check its permissions") from None
     except (pa.ArrowException, OSError, ValueError, OverflowError, RecursionError, csv.Error) as error:
-        raise InputError(_told(path, error)) from None
+        raise InputError(_explain(path, error)) from None
 
 
-def _told(path: Path, error: Exception) -> str:
+def _explain(path: Path, error: Exception) -> str:
     kind, compression = format_of(path) or ("data", None)
     if isinstance(error, UnicodeDecodeError) and kind not in ("parquet", "data"):
         what = f"is no text in {error.encoding} ({error.reason})"
@@ -102,6 +118,11 @@ def short(value: object, limit: int = 200) -> str:
     """The beginning of what may be long."""
     text = str(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def one_line(error: object, limit: int = 200) -> str:
+    """The beginning of an error's message, its line breaks and runs of blanks made single blanks."""
+    return short(" ".join(str(error).split()) or type(error).__name__, limit)
 
 
 def batched(rows: Iterator[T]) -> Iterator[list[T]]:

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.errors import InputError
-from pipeline.reading import doubts
+from pipeline.reading import ambiguity
 from pipeline.reading.labels import (
     MAX_VALUES,
     NO_LABEL,
@@ -79,11 +79,9 @@ class Classes:
 
     def _read(self, raw: object) -> tuple[int, ...] | str:
         found: list[int] = []
-        for value in self._values(raw):
-            if value == NO_LABEL and value not in self.codes:
-                continue
+        for value in _with_written(label_values(raw), self.codes):
             position = None if isinstance(value, Unknown) else self.codes.get(value)
-            if position is None:
+            if position is None and value != NO_LABEL:
                 shown = value.shown if isinstance(value, Unknown) else str(value)
                 hint = encoding_hint(shown)
                 return f"the label {_quoted(shown)} is not one of {self.shown}{f' ({hint})' if hint else ''}"
@@ -92,13 +90,9 @@ class Classes:
                     f"the label {_quoted(raw)} names the class {self.names[position]} twice; a list holds the ids or "
                     "names of the right classes, each once"
                 )
-            found.append(position)
+            if position is not None:
+                found.append(position)
         return tuple(found)
-
-    def _values(self, raw: object) -> Iterator[Value | Unknown]:
-        for value in label_values(raw):
-            listed = None if value in self.codes or not isinstance(value, str) else written_list(value)
-            yield from (value,) if listed is None else label_values(listed)
 
     @property
     def shown(self) -> str:
@@ -108,6 +102,13 @@ class Classes:
 
 def _quoted(value: object) -> str:
     return repr(printable(value)[:60])
+
+
+def _with_written(values: Sequence[Value | Unknown], known: Container[Value]) -> Iterator[Value | Unknown]:
+    """Label values where lists written as text, as in CSV, are lists, unless a class is called so."""
+    for value in values:
+        listed = None if not isinstance(value, str) or value in known else written_list(value)
+        yield from (value,) if listed is None else label_values(listed)
 
 
 def read_classes(files: Sequence[LabelCounts], given: Names, where: str) -> Classes:
@@ -123,41 +124,35 @@ def read_classes(files: Sequence[LabelCounts], given: Names, where: str) -> Clas
             f"{where}: two of its class names mean the same, or one is empty ({shorten(given.names)}); each class "
             "needs a name of its own"
         )
+    ids = given.ids or tuple(range(len(given.names)))
     if given.is_own:
-        files = [LabelCounts(Counter(value for (value,) in meanings if not isinstance(value, Unknown)))]
-    reader = _Reader(given, files, where)
-    found = reader.found
-    codes = {value: position for value in found if (position := reader.position(value)) is not None}
-    labels = tuple(value for value in found if value != NO_LABEL or value in codes)
-    if labels and not codes:
-        broken = next((hint for value in labels if isinstance(value, str) and (hint := encoding_hint(value))), "")
+        own = {value: at for at, (value,) in enumerate(meanings) if not isinstance(value, Unknown)}
+        return Classes(given.names, ids, own, is_ordered=given.ids is not None)
+    reader = _Reader(given, ids, files, where)
+    codes = {value: at for value in reader.found if (at := reader.position(value)) is not None}
+    unread = tuple(value for value in reader.found if value not in codes and value != NO_LABEL)
+    if unread and not codes:
+        broken = next((hint for value in unread if isinstance(value, str) and (hint := encoding_hint(value))), "")
         raise InputError(
-            f"{where}: none of its labels ({shorten(labels)}) is one of the classes {shorten(given.names)}; "
+            f"{where}: none of its labels ({shorten(unread)}) is one of the classes {shorten(given.names)}; "
             + (broken or "choose prompts and label_names of its own classes, or another --label-column")
         )
-    unread = tuple(value for value in labels if value not in codes)
-    return Classes(given.names, reader.ids, codes, unread, given.ids is not None, reader.remark(codes))
+    return Classes(given.names, ids, codes, unread, given.ids is not None, reader.remark(codes))
 
 
 class _Reader:
     """Reads label values under some names, having looked at all values that there are."""
 
-    def __init__(self, given: Names, files: Sequence[LabelCounts], where: str) -> None:
+    def __init__(self, given: Names, ids: Sequence[int], files: Sequence[LabelCounts], where: str) -> None:
         self._given, self._where, self._names = given, where, given.names
-        self._by_name = {plain_name(name): position for position, name in enumerate(given.names)}
+        self._by_name = {plain_name(name): at for at, name in enumerate(given.names)}
+        self._by_id = {number: at for at, number in enumerate(ids) if number not in given.invented}
+        self._by_number = {v: at for at, name in enumerate(given.names) for v in whole_numbers(label_values(name))}
         self._files = [_with_lists(file, self._by_name) for file in files]
         self.found = sum((file.values for file in self._files), Counter[Value]())
-        self.ids = given.ids or tuple(range(len(given.names)))
-        self._by_id = {number: position for position, number in enumerate(self.ids) if number not in given.invented}
-        meanings = ((label_values(name), position) for position, name in enumerate(given.names))
-        self._by_number = {v[0]: position for v, position in meanings if len(v) == 1 and isinstance(v[0], int)}
         self._numbers = whole_numbers(self.found)
-        num_rows, num_flags = (sum(getattr(f, what) for f in self._files) for what in ("num_rows", "num_flags"))
-        doubts.refuse_flags(where, given.names, num_rows, num_flags)
-        if given.is_own:
-            self._by_code: Mapping[int, int] = self._by_number
-        else:
-            self._by_code = self._by_id if given.is_complete else self._read_numbers()
+        ambiguity.refuse_flags(where, given.names, self._files)
+        self._by_code = self._by_id if given.is_complete else self._read_numbers()
 
     def position(self, value: Value) -> int | None:
         """The class of a value, None where it is none."""
@@ -169,14 +164,14 @@ class _Reader:
 
     def _truth(self, word: str) -> int | None:
         """The class of true or false: the one called so, or yes and no, else the one of id 1 or 0."""
-        named = {name.lower(): position for name, position in self._by_name.items()}
+        named = {name.lower(): at for name, at in self._by_name.items()}
         for name in (word, {"true": "yes", "false": "no"}[word]):
             if name in named:
                 return named[name]
         if self._given.ids is None:
-            doubts.refuse_unnamed_ids(self._where, self._names, self._numbers or list(TRUTH))
+            ambiguity.refuse_unnamed_ids(self._where, self._names, self._numbers or list(TRUTH))
         if not self._given.is_complete:
-            doubts.refuse_odd_truth(self._where, self._names)
+            ambiguity.refuse_odd_truth(self._where, self._names)
         return self._by_id.get(TRUTH[word])
 
     def _read_numbers(self) -> Mapping[int, int]:
@@ -186,39 +181,36 @@ class _Reader:
         only_names, only_ids = bool(as_names.keys() - as_ids.keys()), bool(as_ids.keys() - as_names.keys())
         # A column that has names of classes in it has names.
         only_names = only_names or (bool(as_names) and any(value in self._by_name for value in self.found))
-        differ = any(as_ids.get(n, position) != position for n, position in as_names.items())
+        differ = any(as_ids.get(n, at) != at for n, at in as_names.items())
         if (differ and not only_names and not only_ids) or (only_names and only_ids):
-            doubts.refuse_two_ways(self._where, self._names, self._numbers)
+            ambiguity.refuse_two_ways(self._where, self._names, self._numbers)
         if differ:
             as_names, as_ids = (as_names, {}) if only_names else ({}, as_ids)
         if as_ids.keys() - as_names.keys() and self._given.ids is None:
-            doubts.refuse_unnamed_ids(self._where, self._names, self._numbers)
+            ambiguity.refuse_unnamed_ids(self._where, self._names, self._numbers)
         if not as_names:
-            doubts.refuse_other_ids(self._where, self._names, self._files)
-            doubts.refuse_inverted_truth(self._where, self._names, as_ids)
+            ambiguity.refuse_other_ids(self._where, self._names, self._files)
+            ambiguity.refuse_inverted_truth(self._where, self._names, as_ids)
         if NO_LABEL not in as_names:
-            doubts.refuse_lone_minus(self._where, self._names, self._numbers)
+            ambiguity.refuse_lone_minus(self._where, self._names, self._numbers)
         return {**as_ids, **as_names}
 
     def remark(self, codes: Mapping[Value, int]) -> str | None:
         """What a person should know of how the labels were read."""
-        if self._given.is_own or not self._files:
-            return None
-        if not codes:
+        if self._files and not codes:
             return f"{self._where}: no row has a label, so there is no accuracy"
-        if self._given.is_complete:
+        if not self._files or self._given.is_complete:
             return None
         ids = [number for number in self._numbers if number in codes and number not in self._by_number]
-        return doubts.remark_on(self._where, self._names, self.found, ids)
+        return ambiguity.remark_on(self._where, self._names, self.found, ids)
 
 
-def _with_lists(file: LabelCounts, names: Container[str]) -> LabelCounts:
-    """The labels of a file where lists written as text, as in CSV, are lists, unless a class is called so."""
+def _with_lists(file: LabelCounts, names: Container[Value]) -> LabelCounts:
+    """The labels of a file where lists written as text are lists."""
     read = LabelCounts(Counter(), file.num_rows, file.num_flags)
     for value, num_rows in file.values.items():
-        listed = None if not isinstance(value, str) or value in names else written_list(value)
-        values = (value,) if listed is None else label_values(listed)
-        read.num_flags += num_rows * (listed is not None and are_flags(values))
+        values = list(_with_written((value,), names))
+        read.num_flags += num_rows * are_flags(values)
         for each in values:
             if not isinstance(each, Unknown):
                 read.values[each] += num_rows

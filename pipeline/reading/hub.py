@@ -12,22 +12,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import httpx2
 from huggingface_hub import HfApi, constants, get_cached_repo_tree, get_session, snapshot_download
 from huggingface_hub import logging as hub_logging
-from huggingface_hub.errors import (
-    CachedRepoTreeNotFoundError,
-    HFValidationError,
-    RevisionResolutionError,
-)
-from huggingface_hub.utils import (  # type: ignore[attr-defined]  # some are listed there lazily
+from huggingface_hub.errors import CachedRepoTreeNotFoundError, RevisionResolutionError
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # listed there lazily
     are_progress_bars_disabled,
     disable_progress_bars,
     enable_progress_bars,
-    validate_repo_id,
 )
 
 from pipeline.errors import InputError, LabelscoreError
@@ -39,7 +35,6 @@ from pipeline.reading.hub_errors import (
     find_cause,
     is_passing,
     response_of,
-    short,
     symptom,
 )
 
@@ -66,24 +61,6 @@ class Repo:
     folder: Path
 
 
-def existing_path(name: str | Path) -> Path | None:
-    """The path where something lies under this name, None where nothing does. Raises InputError if one cannot look."""
-    try:
-        path = Path(name).expanduser()
-        return path if path.exists() else None
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{short(str(name))}: no path that can be looked at ({short(str(error))})") from None
-
-
-def looks_like_hub_id(name: str) -> bool:
-    """Whether the hub could know this name; false for paths."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
-
-
 def find_repo(repo_id: str, kind: Kind, revision: str | None, *, probe: str) -> Repo:
     """Pin `revision` (a branch, tag or commit; the main branch if None) to a commit and list its files.
 
@@ -103,23 +80,24 @@ def fetch(repo: Repo, files: list[str]) -> Path:
     Raises InputError where the hub will not give them, RunError where it or the network fails; files that came
     whole stay in the cache, one that did not leaves nothing.
     """
-    absent = [name for name in files if not (repo.folder / name).is_file()]
-    if not absent:  # a file takes its name when it is whole
-        return repo.folder
-    with _explained(repo.id, repo.kind, repo.commit, show_bars=sys.stderr.isatty()):
-        _snapshot(repo.id, repo.kind, repo.commit, absent)
-        absent = [name for name in files if not (repo.folder / name).is_file()]
-        if absent:
-            raise InputError(
-                f"{repo.id}: the cached copy is incomplete ({', '.join(absent[:3])} missing); "
-                "run once with a connection and without HF_HUB_OFFLINE"
-            )
-        return repo.folder
+
+    def absent() -> list[str]:  # a file takes its name when it is whole
+        return [name for name in files if not (repo.folder / name).is_file()]
+
+    if absent():
+        with _explained(repo.id, repo.kind, repo.commit, show_bars=sys.stderr.isatty()):
+            _snapshot(repo.id, repo.kind, repo.commit, absent())
+    if missing := absent():
+        raise InputError(
+            f"{repo.id}: the cached copy is incomplete ({', '.join(missing[:3])} missing); "
+            "run once with a connection and without HF_HUB_OFFLINE"
+        )
+    return repo.folder
 
 
 def _resolve(repo_id: str, kind: Kind, revision: str | None) -> str:
     api = HfApi()
-    from_cache = constants.is_offline_mode() or _is_commit(revision)
+    from_cache = constants.is_offline_mode() or re.fullmatch("[0-9a-f]{40}", revision or "") is not None
     if not from_cache:
         # Asked for by itself and patiently: resolve_revision takes the first hiccup for a reason to use an old commit.
         try:
@@ -135,23 +113,10 @@ def _resolve(repo_id: str, kind: Kind, revision: str | None) -> str:
     return api.resolve_revision(repo_id, repo_type=kind, revision=revision, local_files_only=from_cache).resolved
 
 
-def _is_commit(revision: str | None) -> bool:
-    return re.fullmatch("[0-9a-f]{40}", revision or "") is not None
-
-
 def _snapshot(repo_id: str, kind: Kind, commit: str, files: list[str]) -> Path:
-    patterns = [glob.escape(name) for name in files]
-
-    def download() -> str:
-        return snapshot_download(
-            repo_id,
-            repo_type=kind,
-            revision=commit,
-            allow_patterns=patterns,
-            local_files_only=constants.is_offline_mode(),
-        )
-
-    return Path(_patiently(download))
+    patterns, offline = [glob.escape(name) for name in files], constants.is_offline_mode()
+    download = partial(snapshot_download, repo_id, repo_type=kind, revision=commit, allow_patterns=patterns)
+    return Path(_patiently(partial(download, local_files_only=offline)))
 
 
 def _list_files(repo_id: str, kind: Kind, commit: str, folder: Path) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ splits and features apply without a request.
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,37 +17,39 @@ from typing import Any
 import datasets  # type: ignore[import-untyped]
 
 from pipeline.errors import InputError
-from pipeline.reading import readers
+from pipeline.reading.formats import BATCH_ROWS, PLAIN, Batch, Part
 from pipeline.reading.hub import Repo, fetch, find_repo
-from pipeline.reading.hub_errors import redact
-from pipeline.reading.sources import Source, by_name, open_files
+from pipeline.reading.hub_errors import describe
+from pipeline.reading.readers import open_files
 
 DESCRIPTIONS = ("README.md", ".huggingface.yaml", "dataset_infos.json")
+Outline = tempfile.TemporaryDirectory  # it lives as long as somebody may read from it: a finalizer removes it at exit
 
 
 def open_hub_split(
-    repo_id: str, split: str, subset: str | None, revision: str | None, looked_for: Sequence[str] = ()
-) -> Source:
-    """Find, download and open one split of a hub data set; `looked_for` are the columns that will be read.
+    repo_id: str, split: str, subset: str | None, revision: str | None, looked_for: Sequence[str]
+) -> tuple[str, tuple[Part, ...]]:
+    """Find, download and open one split of a hub data set: its commit, and its parts.
 
-    Raises InputError for a data set, subset, split or revision that is not there, RunError where the hub fails.
+    `looked_for` are the columns that will be read. Raises InputError for a data set, subset, split or revision that is
+    not there, RunError where the hub fails.
     """
     repo = find_repo(repo_id, "dataset", revision, probe="README.md")
     described = fetch(repo, [name for name in DESCRIPTIONS if name in repo.files])
-    # The folder lives as long as somebody may read from it: a finalizer removes it at exit.
-    outline = tempfile.TemporaryDirectory(prefix="labelscore-")
-    _draw_outline(Path(outline.name), repo, described)
-    builder = _builder(repo_id, Path(outline.name), subset)
-    names = _files_of(builder, repo_id, split, Path(outline.name))
+    outline = Outline(prefix="labelscore-")
+    folder = Path(outline.name)
+    _draw_outline(folder, repo, described)
+    builder = _builder(repo_id, folder, subset)
+    names = _files_of(builder, repo_id, split, folder)
     snapshot = fetch(repo, names)
-    files = [snapshot / name for name in names]
     class_names = _class_names(builder.info.features)
-    if all(file.suffix == ".parquet" for file in files):
+    if all(name.endswith(".parquet") for name in names):
         outline.cleanup()
-        return replace(open_files(repo_id, files, looked_for, class_names=class_names), revision=repo.commit)
+        return repo.commit, open_files([snapshot / name for name in names], looked_for, PLAIN, class_names)
     for name in names:
-        _replace_by_link(Path(outline.name) / name, snapshot / name)
-    return _streamed_split(repo, builder, split, class_names, outline)
+        (folder / name).unlink()
+        (folder / name).symlink_to((snapshot / name).resolve())
+    return repo.commit, (_open_stream(repo_id, builder, split, class_names, outline),)
 
 
 def _draw_outline(folder: Path, repo: Repo, described: Path) -> None:
@@ -66,7 +67,7 @@ def _builder(repo_id: str, outline: Path, subset: str | None) -> datasets.Datase
     try:
         return datasets.load_dataset_builder(str(outline), name=subset, cache_dir=str(outline / ".cache"))
     except Exception as error:
-        text = _short(error).replace(str(outline), repo_id)
+        text = describe(error, 300).replace(str(outline), repo_id)
         raise InputError(f"{repo_id}: {text} (a configuration is chosen with --subset)") from None
 
 
@@ -87,52 +88,35 @@ def _class_names(features: Any) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _replace_by_link(place: Path, target: Path) -> None:
-    place.unlink()
-    place.symlink_to(target.resolve())
-
-
 # Every other format is read by `datasets` itself
 
 
-def _streamed_split(
-    repo: Repo,
+def _open_stream(
+    repo_id: str,
     builder: datasets.DatasetBuilder,
     split: str,
     class_names: dict[str, tuple[str, ...]],
-    outline: "tempfile.TemporaryDirectory[str]",
-) -> Source:
+    outline: "Outline[str]",
+) -> Part:
     builder.config.data_files = datasets.data_files.DataFilesDict({split: builder.config.data_files[split]})
     try:
         stream = builder.as_streaming_dataset(split=split)
         first = next(iter(stream), None)
     except Exception as error:
-        raise InputError(f"{repo.id}: split '{split}' cannot be read ({_short(error)})") from None
+        raise InputError(f"{repo_id}: split '{split}' cannot be read ({describe(error, 300)})") from None
     if first is None:
-        raise InputError(f"{repo.id}: split '{split}' holds no rows")
+        raise InputError(f"{repo_id}: split '{split}' holds no rows")
     info = (builder.info.splits or {}).get(split)
-    num_rows = info.num_examples if info is not None and info.num_examples else None
-    class_names = class_names | _class_names(stream.features)
-    read = partial(_stream_rows, repo.id, stream, outline, class_names)
-    return Source(repo.id, tuple(first), (), class_names, num_rows, [read], repo.commit)
+    num_rows = (info and info.num_examples) or None
+    read = partial(_stream_rows, repo_id, stream, outline)
+    return Part(None, tuple(first), read, num_rows, class_names | _class_names(stream.features))
 
 
 def _stream_rows(
-    repo_id: str,
-    stream: datasets.IterableDataset,
-    outline: "tempfile.TemporaryDirectory[str]",
-    class_names: dict[str, tuple[str, ...]],
-    columns: Sequence[str],
-) -> Iterator[readers.Batch]:
+    repo_id: str, stream: datasets.IterableDataset, _outline: "Outline[str]", columns: Sequence[str]
+) -> Iterator[Batch]:
     try:
-        for batch in stream.select_columns(list(columns)).iter(readers.BATCH_ROWS):
-            yield tuple(
-                by_name(batch[column], class_names[column]) if column in class_names else list(batch[column])
-                for column in columns
-            )
+        for batch in stream.select_columns(list(columns)).iter(BATCH_ROWS):
+            yield list(zip(*(batch[column] for column in columns), strict=True))
     except Exception as error:
-        raise InputError(f"{repo_id}: cannot be read ({_short(error)})") from None
-
-
-def _short(error: Exception, limit: int = 300) -> str:
-    return redact(" ".join(str(error).split()))[:limit]
+        raise InputError(f"{repo_id}: cannot be read ({describe(error, 300)})") from None

@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 )
 
 from pipeline.errors import InputError, LabelscoreError, RunError
+from pipeline.reading.formats import one_line
 
 Kind = Literal["model", "dataset"]
 E = TypeVar("E", bound=BaseException)
@@ -122,7 +123,7 @@ def _without_an_answer(error: Exception, what: str, revision: str | None) -> Lab
         )
     if is_passing(error):
         return RunError(f"{what}: the connection was cut again and again; run again (files that came whole are kept)")
-    return RunError(f"{what}: cannot be fetched ({short(redact(str(error)) or type(error).__name__)})")
+    return RunError(f"{what}: cannot be fetched ({describe(error)})")
 
 
 def _licence_steps(what: str, repo_id: str, kind: Kind, status: int | None) -> str:
@@ -140,14 +141,14 @@ def _page(path: str) -> str:
     return f"{constants.ENDPOINT}/{path}"
 
 
+def describe(error: Exception, limit: int = 200) -> str:
+    """The beginning of an error's message in one line, without any token."""
+    return one_line(redact(str(error)) or type(error).__name__, limit)
+
+
 def redact(text: str) -> str:
     """The text without any token: those of this process and whatever has a token's form."""
     for secret in (os.environ.get("HF_TOKEN"), os.environ.get("HUGGING_FACE_HUB_TOKEN"), get_token()):
         if secret:
             text = text.replace(secret, "***")
     return re.sub(r"hf_\w{8,}", "***", text)
-
-
-def short(text: str, limit: int = 200) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,4 +1,4 @@
-"""Records out of JSON lines and out of JSON lists.
+"""Files of JSON lines and of JSON lists.
 
 Invariant: memory does not grow with the number of records, and a record never stands for more or fewer than one row.
 """
@@ -7,13 +7,14 @@ import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from io import StringIO
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
 from pipeline.errors import InputError
-from pipeline.reading.formats import BATCH_ROWS, Batch, Kind, Unreadable, batched
+from pipeline.reading.formats import BATCH_ROWS, Batch, Layout, Part, Unreadable, batched, need_format
 from pipeline.reading.text_files import open_text
 
 CHUNK_CHARS = 1 << 18
@@ -27,11 +28,13 @@ DECODER = json.JSONDecoder()
 Record = dict[str, Any] | Unreadable
 
 
-def json_columns(file: Path, kind: Kind, encoding: str | None, looked_for: Collection[str]) -> tuple[str, ...]:
-    """Keys of the first records, as any one may lack some, and what is looked for, however late it comes up."""
-    if kind == "jsonl":
-        _refuse_list(file, encoding)
-    with _open(file, kind, encoding) as every:
+def open_json(file: Path, layout: Layout, looked_for: Collection[str]) -> Part:
+    """Columns are keys of the first records, as any may lack some, and what is looked for, however late it comes up."""
+    is_lines = need_format(file).kind == "jsonl"
+    first = _first_line(file, layout) if is_lines else ""
+    if first.startswith("[") and not _is_value(first):  # its last records would be sound lines, the others broken ones
+        raise InputError(f"{file}: is a list of records over several lines, not a record a line; rename it to .json")
+    with _open(file, layout) as every:
         records = (record for record in every if isinstance(record, dict))
         columns = dict.fromkeys(key for record in islice(records, BATCH_ROWS) for key in record)
         missing = [column for column in looked_for if column not in columns]
@@ -39,16 +42,16 @@ def json_columns(file: Path, kind: Kind, encoding: str | None, looked_for: Colle
             columns |= dict.fromkeys(record)  # all of them: one may be nearly what is looked for
             missing = [column for column in missing if column not in record]
     if not columns:
-        raise InputError(f"{file}: holds no row, not even {_smallest(file, kind, encoding)}; check the file")
-    return tuple(columns)
+        what = "a line that is a JSON object" if is_lines else "a record that is a JSON object"
+        hint = " (a file that is a list of records ends in .json)" if first.startswith("[") else ""
+        raise InputError(f"{file}: holds no row, not even {what}{hint}; check the file")
+    return Part(file, tuple(columns), partial(_read, file, layout))
 
 
-def _refuse_list(file: Path, encoding: str | None) -> None:
-    """A list over several lines: its last records would be sound lines, the others broken ones."""
-    with open_text(file, encoding) as text:
-        first = next((line for line in text if line.strip()), "")
-    if first.lstrip().startswith("[") and not _is_value(first):
-        raise InputError(f"{file}: is a list of records over several lines, not a record a line; rename it to .json")
+def _first_line(file: Path, layout: Layout) -> str:
+    """The first line that is not blank, without the blanks before it."""
+    with open_text(file, layout.encoding) as text:
+        return next((bare for line in text if (bare := line.lstrip())), "")
 
 
 def _is_value(line: str) -> bool:
@@ -59,25 +62,16 @@ def _is_value(line: str) -> bool:
     return True
 
 
-def _smallest(file: Path, kind: Kind, encoding: str | None) -> str:
-    if kind == "json":
-        return "a record that is a JSON object"
-    with open_text(file, encoding) as text:
-        is_list = _Window(text).next_char() == "["
-    return "a line that is a JSON object" + (" (a file that is a list of records ends in .json)" if is_list else "")
-
-
-def json_rows(file: Path, kind: Kind, encoding: str | None, columns: Sequence[str]) -> Iterator[Batch]:
+def _read(file: Path, layout: Layout, columns: Sequence[str]) -> Iterator[Batch]:
     """Batches of the columns asked for; None where a record has no such key."""
-    with _open(file, kind, encoding) as records:
-        for batch in batched(records):
-            yield tuple([r.get(column) if isinstance(r, dict) else r for r in batch] for column in columns)
+    with _open(file, layout) as records:
+        yield from batched(r if isinstance(r, Unreadable) else tuple([r.get(c) for c in columns]) for r in records)
 
 
 @contextmanager
-def _open(file: Path, kind: Kind, encoding: str | None) -> Iterator[Iterator[Record]]:
-    with open_text(file, encoding, newline="\n") as text:
-        yield _of_lines(text, 1) if kind == "jsonl" else _of_json(file, text)
+def _open(file: Path, layout: Layout) -> Iterator[Iterator[Record]]:
+    with open_text(file, layout.encoding, newline="\n") as text:
+        yield _of_lines(text, 1) if need_format(file).kind == "jsonl" else _of_json(file, text)
 
 
 # JSON lines
@@ -94,9 +88,7 @@ def _record(line: str, number: int) -> Record:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return Unreadable(f"line {number}: not valid JSON", line.rstrip("\r\n"))
-    if isinstance(record, dict):
-        return record
-    return Unreadable(f"line {number}: not a JSON object", line.rstrip("\r\n"))
+    return record if isinstance(record, dict) else Unreadable(f"line {number}: not a JSON object", line.rstrip("\r\n"))
 
 
 # A JSON list, read piece by piece
@@ -114,18 +106,22 @@ class _Window:
     def more(self) -> bool:
         """Let go what is done and add as much as waits, so that a record of any length is tried a few times only."""
         added = self._text.read(max(CHUNK_CHARS, len(self.piece) - self.at))
-        self._lines_gone += self.piece.count("\n", 0, self.at)
-        self.piece, self.at = self.piece[self.at :] + added, 0
+        if added:
+            self._lines_gone += self.piece.count("\n", 0, self.at)
+            self.piece, self.at = self.piece[self.at :] + added, 0
         return bool(added)
 
     def next_char(self) -> str:
         """Go to the next character that is no blank; "" at the end."""
-        while True:
-            self.at = _behind_blanks(self.piece, self.at)
-            if self.at < len(self.piece):
-                return self.piece[self.at]
-            if not self.more():
-                return ""
+        self.at = self.behind_blanks(self.at)
+        while self.at == len(self.piece) and self.more():
+            self.at = self.behind_blanks(self.at)
+        return self.piece[self.at : self.at + 1]
+
+    def behind_blanks(self, start: int) -> int:
+        """Where the blanks end that begin here, if any do."""
+        blanks = BLANKS.match(self.piece, start)
+        return blanks.end() if blanks else start
 
     def line_of(self, place: int) -> int:
         """The number of the line that a place of the piece is in."""
@@ -134,11 +130,6 @@ class _Window:
     def lines(self) -> Iterator[str]:
         """From here on, line by line."""
         return chain(StringIO(self.piece[self.at :] + self._text.readline(MAX_RECORD_CHARS), newline="\n"), self._text)
-
-
-def _behind_blanks(text: str, start: int) -> int:
-    blanks = BLANKS.match(text, start)
-    return blanks.end() if blanks else start
 
 
 def _of_json(file: Path, text: IO[str]) -> Iterator[Record]:
@@ -193,13 +184,12 @@ def _of_list(file: Path, window: _Window) -> Iterator[Record]:
 
 def _element(file: Path, window: _Window, number: int) -> tuple[object, str]:
     """The value that begins here, and as it is written; the window then stands behind it."""
-    at_end = False
     while True:
-        place, problem, value, end = window.at, "", None, window.at
+        place, problem, value = window.at, "", None
         try:
-            value, end = DECODER.raw_decode(window.piece, window.at)
+            value, place = DECODER.raw_decode(window.piece, window.at)
             # A number at the end of the piece may have more digits: only what follows says that it is whole.
-            goes_on = _behind_blanks(window.piece, end) == len(window.piece)
+            goes_on = window.behind_blanks(place) == len(window.piece)
         except json.JSONDecodeError as error:
             place, problem = error.pos, error.msg
             goes_on = problem.startswith("Unterminated string") or place > len(window.piece) - LONGEST_WORD
@@ -207,13 +197,12 @@ def _element(file: Path, window: _Window, number: int) -> tuple[object, str]:
             problem, goes_on = str(error), False
         if goes_on and len(window.piece) - window.at > MAX_RECORD_CHARS:
             raise _broken(file, window.line_of(window.at), number, f"longer than {MAX_RECORD_CHARS:,} characters")
-        if goes_on and not at_end:
-            at_end = not window.more()
-        elif problem:
+        if goes_on and window.more():
+            continue
+        if problem:
             raise _broken(file, window.line_of(place), number, problem)
-        else:
-            raw, window.at = window.piece[window.at : end], end
-            return value, raw
+        raw, window.at = window.piece[window.at : place], place
+        return value, raw
 
 
 def _broken(file: Path, line: int, number: int, problem: str) -> InputError:

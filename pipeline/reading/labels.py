@@ -10,8 +10,10 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import chain
 
 NO_LABEL = -1  # what `datasets` writes for a row without a label
 MAX_VALUES = 100_000  # distinct values kept of a label column; with more it is no label column
@@ -47,10 +49,8 @@ def label_values(raw: object) -> tuple[Value | Unknown, ...]:
             raw = raw.decode()
         except UnicodeDecodeError:
             return (Unknown(repr(raw)),)
-    if isinstance(raw, str):
-        return _text_values(raw)
-    if isinstance(raw, bool):
-        return (str(raw).lower(),)
+    if isinstance(raw, str | bool):
+        return _text_values(str(raw))
     if isinstance(raw, int | float | Decimal):
         return (_number_value(raw),)
     return (Unknown(printable(raw)),)
@@ -62,7 +62,7 @@ def _text_values(raw: str) -> tuple[Value, ...]:
         return ()
     if _NUMBER.fullmatch(bare):
         return (_number_value(Decimal(bare)),)
-    return (bare.lower(),) if bare.lower() in TRUTH else (bare,)
+    return (bare.lower() if bare.lower() in TRUTH else bare,)
 
 
 def written_list(text: str) -> list[object] | None:
@@ -70,11 +70,9 @@ def written_list(text: str) -> list[object] | None:
     if text[:1] != "[" or text[-1:] != "]":
         return None
     for read in (json.loads, ast.literal_eval):
-        try:
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             found = read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        return found if isinstance(found, list) else None
+            return found if isinstance(found, list) else None
     return None
 
 
@@ -117,14 +115,13 @@ class LabelCounts:
 def count_labels(columns: Iterable[Sequence[object]]) -> LabelCounts:
     """Count the labels in batches of a label column."""
     counts = LabelCounts()
-    for column in columns:
-        for raw, num_rows in _distinct(column):
-            values = label_values(raw)
-            counts.num_rows += num_rows * bool(values)
-            counts.num_flags += num_rows * are_flags(values)
-            for value in values:
-                if not isinstance(value, Unknown) and (value in counts.values or len(counts.values) < MAX_VALUES):
-                    counts.values[value] += num_rows
+    for raw, num_rows in chain.from_iterable(map(_distinct, columns)):
+        values = label_values(raw)
+        counts.num_rows += num_rows * bool(values)
+        counts.num_flags += num_rows * are_flags(values)
+        for value in values:
+            if not isinstance(value, Unknown) and (value in counts.values or len(counts.values) < MAX_VALUES):
+                counts.values[value] += num_rows
     return counts
 
 
@@ -137,17 +134,18 @@ def _distinct(column: Sequence[object]) -> Iterable[tuple[object, int]]:
     return ((raw, num_rows) for (_, raw), num_rows in found.items())
 
 
-def whole_numbers(values: Iterable[Value]) -> list[int]:
+def whole_numbers(values: Iterable[object]) -> list[int]:
     """The whole numbers among label values, rising."""
     return sorted(value for value in values if isinstance(value, int))
 
 
 def compare_names(names: Iterable[str], others: Iterable[str]) -> str:
     """What names have or lack against others, for a message."""
-    mine, theirs = list(names), list(others)
-    more, less = ([n for n in a if n not in set(b)] for a, b in ((mine, theirs), (theirs, mine)))
-    parts = [f"{shorten(found)} {what}" for found, what in ((less, "is missing"), (more, "is too many")) if found]
-    return ", ".join(parts)
+    mine, theirs = dict.fromkeys(names), dict.fromkeys(others)
+    less, more = [n for n in theirs if n not in mine], [n for n in mine if n not in theirs]
+    return ", ".join(
+        f"{shorten(found)} {what}" for found, what in ((less, "is missing"), (more, "is too many")) if found
+    )
 
 
 def shorten(values: Iterable[object]) -> str:

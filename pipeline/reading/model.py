@@ -9,18 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import InputError, RunError
+from pipeline.reading.formats import one_line
 from pipeline.reading.hub import fetch, find_repo
-from pipeline.reading.model_files import (
-    CONFIG_FILES,
-    check_files,
-    hash_files,
-    list_files,
-    tokenizer_files,
-    weight_files,
-)
+from pipeline.reading.model_files import check_files, hash_files, list_files, tokenizer_files, weight_files
 from pipeline.reading.places import find_path
 
 if TYPE_CHECKING:
@@ -28,6 +22,7 @@ if TYPE_CHECKING:
 
 # torch and transformers are imported where they are used: a rerun that has nothing to score should not wait for them.
 
+CONFIG_FILES = ("config.json", "generation_config.json")
 DTYPES = ("auto", "float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
 ADVICE = "give a directory with a config.json, or a hub id such as google/gemma-2b"
@@ -65,14 +60,19 @@ def resolve_model(
     Raises InputError for what is no causal language model, an unknown device or dtype, or a model the hub will not
     give; RunError where the hub or the network fails.
     """
-    device, dtype = _resolve_device(device), _resolve_dtype(dtype, device)
-    found = find_directory(name, revision)
-    if found is not None:
-        label, path, revision, weights = _open_directory(found, trust_remote_code)
+    device = _resolve_device(device)
+    dtype = _resolve_dtype(dtype, device)
+    path, label = find_directory(name, revision), str(name)
+    if path is not None:
+        label = path.resolve().name
+        names = list_files(path)
+        code = [file.relative_to(path).as_posix() for file in path.rglob("*.py")] if trust_remote_code else []
+        weights = hash_files(path, [*weight_files(names), "config.json", *code])
+        revision = f"sha256:{weights[:16]}"
     else:
-        label, path, revision, weights = _download(str(name), revision, trust_remote_code)
+        path, revision = _download(label, revision, trust_remote_code)
+        weights = f"{label}@{revision}"
     config = _load_config(path, label, trust_remote_code)
-    _check_causal(config, label, trust_remote_code)
     tokenizer = hash_files(path, tokenizer_files(list_files(path)))
     context_tokens = _context_tokens(config)
     return ModelRef(label, path, revision, weights, tokenizer, device, dtype, context_tokens, trust_remote_code)
@@ -124,37 +124,28 @@ def find_directory(name: str | Path, revision: str | None = None, bundled: Seque
 
 def has_chat_template(path: Path) -> bool:
     """Whether some file of a model's directory may hold a chat template; reads them as text, without the tokenizer."""
-    files = [path / name for name in tokenizer_files(list_files(path))]
-    if any("chat_template" in file.name or "chat_templates" in file.parent.name for file in files):
-        return True
-    configs = [file for file in files if file.name == "tokenizer_config.json"]
-    return any("chat_template" in file.read_text(encoding="utf-8", errors="replace") for file in configs)
+    names = tokenizer_files(list_files(path))
+    config = path / "tokenizer_config.json"
+    return any("chat_template" in name for name in names) or (
+        config.name in names and "chat_template" in config.read_text(encoding="utf-8", errors="replace")
+    )
 
 
-def _open_directory(path: Path, trust_remote_code: bool) -> tuple[str, Path, str, str]:
-    """Name, path, revision and weights identity of a model in a directory."""
-    names = list_files(path)
-    code = [file.relative_to(path).as_posix() for file in path.rglob("*.py")] if trust_remote_code else []
-    weights = hash_files(path, [*weight_files(names), "config.json", *code])
-    return path.resolve().name, path, f"sha256:{weights[:16]}", weights
-
-
-def _download(repo_id: str, revision: str | None, trust_remote_code: bool) -> tuple[str, Path, str, str]:
-    """The same of a model on the hub, of which only the files that are needed are fetched; never pickles."""
+def _download(repo_id: str, revision: str | None, trust_remote_code: bool) -> tuple[Path, str]:
+    """Folder and commit of a model on the hub, of which only the files that are needed are fetched; never pickles."""
     repo = find_repo(repo_id, "model", revision, probe="config.json")
     check_files(repo_id, repo.files)
     code = [n for n in repo.files if n.endswith(".py")] if trust_remote_code else []
-    small = [n for n in repo.files if n in CONFIG_FILES] + tokenizer_files(repo.files) + code
-    path = fetch(repo, small)
-    # Before gigabytes come: is it a model that can be used at all?
-    _check_causal(_load_config(path, repo_id, trust_remote_code), repo_id, trust_remote_code)
-    return repo_id, fetch(repo, weight_files(repo.files)), repo.commit, f"{repo_id}@{repo.commit}"
+    path = fetch(repo, [n for n in repo.files if n in CONFIG_FILES] + tokenizer_files(repo.files) + code)
+    _load_config(path, repo_id, trust_remote_code)  # before gigabytes come: is it a model that can be used at all?
+    return fetch(repo, weight_files(repo.files)), repo.commit
 
 
 # What kind of model it is
 
 
 def _load_config(path: Path, name: str, trust_remote_code: bool) -> "PreTrainedConfig":
+    """The configuration of a causal language model. Raises InputError for one that is broken or of another model."""
     from transformers import AutoConfig
 
     try:
@@ -166,13 +157,14 @@ def _load_config(path: Path, name: str, trust_remote_code: bool) -> "PreTrainedC
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             path, local_files_only=True, trust_remote_code=trust_remote_code
         )
-        return config
     except Exception as error:
         if "trust_remote_code" in str(error) or "code of its own" in str(error):
             raise InputError(
                 f"{name}: this model runs code of its own; if you trust it, set trust_remote_code = true"
             ) from None
-        raise InputError(f"{name}: config.json cannot be used ({_first_line(error)})") from None
+        raise InputError(f"{name}: config.json cannot be used ({one_line(error)})") from None
+    _check_causal(config, name, trust_remote_code)
+    return config
 
 
 def _check_causal(config: "PreTrainedConfig", name: str, trust_remote_code: bool) -> None:
@@ -183,11 +175,8 @@ def _check_causal(config: "PreTrainedConfig", name: str, trust_remote_code: bool
     if known is None and trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
         return
     architectures = getattr(config, "architectures", None) or []
-    causal = {
-        n
-        for value in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-        for n in ([value] if isinstance(value, str) else value)
-    }
+    listed = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    causal = {name for value in listed for name in ([value] if isinstance(value, str) else value)}
     is_encoder = getattr(config, "is_decoder", True) is False or getattr(config, "is_encoder_decoder", False)
     if known is None or is_encoder or (architectures and not causal.intersection(architectures)):
         what = ", ".join(architectures) or config.model_type
@@ -199,11 +188,8 @@ def _check_causal(config: "PreTrainedConfig", name: str, trust_remote_code: bool
 
 def _context_tokens(config: "PreTrainedConfig") -> int:
     text = config.get_text_config()
-    for key in CONTEXT_KEYS:
-        value = getattr(text, key, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return UNLIMITED_CONTEXT
+    found = (getattr(text, key, None) for key in CONTEXT_KEYS)
+    return next((value for value in found if isinstance(value, int) and value > 0), UNLIMITED_CONTEXT)
 
 
 def count_parameters(ref: ModelRef) -> int:
@@ -218,50 +204,11 @@ def count_parameters(ref: ModelRef) -> int:
             with safe_open(ref.path / name, "np") as file:
                 total += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118  # no dict
         except (SafetensorError, OSError) as error:
-            raise InputError(f"{ref.name}: {name} cannot be read ({_first_line(error)}); get the file again") from None
+            raise InputError(f"{ref.name}: {name} cannot be read ({one_line(error)}); get the file again") from None
     return total
 
 
 # Loading
-
-
-def load_model(ref: ModelRef) -> "PreTrainedModel":
-    """The model, in eval mode, on its device, in its dtype.
-
-    Raises InputError for weights that are broken or incomplete, RunError where memory runs out.
-    """
-    with _quiet():
-        return _load_weights(ref)
-
-
-def _load_weights(ref: ModelRef) -> "PreTrainedModel":
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    loader: Any = AutoModelForCausalLM
-    try:
-        model, info = loader.from_pretrained(
-            ref.path,
-            dtype=getattr(torch, ref.dtype),
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=ref.trust_remote_code,
-            ignore_mismatched_sizes=True,  # so that they are named below, in one line
-            output_loading_info=True,
-        )
-        model = model.to(ref.device).eval()
-    except (torch.OutOfMemoryError, MemoryError):
-        raise RunError(f"{ref.name}: not enough memory on {ref.device} to load it in {ref.dtype}") from None
-    except Exception as error:
-        raise InputError(f"{ref.name}: the model in {ref.path} cannot be loaded ({_first_line(error)})") from None
-    wrong = sorted(info["missing_keys"]) + sorted(key for key, *_ in info["mismatched_keys"])
-    if wrong:
-        raise InputError(
-            f"{ref.name}: {len(wrong)} weights are missing or of another shape ({', '.join(wrong[:3])}), "
-            "so its scores would be random; get a complete model"
-        )
-    loaded: PreTrainedModel = model
-    return loaded
 
 
 @contextmanager
@@ -281,13 +228,43 @@ def _quiet() -> Iterator[None]:
         logging.enable_progress_bar()
 
 
+@_quiet()
+def load_model(ref: ModelRef) -> "PreTrainedModel":
+    """The model, in eval mode, on its device, in its dtype.
+
+    Raises InputError for weights that are broken or incomplete, RunError where memory runs out.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    loader: Any = AutoModelForCausalLM
+    try:
+        model, info = loader.from_pretrained(
+            ref.path,
+            dtype=getattr(torch, ref.dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=ref.trust_remote_code,
+            ignore_mismatched_sizes=True,  # so that they are named below, in one line
+            output_loading_info=True,
+        )
+        model = model.to(ref.device).eval()
+    except (torch.OutOfMemoryError, MemoryError):
+        raise RunError(f"{ref.name}: not enough memory on {ref.device} to load it in {ref.dtype}") from None
+    except Exception as error:
+        raise InputError(f"{ref.name}: the model in {ref.path} cannot be loaded ({one_line(error)})") from None
+    wrong = sorted(info["missing_keys"]) + sorted(key for key, *_ in info["mismatched_keys"])
+    if wrong:
+        raise InputError(
+            f"{ref.name}: {len(wrong)} weights are missing or of another shape ({', '.join(wrong[:3])}), "
+            "so its scores would be random; get a complete model"
+        )
+    return cast("PreTrainedModel", model)
+
+
+@_quiet()
 def load_tokenizer(ref: ModelRef) -> "PreTrainedTokenizerBase":
     """The model's tokenizer. Raises InputError where it is missing, broken or slow."""
-    with _quiet():
-        return _load_tokenizer(ref)
-
-
-def _load_tokenizer(ref: ModelRef) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
@@ -295,12 +272,7 @@ def _load_tokenizer(ref: ModelRef) -> "PreTrainedTokenizerBase":
             ref.path, local_files_only=True, trust_remote_code=ref.trust_remote_code
         )
     except Exception as error:
-        raise InputError(f"{ref.name}: the tokenizer in {ref.path} cannot be loaded ({_first_line(error)})") from None
+        raise InputError(f"{ref.name}: the tokenizer in {ref.path} cannot be loaded ({one_line(error)})") from None
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"{ref.name}: the tokenizer has no fast form; convert it to a tokenizer.json")
     return tokenizer
-
-
-def _first_line(error: BaseException, limit: int = 200) -> str:
-    text = " ".join(f"{error}".split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"

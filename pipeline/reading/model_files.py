@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 
-CONFIG_FILES = ("config.json", "generation_config.json")
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -38,8 +37,8 @@ def list_files(path: Path) -> list[str]:
 
 def weight_files(names: Iterable[str]) -> list[str]:
     """The safetensors files that transformers looks for, without variants in other precisions."""
-    wanted = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
-    return sorted(name for name in names if wanted.fullmatch(name))
+    wanted = r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
+    return sorted(name for name in names if re.fullmatch(wanted, name))
 
 
 def tokenizer_files(names: Iterable[str]) -> list[str]:

@@ -1,17 +1,18 @@
-"""Header and rows of Parquet files.
+"""Parquet files.
 
 Invariant: values are plain Python objects, and a string that is not UTF-8 (which Arrow does not check) stays bytes.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.reading.formats import BATCH_ROWS, Batch, Header, Unreadable
+from pipeline.reading.formats import BATCH_ROWS, Batch, Layout, Part, Unreadable
 
 
 def _open(file: Path) -> pq.ParquetFile:
@@ -19,11 +20,11 @@ def _open(file: Path) -> pq.ParquetFile:
     return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
 
 
-def parquet_header(file: Path) -> Header:
-    """Columns, number of rows and class names, from the footer."""
+def open_parquet(file: Path, _layout: Layout, _looked_for: Collection[str]) -> Part:
+    """Columns, number of rows and class names are in the footer."""
     with _open(file) as parquet:
-        schema = parquet.schema_arrow
-        return Header(tuple(schema.names), parquet.metadata.num_rows, _class_names(schema))
+        schema, num_rows = parquet.schema_arrow, parquet.metadata.num_rows
+    return Part(file, tuple(schema.names), partial(_read, file), num_rows, _class_names(schema))
 
 
 def _class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
@@ -47,17 +48,21 @@ def _names_of(feature: object) -> tuple[str, ...]:
     return tuple(map(str, feature.get("names") or ())) if feature.get("_type") == "ClassLabel" else ()
 
 
-def parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[Batch]:
+def _read(file: Path, columns: Sequence[str]) -> Iterator[Batch]:
     """Batches of the columns asked for; nothing else is read. A column that is not there is None throughout."""
     with _open(file) as parquet:
         there = [column for column in dict.fromkeys(columns) if column in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(BATCH_ROWS, columns=there):
             names = batch.schema.names  # of columns of one name the first counts, as in the other formats
-            values: list[list[object]] = [
+            values = [
                 _objects(batch.column(names.index(column))) if column in there else [None] * batch.num_rows
                 for column in columns
             ]
-            yield _with_bad_rows(values)
+            rows: Batch = list(zip(*values, strict=True))
+            for found in values:
+                if Unreadable in map(type, found):  # then the whole row is
+                    rows = [v if isinstance(v, Unreadable) else row for v, row in zip(found, rows, strict=True)]
+            yield rows
 
 
 def _objects(column: "pa.Array[Any]") -> list[object]:
@@ -85,12 +90,3 @@ def _object(value: "pa.Scalar[Any]") -> object:
         return value.as_py()
     except UnicodeDecodeError as error:
         return Unreadable("a list or record holds bytes that are not valid UTF-8", repr(error.object)[2:-1])
-
-
-def _with_bad_rows(values: list[list[object]]) -> Batch:
-    """What is unreadable in one column is so in all of them."""
-    bad = {at: value for column in values for at, value in enumerate(column) if isinstance(value, Unreadable)}
-    for column in values if bad else ():
-        for at, value in bad.items():
-            column[at] = value
-    return tuple(values)

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # listed there lazily
+
 from pipeline.errors import InputError
-from pipeline.reading.hub import existing_path, looks_like_hub_id
+from pipeline.reading.formats import one_line
 
 # Endings of files that people mean when a name has one.
 _TABLES = (".txt", ".xls", ".xlsx", ".ods", ".arrow", ".feather", ".zip", ".tar", ".gz", ".zst", ".bz2", ".pkl")
@@ -34,10 +37,19 @@ def find_path(
     if path is not None:
         return path
     near = next(iter(get_close_matches(name, bundled, n=1, cutoff=ALIKE)), None) or _near(Path(name).expanduser())
-    if near is None and looks_like_hub_id(name) and not looks_local(name, endings):
+    if near is None and _looks_like_hub_id(name) and not looks_local(name, endings):
         return None
     hint = f"did you mean {near}? " if near is not None else ""
     raise InputError(f"{name}: no such {what}; {hint}{advice}")
+
+
+def existing_path(name: str | Path) -> Path | None:
+    """The path where something lies under this name, None where nothing does. Raises InputError if one cannot look."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{one_line(name)}: no path that can be looked at ({one_line(error)})") from None
 
 
 def looks_local(name: str, endings: Sequence[str]) -> bool:
@@ -46,6 +58,14 @@ def looks_local(name: str, endings: Sequence[str]) -> bool:
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or lower.endswith((*endings, *_TABLES, *_MODELS)):
         return True
     return "/" in name and existing_path(Path(name).parent) is not None
+
+
+def _looks_like_hub_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def _near(path: Path) -> Path | None:

@@ -5,13 +5,14 @@ for another, and what lies beside the files that are read is named.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.errors import InputError
+from pipeline.reading.formats import ENDINGS, FAMILY, format_of, need_format, reading
 from pipeline.reading.labels import shorten
-from pipeline.reading.readers import ENDINGS, FAMILY, format_of, reading
 
 # What names of files call the splits, as `datasets` reads them.
 SPLITS = {
@@ -25,13 +26,12 @@ EVERYTHING = "all"
 _DESCRIPTIONS = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"}
 
 
-@dataclass(frozen=True, slots=True)
-class FoundFiles:
-    """The files of a split, what they call it, and a line that names the files passed over."""
+class FoundFiles(NamedTuple):
+    """The files of a split, what they call it, and lines that name what is read or passed over."""
 
-    files: tuple[Path, ...]
+    files: list[Path]
     split: str
-    remark: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def find_files(path: Path, split: str) -> FoundFiles:
@@ -52,29 +52,25 @@ def find_files(path: Path, split: str) -> FoundFiles:
         hint = f"; its folders are {shorten(folders)}, name one of them" if folders else ""
         raise InputError(f"{path}: the directory holds no {', '.join(ENDINGS)} file{hint}")
     chosen = _called(path, files, split) or _of_split(path, files, split)
-    _refuse_twins(path, chosen)
-    kinds = sorted({_family(file) for file in chosen})
-    if len(kinds) > 1:
-        endings = sorted({f".{found.kind}" for file in chosen if (found := format_of(file))})
+    _refuse_copies(path, chosen)
+    kinds = {need_format(file).kind for file in chosen}
+    if len({FAMILY[kind] for kind in kinds}) > 1:
         raise InputError(
-            f"{path}: the directory holds files of several kinds ({', '.join(endings)}); name one file, such as "
-            f"--split {chosen[0].name}"
+            f"{path}: the directory holds files of several kinds ({', '.join(sorted(f'.{kind}' for kind in kinds))}); "
+            f"name one file, such as --split {chosen[0].name}"
         )
-    return FoundFiles(
-        tuple(chosen), split, _say(path, chosen, sorted([*(f for f in files if f not in chosen), *others]))
-    )
+    left = sorted([*(file for file in files if file not in chosen), *others])
+    return FoundFiles(chosen, split, _remarks(path, chosen, left))
 
 
 def _one_file(path: Path, split: str) -> FoundFiles:
-    if format_of(path) is None:
-        raise InputError(f"{path}: the name must end in one of {', '.join(ENDINGS)} to say what the file holds")
+    need_format(path)
     own = _splits_of(path.name)
-    if split in (path.name, _uncompressed(path.name)) or _key(split) in own or _has_word(path.stem, split):
-        return FoundFiles((path,), split)
-    if not own and _is_split(split):
-        return FoundFiles((path,), split)
+    is_named = split in (path.name, _uncompressed(path.name)) or _key(split) in own or _has_word(path.stem, split)
+    if is_named or (not own and _is_split(split)):
+        return FoundFiles([path], split)
     if len(own) == 1 and split == DEFAULT_SPLIT:
-        return FoundFiles((path,), next(iter(own)))  # nobody named a split, so the file does
+        return FoundFiles([path], next(iter(own)))  # nobody named a split, so the file does
     says = f"its name says {' and '.join(sorted(own))}" if own else "it is one file and its name says no split"
     raise InputError(f"{path}: no split '{split}'; {says}; leave out --split")
 
@@ -100,16 +96,13 @@ def _called(path: Path, files: list[Path], split: str) -> list[Path]:
     """The file that is called so, with its folders or without them, compressed or not."""
     called = [f for f in files if split in (f.name, f.relative_to(path).as_posix(), _uncompressed(f.name))]
     if len(called) > 1:
-        places = [file.relative_to(path).as_posix() for file in called]
-        raise InputError(f"{path}: '{split}' may be {shorten(places)}; name one of them with its folder")
+        raise InputError(f"{path}: '{split}' may be {_listed(path, called)}; name one of them with its folder")
     return called
 
 
 def _of_split(path: Path, files: list[Path], split: str) -> list[Path]:
     splits = {file: _splits_of(file.name) or _folder_splits(path, file) for file in files}
-    known = sorted({name for names in splits.values() for name in names})
-    places = {file: file.relative_to(path).as_posix() for file in files}
-    chosen = [file for file in files if _has_word(places[file], split)]
+    chosen = [file for file in files if _has_word(file.relative_to(path).as_posix(), split)]
     if _key(split) in SPLITS.values():
         same = [file for file in files if _key(split) in splits[file]]
         # dev.csv beside validation.csv: two data sets that mean the same split, of which one has been named.
@@ -117,32 +110,28 @@ def _of_split(path: Path, files: list[Path], split: str) -> list[Path]:
     said = {name for file in chosen for name in splits[file]}
     if len(said) > 1:
         raise InputError(
-            f"{path}: split '{split}' may be {shorten([places[file] for file in chosen])}, whose names say "
+            f"{path}: split '{split}' may be {_listed(path, chosen)}, whose names say "
             f"{' and '.join(sorted(said))}; name one file with --split"
         )
-    if chosen:
-        return chosen
-    if known or not _is_split(split):
-        listed = [*known, *(file.relative_to(path).as_posix() for file in files)]
-        close = get_close_matches(split, listed, n=1)
-        hint = f"did you mean '{close[0]}'? " if close else ""
-        says = f"the splits found are {', '.join(known)}" if known else "no file's name says a split"
-        raise InputError(
-            f"{path}: no split '{split}'; {hint}{says}; the files are {shorten(listed[len(known) :])}, and one of "
-            "them may be named with --split"
-        )
-    return files
+    known = sorted({name for names in splits.values() for name in names})
+    if chosen or (not known and _is_split(split)):
+        return chosen or files
+    close = get_close_matches(split, [*known, *(file.relative_to(path).as_posix() for file in files)], n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    says = f"the splits found are {', '.join(known)}" if known else "no file's name says a split"
+    raise InputError(
+        f"{path}: no split '{split}'; {hint}{says}; the files are {_listed(path, files)}, and one of them may be named "
+        "with --split"
+    )
 
 
-def _refuse_twins(path: Path, files: list[Path]) -> None:
+def _refuse_copies(path: Path, files: list[Path]) -> None:
     """test.csv beside test.csv.gz: every row would count twice."""
     bare: dict[str, Path] = {}
     for file in files:
-        name = _uncompressed(file.relative_to(path).as_posix())
-        if name in bare:
-            both = f"{bare[name].name} and {file.name}"
-            raise InputError(f"{path}: {both} look like one file twice; name one with --split")
-        bare[name] = file
+        first = bare.setdefault(_uncompressed(file.relative_to(path).as_posix()), file)
+        if first is not file:
+            raise InputError(f"{path}: {first.name} and {file.name} look like one file twice; name one with --split")
 
 
 def _uncompressed(name: str) -> str:
@@ -175,16 +164,14 @@ def _is_split(name: str) -> bool:
     return name.lower() in SPLITS or name == EVERYTHING
 
 
-def _family(file: Path) -> str:
-    found = format_of(file)
-    assert found is not None
-    return FAMILY[found.kind]
-
-
-def _say(path: Path, chosen: list[Path], left: list[Path]) -> str | None:
+def _remarks(path: Path, chosen: list[Path], left: list[Path]) -> tuple[str, ...]:
     """Files that were passed over, and those that are read where they are more than pieces of one."""
     pieces = {re.sub(r"\d+", "", file.name) for file in chosen}
-    read = f"reads {shorten(file.relative_to(path).as_posix() for file in chosen)}" if len(pieces) > 1 else ""
-    passed = f"passed over {shorten(file.relative_to(path).as_posix() for file in left)}" if left else ""
-    said = ", ".join(filter(None, (read, passed)))
-    return f"{path}: {said}" if said else None
+    read = f"reads {_listed(path, chosen)}" if len(pieces) > 1 else ""
+    passed = f"passed over {_listed(path, left)}" if left else ""
+    return (f"{path}: {', '.join(filter(None, (read, passed)))}",) if read or passed else ()
+
+
+def _listed(path: Path, files: Iterable[Path]) -> str:
+    """The first of these files, as the directory has them, for a message."""
+    return shorten(file.relative_to(path).as_posix() for file in files)

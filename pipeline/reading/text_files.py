@@ -14,7 +14,7 @@ from typing import IO
 import pyarrow as pa
 
 from pipeline.errors import InputError
-from pipeline.reading.formats import ENCODING_EXAMPLES, Compression, format_of, short
+from pipeline.reading.formats import ENCODING_EXAMPLES, need_format, short
 
 HEAD_BYTES = 256
 # UTF-32's mark in little-endian order begins with UTF-16's.
@@ -37,25 +37,23 @@ OTHER_FILES = (
 @contextmanager
 def open_text(file: Path, encoding: str | None, *, newline: str = "") -> Iterator[IO[str]]:
     """A text file as a stream, `newline` as in `open`. Raises InputError for an encoding that it is not in."""
-    how = format_of(file)
-    compression = how.compression if how else None
-    with _open_bytes(file, compression) as raw:
-        head = raw.read(HEAD_BYTES)
-    for mark, what in OTHER_FILES:
-        if head.startswith(mark):
-            raise InputError(f"{file}: {what}")
-    name = _encoding(file, head, encoding)
-    # Code units of two or four bytes leave no room for a single byte that is none.
-    errors = "strict" if name.startswith(("utf-16", "utf-32")) else "surrogateescape"
-    with _open_bytes(file, compression) as raw:
+    with _open_bytes(file) as raw:
+        head = raw.peek(HEAD_BYTES)[:HEAD_BYTES]
+        for mark, what in OTHER_FILES:
+            if head.startswith(mark):
+                raise InputError(f"{file}: {what}")
+        name = _encoding(file, head, encoding)
         raw.read(next((len(mark) for mark, _ in MARKS if head.startswith(mark)), 0))
+        # Code units of two or four bytes leave no room for a single byte that is none.
+        errors = "strict" if name.startswith(("utf-16", "utf-32")) else "surrogateescape"
         with TextIOWrapper(raw, name, errors, newline) as text:
             yield text
 
 
 @contextmanager
-def _open_bytes(file: Path, compression: Compression | None) -> Iterator[BufferedReader]:
+def _open_bytes(file: Path) -> Iterator[BufferedReader]:
     """Arrow's decompression reads all members of a file, checks their sums and refuses one that is cut off."""
+    compression = need_format(file).compression
     with file.open("rb") as raw:
         if compression is None:
             yield raw
@@ -67,28 +65,28 @@ def _open_bytes(file: Path, compression: Compression | None) -> Iterator[Buffere
 # Encodings
 
 
-def _encoding(file: Path, head: bytes, told: str | None) -> str:
+def _encoding(file: Path, head: bytes, given: str | None) -> str:
     """What to decode with: what the user said, else what the first bytes say, where the two do not differ."""
     marked = next((name for mark, name in MARKS if head.startswith(mark)), None)
     seen = marked or _unmarked(head)
-    if told is None:
+    if given is None:
         if seen and not marked:
             raise InputError(f"{file}: looks like {seen[:6].upper()} without a mark; write --encoding {seen}")
         return seen or "utf-8"
-    name = known_encoding(told)
+    name = known_encoding(given)
     if seen and not seen.startswith(name.removesuffix("-sig")):
         right = "leave out --encoding" if marked else f"write --encoding {seen}"
-        raise InputError(f"{file}: begins like {seen}, not like {told}; {right}")
+        raise InputError(f"{file}: begins like {seen}, not like {given}; {right}")
     return seen or name
 
 
-def known_encoding(told: str) -> str:
+def known_encoding(given: str) -> str:
     """Python's own name for an encoding. Raises InputError for what is none of text."""
     try:
-        known = codecs.lookup(told)
-        "".encode(told)  # refuses codecs that are none of text, such as base64
+        known = codecs.lookup(given)
+        "".encode(given)  # refuses codecs that are none of text, such as base64
     except (LookupError, ValueError):
-        raise InputError(f"--encoding '{told}': no such encoding; write {ENCODING_EXAMPLES}, for example") from None
+        raise InputError(f"--encoding '{given}': no such encoding; write {ENCODING_EXAMPLES}, for example") from None
     return known.name
 
 
@@ -109,15 +107,12 @@ def _unmarked(head: bytes) -> str | None:
 def encoding_hint(text: str) -> str:
     """For text with bytes that are not UTF-8: how it reads in a likely encoding, and what to write; else nothing."""
     try:
-        raw = text.encode("utf-8", "surrogateescape")
+        text.encode("utf-8", "surrogateescape").decode()
+        return ""
     except UnicodeEncodeError:
         return ""  # surrogates that were written as such
-    try:
-        raw.decode()
     except UnicodeDecodeError as error:
-        around = raw[max(error.start - 20, 0) : error.end + 20]
-    else:
-        return ""
+        around = error.object[max(error.start - 20, 0) : error.end + 20]
     for name in ("cp1252", "latin-1"):
         try:
             return f"if '{short(around.decode(name))}' is right, write --encoding {name}"

@@ -29,17 +29,19 @@ def write_table(file: Path | IO[bytes], schema: pa.Schema, tables: Iterable[pa.T
 
 
 class RowWriter:
-    """A Parquet file of a run's work folder, written row by row; memory holds one row group.
+    """A Parquet file of a run's work folder, written aside row by row; memory holds one row group.
 
-    After an error in its block there is no file. Raises RunError where the disk is full or cannot be written.
+    It takes its name at the end of its block; after an error in it, what had the name before keeps it. Raises RunError where the disk is full or cannot be written.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._path, self._schema = path, schema
+        self._aside = path.with_name(f"{path.name}.partial")
         self._rows: list[tuple[Any, ...]] = []
         self._num_chars = 0
         with self._explain_errors():
-            self._writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(self._aside, schema, compression="zstd", write_page_checksum=True)
 
     def __enter__(self) -> "RowWriter":
         return self
@@ -52,14 +54,16 @@ class RowWriter:
             self._flush()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if error is not None:
+        try:
+            if error is None:
+                self._flush()
+                with self._explain_errors():
+                    self._writer.close()
+                    self._aside.replace(self._path)
+        finally:
             with suppress(OSError):  # whatever went wrong has been said
                 self._writer.close()
-            self._path.unlink(missing_ok=True)
-            return
-        self._flush()
-        with self._explain_errors():
-            self._writer.close()
+            self._aside.unlink(missing_ok=True)
 
     def _flush(self) -> None:
         columns = list(zip(*self._rows, strict=True)) or [()] * len(self._schema)

@@ -1,11 +1,8 @@
 """Classes meet by name: whatever order file, configuration and prompts list them in, a class has its own words."""
 
-import csv
-import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -16,9 +13,10 @@ from pipeline.classes import choose_classes, choose_prompts
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.prompts import AG_NEWS, BUILT_IN, Prompt
+from pipeline.pull import pull_items
 from pipeline.reading.dataset import Dataset, open_dataset
 from pipeline.reading.gold import Classes
-from pipeline.reading.pull import pull_items
+from tests.pipeline.reading import data_files
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 Labels = list[Any]
@@ -32,22 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write(path: Path, labels: Labels, names: tuple[str, ...] | None = None) -> Path:
     """A file of texts with these labels; with `names`, a Parquet file whose footer names its classes."""
-    texts = [f"text {i}" for i in range(len(labels))]
-    if path.suffix == ".parquet":
-        table = pa.table({"text": texts, "label": labels})
-        if names:
-            feature = {"names": list(names), "_type": "ClassLabel"}
-            footer = {"info": {"features": {"label": feature, "text": {"_type": "Value"}}}}
-            table = table.replace_schema_metadata({"huggingface": json.dumps(footer)})
-        pq.write_table(table, path)
-    elif path.suffix in (".csv", ".tsv"):
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file, delimiter="," if path.suffix == ".csv" else "\t")
-            writer.writerows([("text", "label"), *zip(texts, labels, strict=True)])
-    else:
-        rows = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
-        path.write_text(json.dumps(rows) if path.suffix == ".json" else "".join(json.dumps(r) + "\n" for r in rows))
-    return path
+    return data_files.write(
+        path, [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)], names=names
+    )
 
 
 def config_of(*prompts: object, **settings: object) -> RunConfig:
@@ -82,7 +67,7 @@ odd = st.lists(
 
 
 @given(data=st.data(), names=st.one_of(plain, odd), suffix=st.sampled_from(SUFFIXES))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_every_class_has_its_own_words_in_any_format_and_order(
     data: st.DataObject, folder: Path, names: list[str], suffix: str
 ) -> None:
@@ -125,7 +110,7 @@ def test_every_class_has_its_own_words_in_any_format_and_order(
 
 
 @given(order=st.permutations(range(4)), suffix=st.sampled_from(SUFFIXES), own=st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_built_in_words_pair_with_classes_by_name(folder: Path, order: list[int], suffix: str, own: bool) -> None:
     """A file of AG News's classes in alphabetical or any other order keeps its ids and gets the right words."""
     names = tuple(AG_NEWS[i] for i in order)

@@ -80,7 +80,7 @@ def test_a_template_without_one_slot_is_refused_and_what_looks_like_one_is_named
         make(template)
     line = str(caught.value)
     assert f"{{text}} exactly once, it has it {number} times" in line
-    assert "write {text} where the article goes" in line
+    assert "write {text} where the text goes" in line
     assert (f"(it has '{seen}')" in line) if seen else ("(it has" not in line)
 
 

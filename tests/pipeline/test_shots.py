@@ -12,7 +12,7 @@ from pipeline.prompts import BUILT_IN
 from pipeline.shots import draw_shots, format_shots
 
 NAMES = ("World", "Sports", "Business", "Sci/Tech")
-ROWS = [(f"article {i}", i % 4) for i in range(200)]
+ROWS = [(f"text {i}", i % 4) for i in range(200)]
 
 
 @given(st.integers(1, 40), st.integers(0, 5), st.randoms())

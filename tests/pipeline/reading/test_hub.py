@@ -14,11 +14,11 @@ import pytest
 from huggingface_hub import constants
 
 from pipeline.errors import InputError, LabelscoreError, RunError
+from pipeline.pull import pull_items
 from pipeline.reading.dataset import Dataset, open_dataset
 from pipeline.reading.gold import Names, read_classes
 from pipeline.reading.hub_errors import redact
 from pipeline.reading.model import resolve_model
-from pipeline.reading.pull import pull_items
 from tests.hub_server import CLASSES, HubServer, ag_news_files, connect, folder_files, save_tiny_gemma
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -59,7 +59,7 @@ def licensed(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
 
 
 def texts_of(dataset: Dataset) -> list[object]:
-    return [text for batch in dataset.rows() for text in batch.texts]
+    return [row.text for row in dataset.rows()]
 
 
 def message_of(what: type[LabelscoreError], name: str = DATA, revision: str | None = None) -> str:
@@ -82,14 +82,10 @@ def assert_nothing_half_cached(cache: Path, *repos: dict[str, bytes]) -> None:
 def test_a_split_is_downloaded_alone_and_pinned_to_its_commit(hub: HubServer) -> None:
     """Only the files of the split asked for come; class names are from the card; the commit is recorded."""
     dataset = open_dataset(DATA, split="test[2:]")
-    assert (dataset.revision, dataset.names.names, dataset.num_rows) == (
-        hub.repos["dataset", DATA].refs["main"],
-        CLASSES,
-        10,
-    )
+    assert (dataset.revision, dataset.names.names) == (hub.repos["dataset", DATA].refs["main"], CLASSES)
     assert texts_of(dataset) == [f"{CLASSES[i % 4]} news number {i} of the test split" for i in range(2, 12)]
     assert not [path for path in hub.downloads() if "train" in path]
-    assert next(iter(dataset.rows())).first_id == 2
+    assert next(dataset.rows()).position == 2
 
 
 def test_a_second_run_downloads_no_file(hub: HubServer) -> None:
@@ -112,8 +108,9 @@ def test_a_new_commit_is_fetched_and_an_old_one_can_be_asked_for(hub: HubServer)
     """No revision means the newest; a commit means that commit, offline too."""
     old = open_dataset(DATA).revision
     new = hub.put("dataset", DATA, ag_news_files(num_test=20))
-    assert (open_dataset(DATA).revision, open_dataset(DATA).num_rows) == (new, 20)
-    assert (open_dataset(DATA, revision=old).revision, open_dataset(DATA, revision=old).num_rows) == (old, 12)
+    for revision, commit, num_rows in ((None, new, 20), (old, old, 12)):
+        dataset = open_dataset(DATA, revision=revision)
+        assert (dataset.revision, len(texts_of(dataset))) == (commit, num_rows)
 
 
 def test_offline_makes_no_request_and_never_takes_another_revision(
@@ -167,7 +164,7 @@ def test_a_data_set_without_a_card_is_found_by_its_file_names(hub: HubServer) ->
     files = {path: data for path, data in ag_news_files().items() if path.startswith("data/")}
     hub.put("dataset", "some/plain", files)
     dataset = open_dataset("some/plain")
-    assert (dataset.num_rows, dataset.names) == (12, None)
+    assert (len(texts_of(dataset)), dataset.names) == (12, None)
 
 
 def test_a_repository_cannot_write_outside_the_folder_it_is_given(hub: HubServer, tmp_path: Path) -> None:
@@ -383,7 +380,7 @@ def test_a_process_of_its_own_downloads_and_then_works_without_a_request(license
     """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are all it needs; nothing is on stderr, and weights load offline too."""
     pull = (
         "from pathlib import Path; from pipeline.reading.dataset import *; from pipeline.reading.gold import *\n"
-        "from pipeline.reading.pull import *\n"
+        "from pipeline.pull import *\n"
         "from pipeline.reading.model import *\n"
         f"d = open_dataset('{DATA}'); classes = read_classes(d.count_labels(), d.names, '')\n"
         "pull_items(d, classes=classes, limit=None, on_bad_row='fail',"

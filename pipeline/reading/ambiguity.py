@@ -32,33 +32,31 @@ def refuse_unnamed_ids(where: str, names: Sequence[str], ids: Sequence[object]) 
     pairs = ", ".join(f'{number} = "..."' for number in ids[:NUM_OFFERED])
     raise InputError(
         f"{where}: its labels are ids ({shorten(ids)}) and nothing says which of the classes {shorten(names)} they "
-        f"are, "
-        f"as the lines of a prompt's table have no order; write label_names = {{ {pairs} }} with the class of each"
+        f"are, as the lines of a prompt's table have no order; write label_names = {{ {pairs} }} with the class of each"
     )
 
 
 def refuse_other_ids(where: str, names: Sequence[str], files: Sequence[LabelCounts]) -> None:
     """Ids that count from 1 or otherwise than 0, 1, ... are never scored shifted; each file has its own."""
-    for file in files:
-        numbers = _ids(file.values)
-        if numbers and max(numbers) >= len(names) and (min(numbers) > 0 or len(numbers) == len(names)):
+    for numbers in map(_ids, files):
+        if numbers and numbers[-1] >= len(names) and (numbers[0] > 0 or len(numbers) == len(names)):
             _refuse_range(where, names, numbers)
-    numbers = _ids(value for file in files for value in file.values)
-    if len(numbers) > 1 and min(numbers) > 0 and max(numbers) < len(names):
+    numbers = sorted(number for file in files for number in _ids(file))
+    if len(numbers) > 1 and numbers[0] > 0 and numbers[-1] < len(names):
         num_rows = sum(file.values[number] for file in files for number in numbers)
         # The chance that no row is of the first class, where all classes are as common.
         if (1 - 1 / len(names)) ** num_rows < UNLIKELY:
             _refuse_range(where, names, numbers)
 
 
-def _ids(values: Iterable[int | str]) -> list[int]:
-    return [number for number in whole_numbers(values) if number != NO_LABEL]
+def _ids(file: LabelCounts) -> list[int]:
+    return [number for number in whole_numbers(file.values) if number != NO_LABEL]
 
 
 def _refuse_range(where: str, names: Sequence[str], numbers: Sequence[int]) -> NoReturn:
-    if max(numbers) <= len(names) and min(numbers) > 0:
+    if numbers[0] > 0 and numbers[-1] <= len(names):
         ways = f"if 1 is {names[0]}, write {_option(enumerate(names, 1))}"
-        if max(numbers) < len(names):
+        if numbers[-1] < len(names):
             ways += f"; if 1 is {names[1]} and no row is {names[0]}, write {_option(enumerate(names))}"
     elif len(numbers) == len(names):
         ways = f"if they are the classes in that order, write {_option(zip(numbers, names, strict=True))}"
@@ -83,8 +81,7 @@ def refuse_inverted_truth(where: str, names: Sequence[str], as_ids: Mapping[int,
 
 def refuse_odd_truth(where: str, names: Sequence[str]) -> None:
     """true and false are the ids 1 and 0, unless the classes' names seem to say otherwise."""
-    answers = [_answer(name) for name in names]
-    if any(answer not in (None, position) for position, answer in enumerate(answers)):
+    if any(_answer(name) not in (None, position) for position, name in enumerate(names)):
         first, second = names[0], names[1]
         raise InputError(
             f"{where}: its labels are true and false, and true would be {second}; write --label-names "
@@ -104,13 +101,11 @@ def _answer(name: str) -> int | None:
 def refuse_lone_minus(where: str, names: Sequence[str], numbers: Sequence[int]) -> None:
     """-1 is no label, unless it looks as if it were one of the classes."""
     others = [number for number in numbers if number != NO_LABEL]
-    if NO_LABEL not in numbers or not others:
-        return
     signs = (NO_LABEL, 0, 1)  # of three classes
     fits = len(names) == len(signs) and set(numbers) <= set(signs)
-    if not fits and len(numbers) != len(names):
+    if NO_LABEL not in numbers or not others or not (fits or len(numbers) == len(names)):
         return
-    as_class = zip(signs if fits else sorted(numbers), names, strict=True)
+    as_class = zip(signs if fits else numbers, names, strict=True)
     raise InputError(
         f"{where}: its label -1 may be a class or mean that there is none: with {shorten(others)} there may be as many "
         f"labels as classes. Write label_names = {_table(as_class)} if it is a class, label_names = "
@@ -118,9 +113,10 @@ def refuse_lone_minus(where: str, names: Sequence[str], numbers: Sequence[int]) 
     )
 
 
-def refuse_flags(where: str, names: Sequence[str], num_rows: int, num_flags: int) -> None:
+def refuse_flags(where: str, names: Sequence[str], files: Sequence[LabelCounts]) -> None:
     """Lists like [0, 1], which mark the right one of two classes or name both."""
-    if len(names) == 2 and num_flags and num_flags == num_rows:
+    num_flags = sum(file.num_flags for file in files)
+    if len(names) == 2 and num_flags and num_flags == sum(file.num_rows for file in files):
         raise InputError(
             f"{where}: each of its labels is a list of 0 and 1, which may mark the right one of two classes or name "
             "both; write the id or name of the right class"
