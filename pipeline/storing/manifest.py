@@ -5,6 +5,7 @@ tell a finished run from one that was changed since. Keys of other versions are 
 """
 
 import json
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,7 +22,15 @@ class NewerSchema(RunError):
 
 
 class Record(BaseModel):
+    """Facts by name, as attributes or by key: `manifest.dataset.num_items` is `manifest["dataset"]["num_items"]`."""
+
     model_config = ConfigDict(frozen=True, extra="allow")
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return getattr(self, name)
+        except AttributeError:
+            raise KeyError(name) from None
 
 
 class Settings(Record):

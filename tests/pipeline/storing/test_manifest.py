@@ -28,6 +28,9 @@ def test_the_manifest_comes_back_as_it_was_written(out: Output) -> None:
     write_manifest(out, written)
     assert need_manifest(out) == written.model_copy(update={"schema_version": 1})
     assert json.loads(out.read_bytes(MANIFEST))["run_id"] == "é\ud800"
+    assert written["dataset"]["num_items"] == written.dataset.num_items == 3
+    with pytest.raises(KeyError, match="nothing"):
+        written["nothing"]
 
 
 def test_keys_of_another_version_are_kept(out: Output) -> None:
