@@ -1,12 +1,13 @@
-"""Attention for a flat row that holds many items: each token sees the shared prefix, its article and its ancestors.
+"""Attention for a flat row that holds many items: each token sees the shared prefix, its item and its ancestors.
 
 The linear layers run over one row with all tokens of a batch and no padding; only attention is done item by item, in
 groups of items of about one length. transformers calls `attend` through its interface for attention functions, the one
 that inference servers use, so no model's code is touched and each model brings its own scaling, window and soft cap.
 
-Invariant: a token's output is what it would be in a sequence of its own: prefix, article up to it, its own branch.
+Invariant: a token's output is what it would be in a sequence of its own: prefix, item up to it, its own branch.
 """
 
+from copy import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -24,14 +25,14 @@ _HARMLESS = {"position_ids", "cache_position", "position_embeddings", "cu_seq_le
 class Group:
     """Items side by side in the flat row which share a trie and see the same first `depth` tokens of the prefix.
 
-    The row holds, item after item, the article's own tokens and then the trie's nodes. In `index` and `inverse` it is
-    folded into a matrix of `width` = longest article + nodes; they are None where nothing has to be padded for that.
-    Masks are made where `lengths` lie, which is the model's device once the group has been moved there.
+    The row holds, item after item, its own tokens and then the trie's nodes. In `index` and `inverse` it is folded into
+    a matrix of `width` = longest item + nodes; they are None where nothing has to be padded for that. Masks are made
+    where `lengths` lie.
     """
 
     begin: int
     depth: int
-    lengths: Tensor  # (items,) own article tokens
+    lengths: Tensor  # (items,) own tokens
     trie: LabelTrie
     index: Tensor | None = None  # (items * width,) place in the flat row of each cell
     inverse: Tensor | None = None  # (tokens,) cell of each of the group's tokens
@@ -51,27 +52,29 @@ class Group:
         self.index = index.flatten()
         self.inverse = filled.flatten().nonzero()[:, 0]
 
-    def move(self, device: torch.device) -> None:
-        """Move what attention needs to the model's device."""
-        self.lengths = self.lengths.to(device)
+    def to(self, device: torch.device) -> "Group":
+        """A copy on the model's device, which takes its masks with it when it goes."""
+        moved = copy(self)
+        moved.lengths, moved.masks = self.lengths.to(device), {}
         if self.index is not None and self.inverse is not None:
-            self.index, self.inverse = self.index.to(device), self.inverse.to(device)
+            moved.index, moved.inverse = self.index.to(device), self.inverse.to(device)
+        return moved
 
     @property
     def width(self) -> int:
         return self.longest + len(self.trie.tokens)
 
     def filled(self) -> Tensor:
-        """(items, width) bool: the cells that hold a token; articles are padded before the nodes."""
-        article = torch.arange(self.longest, device=self.lengths.device) < self.lengths[:, None]
-        return torch.cat([article, article.new_ones(len(self.lengths), len(self.trie.tokens))], dim=1)
+        """(items, width) bool: the cells that hold a token; items are padded before the nodes."""
+        own = torch.arange(self.longest, device=self.lengths.device) < self.lengths[:, None]
+        return torch.cat([own, own.new_ones(len(self.lengths), len(self.trie.tokens))], dim=1)
 
     def positions(self) -> Tensor:
         """(items, width) each cell's position in a sequence of its own."""
         device = self.lengths.device
-        article = torch.arange(self.longest, device=device).expand(len(self.lengths), -1)
+        own = torch.arange(self.longest, device=device).expand(len(self.lengths), -1)
         nodes = self.lengths[:, None] - 1 + torch.tensor(self.trie.depths, dtype=torch.int64, device=device)
-        return self.depth + torch.cat([article, nodes], dim=1)
+        return self.depth + torch.cat([own, nodes], dim=1)
 
     @property
     def num_reads(self) -> int:
@@ -90,7 +93,7 @@ class Group:
         if key not in self.masks:
             if at_reads:
                 cells = self.mask(window, num_folded, dtype)[:, 0, : self.width]
-                reads = self.read_cells()[: len(cells), :, None]  # where articles are alike, so are their cells
+                reads = self.read_cells()[: len(cells), :, None]  # where lengths are alike, so are the cells
                 mask = cells.gather(1, reads.expand(-1, -1, cells.shape[2]))
             else:
                 visible = self._visible(window)
@@ -99,14 +102,14 @@ class Group:
         return self.masks[key]
 
     def read_cells(self) -> Tensor:
-        """(items, reads) cells of each item that are read; the root is the article's last token."""
+        """(items, reads) cells of each item that are read; the root is its own last token."""
         reads = torch.tensor(self.trie.reads, device=self.lengths.device)
         return torch.where(reads == ROOT, self.lengths[:, None] - 1, self.longest + reads)
 
     def _visible(self, window: int | None) -> Tensor:
         """(1 or items, width, depth + width) bool: which keys each cell sees; `window` counts logical positions."""
         longest, device = self.longest, self.lengths.device
-        is_alike = self.index is None  # all articles have one length: one mask serves them all
+        is_alike = self.index is None  # all items have one length: one mask serves them all
         filled, positions = (self.filled()[:1], self.positions()[:1]) if is_alike else (self.filled(), self.positions())
         own = torch.zeros(len(filled), self.width, self.width, dtype=torch.bool, device=device)
         own[:, :longest, :longest] = own.new_ones(longest, longest).tril()

@@ -1,46 +1,74 @@
-"""The two ways through a model: a flat row with a tree's attention, or padded rows with the model's own.
+"""The two ways through a model: packed trees with an attention of ours, or padded rows with the model's own.
 
-Invariant: a forward here leaves the model as it was; both ways return the logits at the places asked for in float32,
-made by the model's own head, whatever it does after its last matrix product.
+Invariant: a forward here leaves the model as it was; both ways score terms by the logits at the places that are read,
+in float32, made by the model's own head, whatever it does after its last matrix product.
 """
 
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pipeline.scoring import attention
+from pipeline.scoring import attention, packed, padded
 from pipeline.scoring.attention import Group, KeysKept, Prefix, Row
-from pipeline.scoring.label_rows import LabelRow, pad
-from pipeline.scoring.plan import Flat
+from pipeline.scoring.packed import PackedBatch, TokenTree, pack
+from pipeline.scoring.padded import LabelRow, PaddedBatch, pad
 from pipeline.scoring.strings import Ids
+from pipeline.scoring.terms import score_terms
 from pipeline.scoring.trie import make_trie
 
 _NO_LABELS = make_trie(((0,),), (1,), False)
 
 
-class TreeForward:
-    """Forwards flat rows; keeps the keys and values of the last shared prefix.
+S = TypeVar("S", TokenTree, LabelRow)
+B = TypeVar("B", PackedBatch, PaddedBatch)
+
+
+class Forward(ABC, Generic[S, B]):
+    """A way through a model: which sequences make a batch, how they are laid out, and the scores of their terms."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model, self.device = model, model.device
+
+    @staticmethod
+    @abstractmethod
+    def num_fitting(sequences: Iterable[S], max_tokens: int, max_reads: int, /) -> int:
+        """How many of the first sequences make a batch within both budgets, at least one."""
+
+    @abstractmethod
+    def lay_out(self, sequences: Sequence[S]) -> B: ...
+
+    @abstractmethod
+    def logits(self, batch: B) -> Tensor:
+        """(reads, vocabulary), on the model's device."""
+
+    @torch.inference_mode()
+    def scores(self, batch: B) -> Tensor:
+        """(2, terms): log-probability and logit, on the model's device, which may still be working on them."""
+        return score_terms(self.logits(batch).float(), batch.terms)
+
+
+class TreeForward(Forward[TokenTree, PackedBatch]):
+    """Forwards packed trees; keeps the keys and values of the last shared prefix.
 
     last_layer: the layer that is done only for the places that are read, as nothing else of it is needed after its keys
     and values; None where all of it is to be done.
     """
 
+    num_fitting = staticmethod(packed.num_fitting)
+
     def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
+        super().__init__(model)
         self.last_layer = _find_last_layer(model)
-        self.prefix = Prefix()
+        self._prefix = Prefix()
         self._prefix_ids: Ids = ()
         self.windows: dict[int, int | None] = {}  # the sliding window that each layer asked for
-
-    @property
-    def device(self) -> torch.device:
-        return self._model.device
 
     def twin(self) -> "TreeForward":
         """Another forward with the same weights, for a thread of its own: a model keeps some of its state in itself."""
@@ -56,21 +84,25 @@ class TreeForward:
         """Compute the prefix's keys and values unless they are there; returns whether tokens were forwarded."""
         if ids == self._prefix_ids:
             return False
-        self._prefix_ids, self.prefix = (), Prefix()
+        self._prefix_ids, self._prefix = (), Prefix()
         if not ids:
             return False
-        device = self._model.device
+        device = self.device
         group = Group(0, 0, torch.tensor([len(ids)], device=device), _NO_LABELS)
-        row = Row([group], self.prefix, is_prefix=True)
+        row = Row([group], self._prefix, is_prefix=True)
         last = torch.tensor([len(ids) - 1], device=device)
         self._forward(torch.tensor([ids], device=device), torch.arange(len(ids), device=device)[None], last, row)
         self._prefix_ids = ids
         return True
 
-    @torch.inference_mode()
-    def logits(self, flat: Flat, prefix: Prefix) -> Tensor:
-        """(reads, vocabulary) float32, of items after this prefix."""
-        return self._forward(flat.ids, flat.positions, flat.reads, Row(flat.groups, prefix)).float()
+    def lay_out(self, trees: Sequence[TokenTree]) -> PackedBatch:
+        """A batch after the prefix that is kept now."""
+        return pack(trees, self._prefix)
+
+    def logits(self, batch: PackedBatch) -> Tensor:
+        ids, positions, reads = (each.to(self.device) for each in (batch.ids, batch.positions, batch.reads))
+        row = Row([group.to(self.device) for group in batch.groups], batch.prefix)
+        return self._forward(ids, positions, reads, row)
 
     def _forward(self, ids: Tensor, positions: Tensor, reads: Tensor, row: Row) -> Tensor:
         row.windows = self.windows
@@ -133,26 +165,23 @@ def _tree_attention(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(usual)
 
 
-class RowsForward:
+class RowsForward(Forward[LabelRow, PaddedBatch]):
     """Forwards padded rows, one for each sequence."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
-        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        # Padding is masked and comes last, so any token will do.
-        self._padding = 0
+    num_fitting = staticmethod(padded.num_fitting)
 
-    @torch.inference_mode()
-    def logits(self, rows: Sequence[LabelRow], reads: Sequence[tuple[int, int]]) -> Tensor:
-        """(reads, vocabulary) float32; each read is (row, place in it)."""
-        ids, mask = pad(rows, self._padding)
-        device = self._model.device
-        # Rows end with their labels, so the places that are read lie close together.
-        places = sorted({place for _, place in reads})
-        kept = {"logits_to_keep": torch.tensor(places, device=device)} if self._keeps_logits else {}
-        output = self._model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **kept)
-        column = {place: i for i, place in enumerate(places)} if self._keeps_logits else {p: p for p in places}
-        at_row = torch.tensor([row for row, _ in reads], device=device)
-        at_place = torch.tensor([column[place] for _, place in reads], device=device)
-        logits: Tensor = output.logits
-        return logits[at_row, at_place].float()
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model)
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    def lay_out(self, rows: Sequence[LabelRow]) -> PaddedBatch:
+        return pad(rows)
+
+    def logits(self, batch: PaddedBatch) -> Tensor:
+        ids, mask, reads = (each.to(self.device) for each in (batch.ids, batch.mask, batch.reads))
+        rows, places = reads.unbind(1)
+        kept: dict[str, Tensor] = {}
+        if self._keeps_logits:  # rows end with their labels, so the places that are read lie close together
+            kept["logits_to_keep"], places = torch.unique(places, return_inverse=True)
+        logits: Tensor = self._model(input_ids=ids, attention_mask=mask, use_cache=False, **kept).logits
+        return logits[rows, places]

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from pipeline.scoring.strings import Ids
 from pipeline.scoring.tokens import TokenSequences
 
-# Windows up to here are probed with articles longer than them; wider ones must be what the configuration says.
+# Windows up to here are probed with items longer than them; wider ones must be what the configuration says.
 _MAX_PROBED_WINDOW = 64
 # Labels of one to four tokens; two are beginnings of others, three share their first token.
 _LABELS = ((0,), (0, 1), (0, 2, 3), (4, 5, 6, 7), (8,))
@@ -42,7 +42,7 @@ def make_probe(model: PreTrainedModel) -> Probe:
     ids = _pick_tokens(config, 40 + extra)
     labels = tuple(tuple(ids[place] for place in label) for label in _LABELS)
     sizes = tuple(map(len, labels))
-    # Two tokens shared, then articles of 5 and 9 tokens and what goes beyond a window.
+    # Two tokens shared, then prompts of 5 and 9 tokens of their own and what goes beyond a window.
     items = [
         TokenSequences(ids[8:15], labels, sizes, False),
         TokenSequences(ids[8:10] + ids[20 : 29 + extra], labels, sizes, False),

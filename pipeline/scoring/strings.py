@@ -67,7 +67,7 @@ class StringEncoder:
         if num_tokens == 0:
             return ""
         if not self._tokenizer.is_fast:
-            raise InputError("an article is too long and this model's tokenizer has no fast version to cut it with")
+            raise InputError("a text is too long and this model's tokenizer has no fast version to cut it with")
         with _TOKENIZER:
             encoded = self._tokenizer(
                 text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False

@@ -1,8 +1,8 @@
-"""From texts to token ids: one prompt and its label words around each article.
+"""From texts to token ids: one prompt and its label words around each text.
 
 Invariant: what comes out equals encoding each whole string prompt + label words by itself (joint boundary), or the
-prompt and the label words by themselves (separate). The article is never parsed as special tokens, and only the
-article is ever cut.
+prompt and the label words by themselves (separate). The text is never parsed as special tokens, and only the text is
+ever cut.
 """
 
 import re
@@ -21,11 +21,11 @@ _MAX_WINDOWS = 4096
 
 @dataclass(frozen=True, slots=True)
 class TokenSequences:
-    """One article under one prompt.
+    """One item under one prompt.
 
     `prompt_ids` are the tokens common to all labels, from BOS on; `branches` the tokens after them for each label, in
     the prompt's order. The last `num_label_tokens[i]` of branch i are the label's and are scored; with a joint boundary
-    the seam may lie at different places, so a branch may begin with prompt tokens. `truncated`: the article was cut.
+    the seam may lie at different places, so a branch may begin with prompt tokens. `truncated`: the text was cut.
     """
 
     prompt_ids: Ids
@@ -45,13 +45,13 @@ class _Seam:
 
 
 class Encoder:
-    """Encodes articles under one prompt, many at a time; safe to call from several threads.
+    """Encodes texts under one prompt, many at a time; safe to call from several threads.
 
     Texts are cut at their end to `max_text_tokens` (of the text encoded alone), and so that prompt and longest label
     fit into `context_tokens`.
 
-    Raises InputError where label words have no tokens, or the same, or too many, or the prompt without an article is
-    too long.
+    Raises InputError where label words have no tokens, or the same, or too many, or the prompt without a text is too
+    long.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Encoder:
         return encoded
 
     def _is_forged(self, text: str) -> bool:
-        """Whether, amid markup, template or article spell out a special token, which there is only text."""
+        """Whether, amid markup, template or text spell out a special token, which there is only text."""
         if self._special is None:
             return False
         begin = len(self._before)
@@ -118,7 +118,7 @@ class Encoder:
         return any(match.start() < end and match.end() > begin for match in found)
 
     def _encode_pieces(self, text: str, words: str) -> Ids:
-        """The markup's own special tokens cut the string into pieces; the piece with the article is plain text."""
+        """The markup's own special tokens cut the string into pieces; the piece with the item's text is plain text."""
         assert self._special is not None
         last = [match.end() for match in self._special.finditer(self._before)]
         first = self._special.search(self._after)
@@ -210,7 +210,7 @@ class Encoder:
         """What stands before a label when the prompt has no tokens at all: a model needs something to go on."""
         if not self._strings.lone_start:
             raise InputError(
-                f"prompt '{self._prompt.name}': nothing stands before the label words for an empty article and the "
+                f"prompt '{self._prompt.name}': nothing stands before the label words for an empty text and the "
                 "tokenizer has no BOS; write some words around {text}"
             )
         return self._strings.lone_start
@@ -225,20 +225,20 @@ class Encoder:
         excess = self._excess(sequences)
         if excess > 0:
             raise InputError(
-                f"prompt '{self._prompt.name}': with its longest label and no article at all it has "
+                f"prompt '{self._prompt.name}': with its longest label and no text at all it has "
                 f"{self._context_tokens + excess} tokens, the model's context is {self._context_tokens}; "
                 "shorten the template or the label words"
             )
         self._refuse_many_label_tokens(sequences)
 
     def _refuse_many_label_tokens(self, sequences: TokenSequences) -> None:
-        """A long label, or a tokenizer that splits a whole article anew for the label behind it."""
+        """A long label, or a tokenizer that splits a whole text anew for the label behind it."""
         largest = max(sequences.num_label_tokens)
         if largest > MAX_SIZE:
             words = self._words[sequences.num_label_tokens.index(largest)]
             raise InputError(
                 f"prompt '{self._prompt.name}': the label words {show(words)} make {largest:,} tokens under this "
-                f"tokenizer, at most {MAX_SIZE:,} can be kept; shorten them, or cut the articles (max_text_tokens)"
+                f"tokenizer, at most {MAX_SIZE:,} can be kept; shorten them, or cut the texts (max_text_tokens)"
             )
 
     def _cut_to_limit(self, texts: Sequence[str], limit: int) -> list[str]:

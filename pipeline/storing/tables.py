@@ -31,7 +31,8 @@ def write_table(file: Path | IO[bytes], schema: pa.Schema, tables: Iterable[pa.T
 class RowWriter:
     """A Parquet file of a run's work folder, written aside row by row; memory holds one row group.
 
-    It takes its name at the end of its block; after an error in it, what had the name before keeps it. Raises RunError where the disk is full or cannot be written.
+    It takes its name at the end of its block; after an error in it, what had the name before keeps it. Raises RunError
+    where the disk is full or cannot be written.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:

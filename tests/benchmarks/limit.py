@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from pipeline.prompts import BUILT_IN, Prompt
-from pipeline.scoring import plan
+from pipeline.scoring.packed import find_prefix, make_trees, num_fitting, pack
+from pipeline.scoring.scheduler import Scheduler
 from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.tokens import Encoder, TokenSequences
 from tests.benchmarks import inputs
@@ -75,15 +76,13 @@ def best_matrix_rate(model: Any, num_tokens: int) -> float:
 
 def attention_padding(items: Sequence[TokenSequences], batch_tokens: int) -> float:
     """The share of cells without a token when the tree path folds items of about one length for attention."""
-    prefix = plan.find_prefix([item.prompt_ids for item in items])
-    units = plan.order_items(items, prefix, notebook=False)
-    num_tokens = num_cells = begin = 0
-    while begin < len(units):
-        end = plan.end_of_batch(units, begin, batch_tokens, max_reads=batch_tokens)
-        flat = plan.lay_out(units[begin:end])
-        num_tokens += flat.num_tokens
-        num_cells += sum(len(group.lengths) * group.width for group in flat.groups)
-        begin = end
+    trees = make_trees(items, find_prefix([item.prompt_ids for item in items]), notebook=False)
+    scheduler = Scheduler(trees, num_fitting, max_tokens=batch_tokens, max_reads=batch_tokens)
+    num_tokens = num_cells = 0
+    while (scheduled := scheduler.schedule()) is not None:
+        batch = pack(scheduled.sequences)
+        num_tokens += batch.num_tokens
+        num_cells += sum(len(group.lengths) * group.width for group in batch.groups)
     return 1 - num_tokens / num_cells
 
 

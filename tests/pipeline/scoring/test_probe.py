@@ -55,7 +55,7 @@ def test_a_layer_that_looks_back_along_the_row_is_noticed() -> None:
 
 @pytest.mark.parametrize("window", [4, 64, 100])
 def test_windows_are_honoured_whether_or_not_they_are_probed(window: int) -> None:
-    """Articles longer than the window are scored right over the tree, also where the probe is shorter than it."""
+    """Items longer than the window are scored right over the tree, also where the probe is shorter than it."""
     model = mistral(window)
     scorer = Scorer(model, batch_tokens=500)
     assert scorer.path == "tree", scorer.path_reason

@@ -144,6 +144,19 @@ def test_two_hundred_labels_work(name: str) -> None:
     assert largest_difference(collect(Scorer(model), items), score_slowly(model, items)) < 1e-4
 
 
+@pytest.mark.parametrize("name", ["llama", "bloom"])
+def test_items_may_have_different_numbers_of_labels(name: str) -> None:
+    """Each is scored as if alone; behind its own labels are zeros, up to the most that an item of the call has."""
+    many, few = make_items(6), make_items(6, labels=((9, 4), (7,)), seed=1)
+    items = [item for pair in zip(many, few, strict=True) for item in pair]
+    model = tiny_model(name)
+    found = collect(Scorer(model, batch_tokens=100, notebook=True), items)
+    for rule, scores in found.items():
+        assert not scores[1::2, 2:].any()
+        assert (scores[0::2].double() - score_slowly(model, many)[rule]).abs().max() < 1e-4
+        assert (scores[1::2, :2].double() - score_slowly(model, few)[rule]).abs().max() < 1e-4
+
+
 def test_padding_of_rows_is_under_three_percent() -> None:
     """Rows are sorted by length, and a batch ends before padding grows."""
     scorer = Scorer(tiny_model("bloom"), batch_tokens=2000)
@@ -250,7 +263,7 @@ def test_every_kind_of_out_of_memory_is_known(error: Exception) -> None:
 
 
 def test_a_prompt_that_does_not_fit_is_named() -> None:
-    """Where the shared prompt takes the memory, cutting articles would not help."""
+    """Where the shared prompt takes the memory, cutting texts would not help."""
     model = tiny_model("gemma")
     scorer = Scorer(model)
     with Cramped(model, 50), pytest.raises(RunError, match=r"after 60 tokens of prompt"):

@@ -1,4 +1,4 @@
-"""Token sequences are those of the whole strings; only the article is cut."""
+"""Token sequences are those of the whole strings; only the text is cut."""
 
 import threading
 from dataclasses import replace
@@ -103,8 +103,8 @@ def test_bos_stands_first_once_where_the_tokenizer_adds_one(name: str, boundary:
 @pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("special", SPECIAL)
 @pytest.mark.parametrize(("before", "after"), [("", ""), ("<bos><turn>user\n", "<turn>\nmodel\n"), ("One. ", " So")])
-def test_an_article_never_makes_special_tokens(name: str, special: str, before: str, after: str) -> None:
-    """A special token's name in an article is text, also amid chat markup, whose own special tokens count."""
+def test_a_text_never_makes_special_tokens(name: str, special: str, before: str, after: str) -> None:
+    """A special token's name in a text is text, also amid chat markup, whose own special tokens count."""
     tokenizer = tiny_tokenizer(name)
     prompt = make_prompt("p", "Article: {text}\nTopic:", (" World", " Science"), NAMES[:2])
     encoder = Encoder(tokenizer, replace(prompt, chat=(before, after)), context_tokens=300)
@@ -142,8 +142,8 @@ PROMPT = make_prompt("p", "Article: {text}\nTopic:", (" World", " Science and so
 @pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("template", ["Article: {text}\nTopic:", "{text}", "Read {text} and name its topic:"])
 @pytest.mark.parametrize("boundary", ["joint", "separate"])
-def test_only_the_articles_end_is_cut_to_fit_the_context(name: str, template: str, boundary: Boundary) -> None:
-    """Prompt and longest label fit; what is left is the prompt around a beginning of the article; it is flagged."""
+def test_only_the_texts_end_is_cut_to_fit_the_context(name: str, template: str, boundary: Boundary) -> None:
+    """Prompt and longest label fit; what is left is the prompt around a beginning of the text; it is flagged."""
     prompt = make_prompt("p", template, (" World", " Science and so on"), NAMES[:2], boundary)
     for context_tokens in (40, 64, 65, 66):
         encoder = Encoder(tiny_tokenizer(name), prompt, context_tokens=context_tokens)
@@ -161,8 +161,8 @@ def encoder_without_limit(name: str, prompt: Prompt) -> Encoder:
 @pytest.mark.parametrize("name", TOKENIZERS)
 @settings(max_examples=60, deadline=None)
 @given(text=TEXTS, limit=st.integers(1, 12))
-def test_articles_are_cut_to_so_many_tokens(name: str, text: str, limit: int) -> None:
-    """The kept article has at most the limit's tokens by itself; one that has no more is left alone."""
+def test_texts_are_cut_to_so_many_tokens(name: str, text: str, limit: int) -> None:
+    """The kept text has at most the limit's tokens by itself; one that has no more is left alone."""
     tokenizer = tiny_tokenizer(name)
     encoder = Encoder(tokenizer, PROMPT, context_tokens=10_000, max_text_tokens=limit)
     (found,) = encoder.encode([text])
@@ -178,7 +178,7 @@ def test_articles_are_cut_to_so_many_tokens(name: str, text: str, limit: int) ->
 
 def test_a_prompt_longer_than_the_context_is_refused() -> None:
     """Instruction and labels are never cut; the message has the numbers."""
-    with pytest.raises(InputError, match=r"no article at all .* context is 10"):
+    with pytest.raises(InputError, match=r"no text at all .* context is 10"):
         Encoder(tiny_tokenizer("bytes"), PROMPT, context_tokens=10)
 
 
@@ -222,7 +222,7 @@ def test_labels_that_are_the_same_unknown_token_are_refused(name: str, boundary:
         Encoder(tiny_tokenizer(name), prompt, context_tokens=200)
 
 
-def test_labels_that_become_the_same_behind_some_article_are_refused_there() -> None:
+def test_labels_that_become_the_same_behind_some_text_are_refused_there() -> None:
     """What a tokenizer makes of label words may hang on the letter before them: every seam is looked at."""
     tokenizer = TOKENIZERS["bytes"]()
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex("xA"), "xb")
@@ -254,8 +254,8 @@ def test_more_label_tokens_than_the_score_table_can_say_are_refused(boundary: Bo
     assert len(str(caught.value)) < 300
 
 
-def test_an_article_that_swells_a_label_beyond_the_table_is_refused() -> None:
-    """A tokenizer that splits all of a long article anew for the label behind it leaves no tokens for the prompt."""
+def test_a_text_that_swells_a_label_beyond_the_table_is_refused() -> None:
+    """A tokenizer that splits all of a long text anew for the label behind it leaves no tokens for the prompt."""
     tokenizer = TOKENIZERS["bytes"]()
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex("q(?=x+Z)"), "Z")
     encoder = Encoder(tokenizer, make_prompt("p", "{text}", ("Z", "W"), NAMES[:2]), context_tokens=100_000)
@@ -265,7 +265,7 @@ def test_an_article_that_swells_a_label_beyond_the_table_is_refused() -> None:
 
 
 def test_a_prompt_of_no_tokens_starts_with_bos_or_eos() -> None:
-    """An empty article in a bare template under a tokenizer without BOS still leaves something to go on."""
+    """An empty text in a bare template under a tokenizer without BOS still leaves something to go on."""
     prompt = make_prompt("p", "{text}", (" World", " Science"), NAMES[:2])
     tokenizer = tiny_tokenizer("bytes")
     (found,) = Encoder(tokenizer, prompt, context_tokens=100).encode([""])
@@ -297,6 +297,6 @@ def test_threads_share_a_tokenizer() -> None:
 
 
 def test_items_of_one_prompt_share_their_branches() -> None:
-    """With the seam in the template, labels are encoded once for all articles, not once an article."""
+    """With the seam in the template, labels are encoded once for all texts, not once a text."""
     found = Encoder(tiny_tokenizer("spaces"), BUILT_IN["answer"], context_tokens=500).encode(["the city", "a river."])
     assert found[0].branches is found[1].branches

@@ -1,11 +1,11 @@
-"""Plans forward what items share once, everything else once, and nothing else."""
+"""Trees forward what items share once, everything else once, and nothing else."""
 
 from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.scoring.plan import end_of_batch, find_prefix, order_items
+from pipeline.scoring.packed import find_prefix, make_trees, num_fitting, pack
 from pipeline.scoring.tokens import Ids, TokenSequences
 from pipeline.scoring.trie import make_trie
 from tests.pipeline.scoring.items import item_sets, label_sets
@@ -36,21 +36,34 @@ def test_the_prefix_is_the_longest_that_nine_in_ten_share(prompts: list[Ids]) ->
 def test_every_item_is_in_one_batch_within_the_budgets(
     items: list[TokenSequences], max_tokens: int, max_reads: int
 ) -> None:
-    """Units put together again are the items; a batch over a budget holds one item."""
+    """Prefix and tree put together again are the item; a batch over a budget holds one item."""
     prefix = find_prefix([item.prompt_ids for item in items])
-    units = order_items(items, prefix, notebook=False)
-    for unit in units:
-        assert prefix[: unit.depth] + unit.own == items[unit.index].prompt_ids
-        assert unit.own
-    assert sorted(unit.index for unit in units) == list(range(len(items)))
-    begin = 0
-    while begin < len(units):
-        end = end_of_batch(units, begin, max_tokens, max_reads)
-        batch = units[begin:end]
+    trees = make_trees(items, prefix, notebook=False)
+    for tree in trees:
+        assert prefix[: tree.depth] + tree.own == items[tree.index].prompt_ids
+        assert tree.own
+    assert sorted(tree.index for tree in trees) == list(range(len(items)))
+    while trees:
+        num = num_fitting(trees, max_tokens, max_reads)
+        batch, trees = trees[:num], trees[num:]
         assert batch
-        within = sum(u.num_tokens for u in batch) <= max_tokens and sum(len(u.trie.reads) for u in batch) <= max_reads
+        within = sum(t.num_tokens for t in batch) <= max_tokens and sum(len(t.trie.reads) for t in batch) <= max_reads
         assert len(batch) == 1 or within
-        begin = end
+
+
+@given(items=item_sets())
+def test_a_batch_holds_the_tokens_of_its_trees_side_by_side(items: list[TokenSequences]) -> None:
+    """In the trees' order; terms read at places of their own item alone."""
+    trees = make_trees(items, (), notebook=True)
+    batch = pack(trees)
+    assert batch.ids[0].tolist() == [token for tree in trees for token in (*tree.own, *tree.trie.tokens)]
+    assert batch.indices == [tree.index for tree in trees]
+    assert sorted(
+        place for group in batch.groups for place in range(group.begin, group.begin + group.num_tokens)
+    ) == list(range(batch.num_tokens))
+    read_by = [tree.index for tree in trees for _ in tree.trie.reads]
+    assert all(read_by[read] == item for item, _, read, _ in batch.terms.tolist())
+    assert len(read_by) == len(batch.reads)
 
 
 @given(labels=label_sets(), notebook=st.booleans())

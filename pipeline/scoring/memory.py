@@ -1,0 +1,36 @@
+"""Running out of memory, in whatever words Python, PyTorch or a driver have for it.
+
+Invariant: what a failed work held is free again when `attempt` returns.
+"""
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+
+# What PyTorch says besides OutOfMemoryError: its CPU allocators, the driver, and cuBLAS for its workspace.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+def attempt(work: Callable[_Given, _Result], *args: _Given.args, **kwargs: _Given.kwargs) -> _Result | None:
+    """What `work` gives, or None where it ran out of memory."""
+    try:
+        return work(*args, **kwargs)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+    return None
+
+
+def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        words in str(error) for words in _OUT_OF_MEMORY
+    )

@@ -1,0 +1,74 @@
+"""What scores are sums of: a term is one number read from the logits, its slot is the sum that it goes into.
+
+Invariant: which logits score a label is said in `label_terms` alone; a slot's terms are added in the order of the
+label's tokens, in float64 on the CPU, whatever the batch and the device.
+
+Laid out for a batch, terms are a table (terms, 4) int64: item, slot, read (a row of logits) and token.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.scoring.strings import Ids
+from pipeline.scoring.tokens import TokenSequences
+
+# An item has a slot for each label and kind of term: at label * NUM_KINDS + kind.
+NEXT_TOKEN, NOTEBOOK = range(2)
+NUM_KINDS = 2
+
+
+class Term(NamedTuple):
+    """`token`, scored by the logits at the token `place` of a sequence."""
+
+    slot: int
+    place: int
+    token: int
+
+
+def label_terms(label: int, branch: Ids, num_tokens: int, *, notebook: bool) -> list[Term]:
+    """The terms of a label, the last `num_tokens` of its branch; places count in the branch, -1 is just before it.
+
+    A label token is scored by the logits just before it. With `notebook` it is scored in a further slot by those at
+    the label tokens' own places in reverse order, as the notebook did.
+    """
+    slot, first = label * NUM_KINDS, len(branch) - num_tokens
+    terms = []
+    for k, token in enumerate(branch[first:]):
+        terms.append(Term(slot + NEXT_TOKEN, first + k - 1, token))
+        if notebook:
+            terms.append(Term(slot + NOTEBOOK, len(branch) - 1 - k, token))
+    return terms
+
+
+def score_terms(logits: Tensor, terms: Tensor) -> Tensor:
+    """(2, terms): each term's log-probability and logit, from logits (reads, vocabulary)."""
+    _, _, reads, tokens = terms.to(logits.device).unbind(1)
+    logprobs = logits.log_softmax(dim=-1)  # (reads, vocabulary); in one pass, twice as fast as logsumexp
+    return torch.stack([logprobs[reads, tokens], logits[reads, tokens]])
+
+
+class LabelSums:
+    """The sums of a call's items; an item is complete once all that was to be forwarded for it is in."""
+
+    def __init__(self, items: Sequence[TokenSequences], forwarded: Iterable[int]) -> None:
+        """`forwarded`: the item of each sequence that will be forwarded."""
+        self._missing = Counter(forwarded)
+        num_labels = max(len(item.branches) for item in items)
+        self._sums = torch.zeros(2, len(items), num_labels * NUM_KINDS, dtype=torch.float64)
+
+    def add(self, indices: Sequence[int], terms: Tensor, scores: Tensor) -> list[int]:
+        """Add the scores (2, terms) of forwarded sequences of the items `indices`; returns the items now complete."""
+        places = terms[:, 0] * self._sums.shape[2] + terms[:, 1]
+        for sums, added in zip(self._sums.flatten(1), scores.double().cpu(), strict=True):
+            sums.index_add_(0, places, added)
+        self._missing.subtract(indices)
+        return [index for index in dict.fromkeys(indices) if not self._missing[index]]
+
+    def of(self, indices: list[int]) -> Tensor:
+        """(3, items, labels) float64: logprob, logit and notebook_logit."""
+        logprob, logit = self._sums[:, indices].view(2, len(indices), -1, NUM_KINDS)  # each (items, labels, kinds)
+        return torch.stack([logprob[..., NEXT_TOKEN], logit[..., NEXT_TOKEN], logit[..., NOTEBOOK]])
