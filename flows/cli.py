@@ -132,7 +132,8 @@ def generate(text: Typed, /, *, max_new_tokens: NumTokens = 30, keys: ModelKeys 
     model = _load(keys)
     from pipeline import one_text
 
-    terminal.print_text(one_text.generate(model, text, max_new_tokens=max_new_tokens))
+    for line in one_text.generate(model, text, max_new_tokens=max_new_tokens).split("\n"):
+        terminal.say(line)
 
 
 @app.command(group=SCORES)

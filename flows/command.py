@@ -17,7 +17,7 @@ from flows.hooks import report_mistake
 from flows.parameters import fit_prefect
 from flows.server import QUIET_SETTINGS, find_server, make_settings
 from flows.stopping import lose_no_ctrl_c
-from flows.terminal import LineHandler, err, print_result
+from flows.terminal import LineHandler, err, print_report, say
 from pipeline.checks import check_run
 from pipeline.config import RunConfig
 from pipeline.errors import LabelscoreError
@@ -40,7 +40,10 @@ def run_command(config: RunConfig) -> int:
         from flows.run import score_dataset
 
         report, files = score_dataset(config)
-    print_result(report, config.output, files)
+    print_report(report)
+    say("")
+    for name in files:
+        say(f"  {config.output.rstrip('/')}/{name}")
     return 0
 
 
