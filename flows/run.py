@@ -23,10 +23,9 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
 from flows.hooks import report_failure
-from flows.open_workers import open_workers
 from flows.stopping import stop_requests
 from flows.terminal import scoring_progress
-from flows.workers import Workers
+from flows.workers import Workers, open_workers
 from pipeline.config import RunConfig
 from pipeline.errors import LabelscoreError
 from pipeline.job import Job, Planned, Progress, Pulled, Scored
@@ -118,7 +117,7 @@ def score_shards(job: Job, planned: Planned) -> Scored:
 
     Raises Interrupted when a stop was requested; what was scored until then is kept.
     """
-    artifact = _progress_artifact()
+    artifact = cast(UUID, create_progress_artifact(progress=0.0, key="labelscore-progress", description="texts scored"))
     with stop_requests() as should_stop, ExitStack() as running:
         with job.timed("load"):
             opened = open_workers(planned.spec, planned.shards[0], job.config.workers, should_stop)
@@ -160,10 +159,6 @@ def write_report(job: Job, folder: Output, manifest: Manifest, last: LastRun) ->
 def publish(job: Job, folder: Output, manifest: Manifest) -> Manifest:
     """Let readers see this run instead of the one before it."""
     return job.publish(folder, manifest)
-
-
-def _progress_artifact() -> UUID:
-    return cast(UUID, create_progress_artifact(progress=0.0, key="labelscore-progress", description="texts scored"))
 
 
 def publish_artifacts(output: Output, folder: Output, report: Report) -> None:
