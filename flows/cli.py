@@ -231,6 +231,7 @@ def serve(config: Config = None, /, *, when: When = None, keys: Keys = None) -> 
     is new since the last one; never two at a time.
     """
     loaded = configure(config, keys)
+    _need_server()
     from flows import schedule
 
     schedule.serve(loaded, when or Schedule())
@@ -243,6 +244,7 @@ def deploy(config: Config = None, /, *, pool: Pool, when: When = None, keys: Key
     Needs a Prefect server, and takes options, as 'labelscore serve' does.
     """
     loaded = configure(config, keys)
+    _need_server()
     from flows import schedule
 
     schedule.deploy(loaded, pool, when or Schedule())
@@ -275,6 +277,14 @@ def _load(keys: ModelOptions | None) -> "Loaded":
     from pipeline.one_text import load
 
     return load(config.model, revision=config.revision, device=config.device, dtype=config.dtype)
+
+
+def _need_server() -> None:
+    from flows.server import ADVICE, SETTINGS, find_server, make_settings
+
+    make_settings(SETTINGS)
+    if not find_server():
+        raise InputError(f"schedules need a Prefect server; {ADVICE}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 from flows.embedded import prefect_server
-from flows.hooks import report_mistake
-from flows.parameters import fit_prefect
-from flows.server import QUIET_SETTINGS, find_server, make_settings
+from flows.hooks import post_failure
+from flows.server import QUIET_SETTINGS, find_server, fit_prefect, make_settings
 from flows.stopping import lose_no_ctrl_c
 from flows.terminal import LineHandler, err, print_report, say
 from pipeline.checks import check_run
@@ -32,7 +31,8 @@ def run_command(config: RunConfig) -> int:
         config = fit_prefect(config)
         check_run(config)
     except LabelscoreError as error:
-        report_mistake(config, error)  # there is no flow run yet that would
+        # There is no flow run yet that would tell it.
+        post_failure("failed", config.output, str(error), f"{config.dataset} with {config.model}")
         raise
     warnings.filterwarnings("ignore", message="Failed to create the Prefect home")  # we say it in a line of our own
     _log_to_terminal()
