@@ -35,8 +35,6 @@ from pipeline.reporting.report import Report
 from pipeline.shard import Shard, ShardResult
 from pipeline.storing.files import Output
 from pipeline.storing.layout import MANIFEST, MARKDOWN, PAGE
-from pipeline.storing.manifest import Manifest
-from pipeline.storing.runs import LastRun
 
 SECONDS_BETWEEN_UPDATES = 10  # of the progress artifact: each is a request that the scoring waits for
 
@@ -143,22 +141,9 @@ def score_shard(workers: Workers, shard: Shard, advance: Any) -> ShardResult:
     return workers.score_one(shard, advance)
 
 
-@task(name="tabulate", **RETRIES)
-def tabulate(job: Job, pulled: Pulled, planned: Planned) -> Output:
-    """Write the run's tables from the store, into a folder of its own."""
-    return job.tabulate(pulled, planned)
-
-
-@task(name="report", **RETRIES)
-def write_report(job: Job, folder: Output, manifest: Manifest, last: LastRun) -> Report:
-    """Compute predictions and figures from the run's tables, and write the report."""
-    return job.report(folder, manifest, last)
-
-
-@task(name="publish", **RETRIES)
-def publish(job: Job, folder: Output, manifest: Manifest) -> Manifest:
-    """Let readers see this run instead of the one before it."""
-    return job.publish(folder, manifest)
+tabulate = task(name="tabulate", **RETRIES)(Job.tabulate)
+write_report = task(name="report", **RETRIES)(Job.report)
+publish = task(name="publish", **RETRIES)(Job.publish)
 
 
 def publish_artifacts(output: Output, folder: Output, report: Report) -> None:
