@@ -81,11 +81,7 @@ def _score(loaded: Loaded, prompt: Prompt, texts: list[str]) -> pl.DataFrame:
         raise explain(error, loaded.ref, prompt, texts[error.index]) from error
     hashes = pl.DataFrame({"text_hash": [str(position) for position in range(len(texts))]}).to_arrow()
     scores = pl.DataFrame(part_table(prompt, hashes, encoded, batches))
-    labels = pl.DataFrame(
-        [(label.words, label.id, label.name) for label in prompt.labels],
-        schema={"label_words": pl.String, "label_id": pl.Int16, "label": pl.String},
-        orient="row",
-    )
+    labels = pl.DataFrame(prompt.labels).select(label_words="words", label_id=pl.col("id").cast(pl.Int16), label="name")
     return scores.join(labels, on="label_words", maintain_order="left").with_columns(
         item_id=pl.col("text_hash").cast(pl.Int64), prompt=pl.lit(prompt.name)
     )
