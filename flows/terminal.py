@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -89,7 +89,7 @@ def print_table(title: str, rows: Iterable[Mapping[str, Any]], fields: Iterable[
     rows = list(rows)
     table = Table(title=Text(plain(title)), title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column, _, *names in fields:
-        is_text = any(isinstance(row[names[0]], str) for row in rows)
+        is_text = any(isinstance(row[names[0]], str | datetime) for row in rows)
         table.add_column(Text(column), justify="left" if is_text else "right", overflow="fold")
     for row in rows:
         values = [(show, [row[name] for name in names]) for _, show, *names in fields]
