@@ -16,8 +16,7 @@ from cyclopts.help import DefaultFormatter, PanelSpec
 from rich.box import Box
 
 from flows import terminal
-from flows.options import ModelOptions, Options, Schedule, configure, read_by
-from flows.typed import count, label_words, with_line_breaks
+from flows.options import ModelOptions, Options, Schedule, configure, count, label_words, read_by, with_line_breaks
 from pipeline.config import Rule
 from pipeline.errors import InputError, LabelscoreError, RunError
 from pipeline.prompts import Boundary, make_one_text_prompt, seam_note
@@ -73,9 +72,6 @@ LeadingRule = Annotated[Rule | None, Parameter(help="scoring rule that leads the
 ComparedRule = Annotated[Rule, Parameter(help="scoring rule to compare under")]
 Pool = Annotated[str, Parameter(metavar="NAME", help="work pool whose workers start the runs")]
 Yes = Annotated[bool, Parameter(help="remove without asking")]
-
-
-# Scores
 
 
 @app.command(group=SCORES)
@@ -140,9 +136,6 @@ def generate(text: Typed, /, *, max_new_tokens: NumTokens = 30, keys: ModelKeys 
 def prompts() -> None:
     """List the built-in prompts with their words."""
     terminal.print_prompts()
-
-
-# Finished runs
 
 
 @app.command(group=RUNS)
@@ -219,9 +212,6 @@ def prune(out: Out, /, *, yes: Yes = False) -> None:
         upkeep.prune(output, dry_run=False)
 
 
-# Schedules
-
-
 @app.command(group=SCHEDULES)
 def serve(config: Config = None, /, *, when: When = None, keys: Keys = None) -> None:
     """Run on a schedule, from this process, beside a Prefect server.
@@ -248,9 +238,6 @@ def deploy(config: Config = None, /, *, pool: Pool, when: When = None, keys: Key
     from flows import schedule
 
     schedule.deploy(loaded, pool, when or Schedule())
-
-
-# What commands share
 
 
 def _open(location: str) -> "Output":
