@@ -7,7 +7,6 @@ the shards it had in hand; others score these, and a new actor takes its place u
 import contextvars
 import logging
 import os
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from prefect.futures import PrefectFuture, as_completed, wait
 from prefect.tasks import Task
 
 from flows.scoring_actor import ScoringActor
+from flows.stopping import restored_signals
 from pipeline.errors import InputError, Interrupted, LabelscoreError, RunError
 from pipeline.shard import ScoringSpec, Shard, ShardResult, read_texts
 
@@ -89,7 +89,7 @@ def start_ray(ray: Any, wanted: int, device: str) -> tuple[int, int, dict[str, i
     # A cluster knows its processors better than we do. Without "local" Ray would join one that happens to run here.
     here = {"address": "local", "num_cpus": wanted * num_threads, "include_dashboard": False}
     place: dict[str, Any] = {} if address else here
-    with _own_signals():
+    with restored_signals():  # Ray's would end the process at once on SIGTERM, where the run stops in good order
         try:
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **place)
         except Exception as error:
@@ -106,18 +106,6 @@ def start_ray(ray: Any, wanted: int, device: str) -> tuple[int, int, dict[str, i
     if not 1 <= num_workers <= room:
         raise InputError(f"{num_workers} workers need as many {what}, and Ray has {room}; choose --workers to fit")
     return num_workers, num_threads, resources
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep the signal handlers: Ray's would end the process at once on SIGTERM, where the run stops in good order."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
 
 @dataclass(eq=False)
@@ -147,8 +135,6 @@ class RayWorkers:
         self._workers = [Worker(number) for number in range(1, num_workers + 1)]
         for worker in self._workers:
             self._start_actor(worker)
-
-    # The run's side
 
     def wait_for_one(self) -> None:
         """Wait for the first loaded model. Raises Interrupted on a request to stop, and what loading raises."""
@@ -207,8 +193,6 @@ class RayWorkers:
         with self._changed:
             self._changed.wait_for(lambda: not any(worker.num_in_hand for worker in self._workers), timeout=10)
 
-    # A shard on its actor
-
     def _take(self) -> tuple[Worker, Any]:
         def take() -> tuple[Worker, Any] | None:
             free = [worker for worker in self._workers if worker.ready and worker.num_in_hand < SHARDS_IN_HAND]
@@ -265,8 +249,6 @@ class RayWorkers:
             raise Interrupted(
                 "stopped on request while scoring; what is finished is kept, run the same command to go on"
             )
-
-    # Life and death of actors
 
     def _start_actor(self, worker: Worker) -> None:
         context = contextvars.copy_context()  # with the run's, which Prefect's log handler asks for
