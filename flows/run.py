@@ -10,14 +10,7 @@ from contextlib import ExitStack
 from typing import Any, cast
 from uuid import UUID
 
-from prefect import flow, task
-from prefect.artifacts import (
-    create_link_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect import artifacts, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
@@ -115,7 +108,9 @@ def score_shards(job: Job, planned: Planned) -> Scored:
 
     Raises Interrupted when a stop was requested; what was scored until then is kept.
     """
-    artifact = cast(UUID, create_progress_artifact(progress=0.0, key="labelscore-progress", description="texts scored"))
+    artifact = cast(
+        UUID, artifacts.create_progress_artifact(progress=0.0, key="labelscore-progress", description="texts scored")
+    )
     with stop_requests() as should_stop, ExitStack() as running:
         with job.timed("load"):
             opened = open_workers(planned.spec, planned.shards[0], job.config.workers, should_stop)
@@ -129,9 +124,9 @@ def score_shards(job: Job, planned: Planned) -> Scored:
                     told = True
                 shard_log.info("%s", progress)
                 if time.monotonic() - shown > SECONDS_BETWEEN_UPDATES:
-                    update_progress_artifact(artifact, progress.percent)
+                    artifacts.update_progress_artifact(artifact, progress.percent)
                     shown = time.monotonic()
-    update_progress_artifact(artifact, 100.0)
+    artifacts.update_progress_artifact(artifact, 100.0)
     return progress.scored
 
 
@@ -149,9 +144,9 @@ publish = task(name="publish", **RETRIES)(Job.publish)
 def publish_artifacts(output: Output, folder: Output, report: Report) -> None:
     """Show the result in Prefect's UI: the report, the table of figures, and where the page lies."""
     markdown = folder.path(MARKDOWN).read_text(encoding="utf-8")
-    create_markdown_artifact(markdown=markdown, key="labelscore-report", description=str(output))
+    artifacts.create_markdown_artifact(markdown=markdown, key="labelscore-report", description=str(output))
     columns = ["prompt", "rule", "accuracy", "low", "high", "num_correct", "num_gold"]
-    create_table_artifact(table=report.summary.select(columns).to_dicts(), key="labelscore-accuracy")
+    artifacts.create_table_artifact(table=report.summary.select(columns).to_dicts(), key="labelscore-accuracy")
     page = output.path(PAGE)
     link = f"{output}/{PAGE}" if output.remote else page.absolute().as_uri()
-    create_link_artifact(link=link, link_text="report.html", key="labelscore-page")
+    artifacts.create_link_artifact(link=link, link_text="report.html", key="labelscore-page")
