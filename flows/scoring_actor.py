@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 
 import pyarrow as pa
 import torch
@@ -43,13 +42,11 @@ class ScoringActor:
     def _score(self, shard: Shard, texts: pa.Table) -> ShardResult:
         self._num_scored[shard.name] = 0
         try:
-            advance = partial(self._advance, shard.name)
-            return self._scorer.score(shard, advance, self._stop.is_set, texts)
+            return self._scorer.score(
+                shard, lambda num: self._num_scored.update({shard.name: num}), self._stop.is_set, texts
+            )
         finally:
             self._scorer.drain()
-
-    def _advance(self, name: str, num_texts: int) -> None:
-        self._num_scored[name] += num_texts
 
     def num_scored(self, name: str) -> int:
         """The texts of a shard that have been scored so far."""
