@@ -16,8 +16,7 @@ from cyclopts.help import DefaultFormatter, PanelSpec
 from rich.box import Box
 
 from flows import terminal
-from flows.options import ModelOptions, Options, Schedule, configure, read_by
-from flows.typed import count, label_words, with_line_breaks
+from flows.options import ModelOptions, Options, Schedule, configure, count, label_words, read_by, with_line_breaks
 from pipeline.config import Rule
 from pipeline.errors import InputError, LabelscoreError, RunError
 from pipeline.prompts import Boundary, make_one_text_prompt, seam_note
@@ -75,9 +74,6 @@ Pool = Annotated[str, Parameter(metavar="NAME", help="work pool whose workers st
 Yes = Annotated[bool, Parameter(help="remove without asking")]
 
 
-# Scores
-
-
 @app.command(group=SCORES)
 def run(config: Config = None, /, *, keys: Keys = None) -> int:
     """Score a data set and report accuracy.
@@ -132,16 +128,14 @@ def generate(text: Typed, /, *, max_new_tokens: NumTokens = 30, keys: ModelKeys 
     model = _load(keys)
     from pipeline import one_text
 
-    terminal.print_text(one_text.generate(model, text, max_new_tokens=max_new_tokens))
+    for line in one_text.generate(model, text, max_new_tokens=max_new_tokens).split("\n"):
+        terminal.say(line)
 
 
 @app.command(group=SCORES)
 def prompts() -> None:
     """List the built-in prompts with their words."""
     terminal.print_prompts()
-
-
-# Finished runs
 
 
 @app.command(group=RUNS)
@@ -218,9 +212,6 @@ def prune(out: Out, /, *, yes: Yes = False) -> None:
         upkeep.prune(output, dry_run=False)
 
 
-# Schedules
-
-
 @app.command(group=SCHEDULES)
 def serve(config: Config = None, /, *, when: When = None, keys: Keys = None) -> None:
     """Run on a schedule, from this process, beside a Prefect server.
@@ -230,6 +221,7 @@ def serve(config: Config = None, /, *, when: When = None, keys: Keys = None) -> 
     is new since the last one; never two at a time.
     """
     loaded = configure(config, keys)
+    _need_server()
     from flows import schedule
 
     schedule.serve(loaded, when or Schedule())
@@ -242,12 +234,10 @@ def deploy(config: Config = None, /, *, pool: Pool, when: When = None, keys: Key
     Needs a Prefect server, and takes options, as 'labelscore serve' does.
     """
     loaded = configure(config, keys)
+    _need_server()
     from flows import schedule
 
     schedule.deploy(loaded, pool, when or Schedule())
-
-
-# What commands share
 
 
 def _open(location: str) -> "Output":
@@ -274,6 +264,14 @@ def _load(keys: ModelOptions | None) -> "Loaded":
     from pipeline.one_text import load
 
     return load(config.model, revision=config.revision, device=config.device, dtype=config.dtype)
+
+
+def _need_server() -> None:
+    from flows.server import ADVICE, SETTINGS, find_server, make_settings
+
+    make_settings(SETTINGS)
+    if not find_server():
+        raise InputError(f"schedules need a Prefect server; {ADVICE}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 from flows.embedded import prefect_server
-from flows.hooks import report_mistake
-from flows.parameters import fit_prefect
-from flows.server import QUIET_SETTINGS, find_server, make_settings
+from flows.hooks import post_failure
+from flows.server import QUIET_SETTINGS, find_server, fit_prefect, make_settings
 from flows.stopping import lose_no_ctrl_c
-from flows.terminal import LineHandler, err, print_result
+from flows.terminal import LineHandler, err, print_report, say
 from pipeline.checks import check_run
 from pipeline.config import RunConfig
 from pipeline.errors import LabelscoreError
@@ -32,7 +31,8 @@ def run_command(config: RunConfig) -> int:
         config = fit_prefect(config)
         check_run(config)
     except LabelscoreError as error:
-        report_mistake(config, error)  # there is no flow run yet that would
+        # There is no flow run yet that would tell it.
+        post_failure("failed", config.output, str(error), f"{config.dataset} with {config.model}")
         raise
     warnings.filterwarnings("ignore", message="Failed to create the Prefect home")  # we say it in a line of our own
     _log_to_terminal()
@@ -40,7 +40,10 @@ def run_command(config: RunConfig) -> int:
         from flows.run import score_dataset
 
         report, files = score_dataset(config)
-    print_result(report, config.output, files)
+    print_report(report)
+    say("")
+    for name in files:
+        say(f"  {config.output.rstrip('/')}/{name}")
     return 0
 
 

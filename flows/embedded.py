@@ -36,24 +36,19 @@ def prefect_server(prefect_home: Path) -> Iterator[Callable[[], str]]:
             f"Prefect cannot keep its files in {prefect_home}: {error.strerror}; set PREFECT_HOME to a folder that can "
             "be written"
         ) from None
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "flows.embedded", str(prefect_home)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
         start_new_session=True,  # Ctrl-C is for the run: it still reports its state to the server
-    )
-    try:
-        yield partial(_wait_until_healthy, process)
-    finally:
-        if process.stdin:
-            process.stdin.close()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=2)
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
+    ) as process:
+        try:
+            yield partial(_wait_until_healthy, process)
+        finally:
+            with suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=2)  # which closes its standard input
+            process.kill()
 
 
 def _wait_until_healthy(process: "subprocess.Popen[bytes]") -> str:

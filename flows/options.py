@@ -1,17 +1,93 @@
-"""The options of the command line that are keys of the configuration, made from `RunConfig`, and what others share.
+"""The options of the command line: those that are keys of the configuration, made from `RunConfig`, and how lists,
+counts and words are read as a person means them who types them.
 
-Invariant: an option is what was typed, and stands only where it was; whether it is allowed is for `load_config` to
-say, which tells it as for a key of the file.
+Invariant: an option stands only where it was typed, and words keep their blanks; whether a key may have its value is
+for `load_config` to say, which tells it as for a key of the file.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypedDict
 
 from cyclopts import Group, Parameter, Token, validators
 
-from flows.typed import count, label_names, split_list
 from pipeline.config import RunConfig, load_config
+from pipeline.errors import InputError
+from pipeline.wording import show
+
+# The csv module keeps the blanks after every comma or drops them all; here they belong to words, and not before quotes.
+_PART = re.compile(r'\s*"((?:[^"]|"")*)"\s*,|([^",]*),')
+_WRAPPED = re.compile(r"\s*(?:\[[^][]*,[^][]*\]|\([^()]*,[^()]*\)|'[^']*,[^']*')\s*")
+
+
+def with_line_breaks(text: str) -> str:
+    """Text as a person means it who types \\n or \\t in a shell, where they are a backslash and a letter."""
+    return text.replace(r"\r\n", "\r\n").replace(r"\n", "\n").replace(r"\t", "\t")
+
+
+def count(text: str) -> int:
+    """A whole number of 1 or more; cyclopts itself would take 1.5 for 2. Raises ValueError for anything else."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"'{text}' is not a whole number of 1 or more")
+    return int(text)
+
+
+def split_list(text: str) -> tuple[str, ...]:
+    """The parts between commas, without the blanks around them. Raises as `_split_commas` does."""
+    return tuple(part.strip() for part in _split_commas(text))
+
+
+def label_names(text: str) -> tuple[str, ...] | dict[str, str] | str:
+    """Names in the order of their ids, or by id where each part says one: 1=World,2=Sports.
+
+    Raises InputError where only some say one, or two the same.
+    """
+    parts = split_list(text)
+    pairs = [re.fullmatch(r"([^=]*?)\s*=\s*(.*)", part, re.DOTALL) for part in parts]
+    by_id = {pair[1]: pair[2] for pair in pairs if pair}
+    if not any(re.fullmatch(r"[+-]?[0-9]+|true|false", key) for key in by_id):  # names may hold an equals sign
+        return text if text == "ag_news" else parts
+    if len(by_id) < len(parts):
+        raise InputError(f"--label-names {show(text)}: give each class an id of its own, as in 1=World,2=Sports")
+    return by_id
+
+
+def label_words(text: str) -> tuple[str, ...] | str:
+    """Label words as typed, each with its blank. Raises InputError where some have one and some do not."""
+    if text.strip() == "ag_news":
+        return "ag_news"
+    words = tuple(with_line_breaks(part) for part in _split_commas(text))
+    bare = [each.strip() for each in words]
+    if all(bare) and len({each[0].isspace() for each in words}) > 1:
+        with_blanks, without = (_join_commas([before + each for each in bare]) for before in (" ", ""))
+        raise InputError(
+            f"some of the label words {show(text)} begin with a blank and some do not, and they are scored as written; "
+            f"write {show(with_blanks, 200)} or {show(without, 200)}"
+        )
+    return words
+
+
+def _split_commas(text: str) -> tuple[str, ...]:
+    """The parts between commas, with their blanks; a part in double quotes may hold commas and doubled quotes.
+
+    Raises InputError where a quote is not closed, or all of it stands in brackets or single quotes.
+    """
+    if _WRAPPED.fullmatch(text):
+        raise InputError(f"{show(text)} stands in brackets or single quotes; write the parts alone: a,b,c")
+    found = list(_PART.finditer(f"{text},"))
+    if "".join(match[0] for match in found) != f"{text},":
+        raise InputError(
+            f"cannot read {show(text)}: a double quote is not closed or stands amid a part; write a part that holds "
+            'commas in double quotes, and a double quote inside them twice: "yes, of course",no'
+        )
+    return tuple(match[2] if match[1] is None else match[1].replace('""', '"') for match in found)
+
+
+def _join_commas(parts: Sequence[str]) -> str:
+    quoted = ('"' + part.replace('"', '""') + '"' for part in parts)
+    return ",".join(in_quotes if set(',"') & set(part) else part for part, in_quotes in zip(parts, quoted, strict=True))
+
 
 LISTS: dict[str, Callable[[str], object]] = {"label_names": label_names, "columns": split_list}
 PRESET = Annotated[str, Parameter(metavar="NAME", help="start from a bundled configuration: gemma, notebook")]

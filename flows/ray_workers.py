@@ -7,21 +7,22 @@ the shards it had in hand; others score these, and a new actor takes its place u
 import contextvars
 import logging
 import os
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 from prefect.futures import PrefectFuture, as_completed, wait
+from prefect.tasks import Task
 
 from flows.scoring_actor import ScoringActor
-from flows.workers import Advance, ScoreShard, read_texts
+from flows.stopping import restored_signals
 from pipeline.errors import InputError, Interrupted, LabelscoreError, RunError
-from pipeline.shard import ScoringSpec, Shard, ShardResult
+from pipeline.shard import ScoringSpec, Shard, ShardResult, read_texts
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -46,8 +47,11 @@ def open_ray(spec: ScoringSpec, num_workers: int, should_stop: Callable[[], bool
     """
     ray = import_ray()
     try:
-        place = start_ray(ray, num_workers, spec.model.device)
-        with closing(RayWorkers(ray, spec, *place, should_stop)) as workers:
+        num_workers, num_threads, resources = start_ray(ray, num_workers, spec.model.device)
+        # Restarts are ours: only a new actor that has loaded its model gets shards.
+        options = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": SHARDS_IN_HAND + 2, **resources}
+        make_actor = partial(ray.remote(**options)(ScoringActor).remote, ray.put(spec), num_threads)
+        with closing(RayWorkers(ray, num_workers, make_actor, should_stop)) as workers:
             workers.wait_for_one()
             yield workers
     finally:
@@ -85,7 +89,7 @@ def start_ray(ray: Any, wanted: int, device: str) -> tuple[int, int, dict[str, i
     # A cluster knows its processors better than we do. Without "local" Ray would join one that happens to run here.
     here = {"address": "local", "num_cpus": wanted * num_threads, "include_dashboard": False}
     place: dict[str, Any] = {} if address else here
-    with _own_signals():
+    with restored_signals():  # Ray's would end the process at once on SIGTERM, where the run stops in good order
         try:
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **place)
         except Exception as error:
@@ -104,18 +108,6 @@ def start_ray(ray: Any, wanted: int, device: str) -> tuple[int, int, dict[str, i
     return num_workers, num_threads, resources
 
 
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep the signal handlers: Ray's would end the process at once on SIGTERM, where the run stops in good order."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-
-
 @dataclass(eq=False)
 class Worker:
     """A place in the pool, and the actor that has it now."""
@@ -132,36 +124,25 @@ class RayWorkers:
     """The pool. Each shard is a Prefect task in a thread of this process that waits for its actor."""
 
     def __init__(
-        self,
-        ray: Any,
-        spec: ScoringSpec,
-        num_workers: int,
-        num_threads: int,
-        resources: dict[str, int],
-        should_stop: Callable[[], bool],
+        self, ray: Any, num_workers: int, make_actor: Callable[[], Any], should_stop: Callable[[], bool]
     ) -> None:
         self._ray = ray
-        self._spec = ray.put(spec)
-        self._num_threads = num_threads
-        # Restarts are ours: only a new actor that has loaded its model gets shards.
-        options = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": SHARDS_IN_HAND + 2, **resources}
-        self._actor_class = ray.remote(**options)(ScoringActor)
+        self._make_actor = make_actor
         self._stop_requested = should_stop
-        self._ending = False  # a shard failed for good: the others finish their batches
-        self._closed = False
+        self._ending = False  # no more shards are begun, and those in hand end with their batches
         self._error: LabelscoreError | None = None
         self._changed = threading.Condition()
         self._workers = [Worker(number) for number in range(1, num_workers + 1)]
         for worker in self._workers:
             self._start_actor(worker)
 
-    # The run's side
-
     def wait_for_one(self) -> None:
         """Wait for the first loaded model. Raises Interrupted on a request to stop, and what loading raises."""
         self._wait_for(lambda: next((worker for worker in self._workers if worker.ready), None))
 
-    def score(self, shards: list[Shard], score_shard: ScoreShard, advance: Advance) -> Iterator[ShardResult]:
+    def score(
+        self, shards: list[Shard], score_shard: Task[..., ShardResult], advance: Callable[[int], None]
+    ) -> Iterator[ShardResult]:
         """Hand out the shards in order, as many at a time as the actors can have in hand."""
         waiting, running = deque(shards), set[PrefectFuture[ShardResult]]()
         try:
@@ -176,7 +157,7 @@ class RayWorkers:
             wait(list(running))
             raise
 
-    def score_one(self, shard: Shard, advance: Advance) -> ShardResult:
+    def score_one(self, shard: Shard, advance: Callable[[int], None]) -> ShardResult:
         """Score a shard on a free actor, and on another one if that dies.
 
         Raises what scoring raises, and RunError once the shard has seen too many actors die, or none is left.
@@ -187,7 +168,9 @@ class RayWorkers:
             try:
                 result = self._follow(actor, shard, texts, advance)
             except self._ray.exceptions.RayError as error:
-                self._raise_if_understood(error)
+                if isinstance(cause := getattr(error, "cause", None), LabelscoreError):
+                    raise cause from None
+                self._raise_if_stopping()
                 reason = _reason(error)
                 self._bury(worker, actor, reason)
             else:
@@ -203,14 +186,12 @@ class RayWorkers:
     def close(self) -> None:
         """End all actors, and wait for the threads that wait for them."""
         with self._changed:
-            self._closed = True
+            self._ending = True
             self._changed.notify_all()
         for worker in self._workers:
             self._kill(worker.actor)
         with self._changed:
             self._changed.wait_for(lambda: not any(worker.num_in_hand for worker in self._workers), timeout=10)
-
-    # A shard on its actor
 
     def _take(self) -> tuple[Worker, Any]:
         def take() -> tuple[Worker, Any] | None:
@@ -243,17 +224,16 @@ class RayWorkers:
             worker.num_in_hand -= 1
             self._changed.notify_all()
 
-    def _follow(self, actor: Any, shard: Shard, texts: pa.Table, advance: Advance) -> ShardResult:
+    def _follow(self, actor: Any, shard: Shard, texts: pa.Table, advance: Callable[[int], None]) -> ShardResult:
         """Have the actor score the shard, and show how far it is."""
-        call, num_shown, told = actor.score.remote(shard, texts), 0, False
+        call, num_shown = actor.score.remote(shard, texts), 0
         try:
             while not self._ray.wait([call], timeout=SECONDS_BETWEEN_LOOKS)[0]:
                 num_scored = self._ray.get(actor.num_scored.remote(shard.name))
                 advance(num_scored - num_shown)
                 num_shown = num_scored
-                if self._is_stopping() and not told:
+                if self._is_stopping():
                     actor.stop.remote()
-                    told = True
             result: ShardResult = self._ray.get(call)
         except BaseException:
             advance(-num_shown)  # another actor begins from the start
@@ -262,23 +242,13 @@ class RayWorkers:
         return result
 
     def _is_stopping(self) -> bool:
-        return self._ending or self._closed or self._stop_requested()
+        return self._ending or self._stop_requested()
 
     def _raise_if_stopping(self) -> None:
         if self._is_stopping():
             raise Interrupted(
                 "stopped on request while scoring; what is finished is kept, run the same command to go on"
             )
-
-    def _raise_if_understood(self, error: Exception) -> None:
-        """Raise what is no death of an actor: an error of ours that came back from it, or the end that we made."""
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, LabelscoreError):
-            raise cause from None
-        if self._closed:
-            self._raise_if_stopping()
-
-    # Life and death of actors
 
     def _start_actor(self, worker: Worker) -> None:
         context = contextvars.copy_context()  # with the run's, which Prefect's log handler asks for
@@ -288,15 +258,14 @@ class RayWorkers:
         """Start an actor and wait, however long the cluster takes, until it has loaded its model."""
         actor = None
         try:
-            actor = worker.actor = self._actor_class.remote(self._spec, self._num_threads)
+            actor = worker.actor = self._make_actor()
             seconds = self._ray.get(actor.load.remote())
         except Exception as error:
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, LabelscoreError):
+            if isinstance(cause := getattr(error, "cause", None), LabelscoreError):
                 with self._changed:
                     self._error = cause
                     self._changed.notify_all()
-            elif not self._closed:
+            elif not self._ending:
                 self._bury(worker, actor, _reason(error))
             return
         quiet_log.info("worker %d has loaded the model (%.1f s)", worker.number, seconds)

@@ -10,23 +10,15 @@ from contextlib import ExitStack
 from typing import Any, cast
 from uuid import UUID
 
-from prefect import flow, task
-from prefect.artifacts import (
-    create_link_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect import artifacts, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
 from flows.hooks import report_failure
-from flows.open_workers import open_workers
 from flows.stopping import stop_requests
 from flows.terminal import scoring_progress
-from flows.workers import Workers
+from flows.workers import Workers, open_workers
 from pipeline.config import RunConfig
 from pipeline.errors import LabelscoreError
 from pipeline.job import Job, Planned, Progress, Pulled, Scored
@@ -36,8 +28,6 @@ from pipeline.reporting.report import Report
 from pipeline.shard import Shard, ShardResult
 from pipeline.storing.files import Output
 from pipeline.storing.layout import MANIFEST, MARKDOWN, PAGE
-from pipeline.storing.manifest import Manifest
-from pipeline.storing.runs import LastRun
 
 SECONDS_BETWEEN_UPDATES = 10  # of the progress artifact: each is a request that the scoring waits for
 
@@ -118,7 +108,9 @@ def score_shards(job: Job, planned: Planned) -> Scored:
 
     Raises Interrupted when a stop was requested; what was scored until then is kept.
     """
-    artifact = _progress_artifact()
+    artifact = cast(
+        UUID, artifacts.create_progress_artifact(progress=0.0, key="labelscore-progress", description="texts scored")
+    )
     with stop_requests() as should_stop, ExitStack() as running:
         with job.timed("load"):
             opened = open_workers(planned.spec, planned.shards[0], job.config.workers, should_stop)
@@ -132,9 +124,9 @@ def score_shards(job: Job, planned: Planned) -> Scored:
                     told = True
                 shard_log.info("%s", progress)
                 if time.monotonic() - shown > SECONDS_BETWEEN_UPDATES:
-                    update_progress_artifact(artifact, progress.percent)
+                    artifacts.update_progress_artifact(artifact, progress.percent)
                     shown = time.monotonic()
-    update_progress_artifact(artifact, 100.0)
+    artifacts.update_progress_artifact(artifact, 100.0)
     return progress.scored
 
 
@@ -144,34 +136,17 @@ def score_shard(workers: Workers, shard: Shard, advance: Any) -> ShardResult:
     return workers.score_one(shard, advance)
 
 
-@task(name="tabulate", **RETRIES)
-def tabulate(job: Job, pulled: Pulled, planned: Planned) -> Output:
-    """Write the run's tables from the store, into a folder of its own."""
-    return job.tabulate(pulled, planned)
-
-
-@task(name="report", **RETRIES)
-def write_report(job: Job, folder: Output, manifest: Manifest, last: LastRun) -> Report:
-    """Compute predictions and figures from the run's tables, and write the report."""
-    return job.report(folder, manifest, last)
-
-
-@task(name="publish", **RETRIES)
-def publish(job: Job, folder: Output, manifest: Manifest) -> Manifest:
-    """Let readers see this run instead of the one before it."""
-    return job.publish(folder, manifest)
-
-
-def _progress_artifact() -> UUID:
-    return cast(UUID, create_progress_artifact(progress=0.0, key="labelscore-progress", description="texts scored"))
+tabulate = task(name="tabulate", **RETRIES)(Job.tabulate)
+write_report = task(name="report", **RETRIES)(Job.report)
+publish = task(name="publish", **RETRIES)(Job.publish)
 
 
 def publish_artifacts(output: Output, folder: Output, report: Report) -> None:
     """Show the result in Prefect's UI: the report, the table of figures, and where the page lies."""
     markdown = folder.path(MARKDOWN).read_text(encoding="utf-8")
-    create_markdown_artifact(markdown=markdown, key="labelscore-report", description=str(output))
+    artifacts.create_markdown_artifact(markdown=markdown, key="labelscore-report", description=str(output))
     columns = ["prompt", "rule", "accuracy", "low", "high", "num_correct", "num_gold"]
-    create_table_artifact(table=report.summary.select(columns).to_dicts(), key="labelscore-accuracy")
+    artifacts.create_table_artifact(table=report.summary.select(columns).to_dicts(), key="labelscore-accuracy")
     page = output.path(PAGE)
     link = f"{output}/{PAGE}" if output.remote else page.absolute().as_uri()
-    create_link_artifact(link=link, link_text="report.html", key="labelscore-page")
+    artifacts.create_link_artifact(link=link, link_text="report.html", key="labelscore-page")

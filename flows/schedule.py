@@ -6,22 +6,28 @@ are gone does not stay `Running`: its heartbeats stop, and the server's automati
 
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, StateType
+from prefect.deployments.runner import RunnerDeployment
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound
+from prefect.flows import serve as serve_deployments
+from prefect.settings import PREFECT_UI_URL, get_current_settings
+from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
 from flows.options import Schedule
-from flows.parameters import fit_prefect
-from flows.server import ADVICE, SETTINGS, find_server, make_settings
+from flows.run import score_dataset
+from flows.server import fit_prefect
 from flows.terminal import say
 from pipeline.bundled import DEMO_MODEL, SAMPLE
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.reading.places import existing_path
 from pipeline.reading.splits import SPLITS
-
-if TYPE_CHECKING:
-    from prefect.deployments.runner import RunnerDeployment
 
 AUTOMATION = "labelscore: end runs without heartbeat"
 MISSED_HEARTBEATS = 3
@@ -30,11 +36,8 @@ MISSED_HEARTBEATS = 3
 def serve(config: RunConfig, when: Schedule) -> None:
     """Serve the flow from this process until it is stopped: runs start by the schedule, or from Prefect's UI.
 
-    Raises InputError where no server answers or the schedule is none.
+    Raises InputError where the schedule is none.
     """
-    _need_server()
-    from prefect.flows import serve as serve_deployments
-
     deployment = make_deployment(config, when)
     watch_heartbeats()
     _describe(deployment)
@@ -45,12 +48,8 @@ def serve(config: RunConfig, when: Schedule) -> None:
 def deploy(config: RunConfig, pool: str, when: Schedule) -> None:
     """Register a deployment whose runs the workers of the work pool `pool` start, and return.
 
-    Raises InputError where no server answers, the pool does not exist or the schedule is none.
+    Raises InputError where the pool does not exist or the schedule is none.
     """
-    _need_server()
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
-
     with get_client(sync_client=True) as client:
         try:
             client.read_work_pool(pool)
@@ -66,13 +65,8 @@ def deploy(config: RunConfig, pool: str, when: Schedule) -> None:
     say(f"start a worker with: prefect worker start --pool {pool}")
 
 
-def make_deployment(config: RunConfig, when: Schedule) -> "RunnerDeployment":
+def make_deployment(config: RunConfig, when: Schedule) -> RunnerDeployment:
     """The deployment of a configuration: its parameters, its schedule, and one run at a time."""
-    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-    from prefect.types.entrypoint import EntrypointType
-
-    from flows.run import score_dataset
-
     config = fit_prefect(from_anywhere(config))
     try:
         deployment = score_dataset.to_deployment(
@@ -83,10 +77,10 @@ def make_deployment(config: RunConfig, when: Schedule) -> "RunnerDeployment":
             concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
-    except (ValidationError, ValueError) as error:
+    except ValueError as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise InputError(f"no schedule that Prefect understands: {reason}; try --cron '0 6 * * *'") from None
-    return cast("RunnerDeployment", deployment)
+    return cast(RunnerDeployment, deployment)
 
 
 def from_anywhere(config: RunConfig) -> RunConfig:
@@ -110,12 +104,6 @@ def watch_heartbeats() -> dict[str, Any]:
 
     It is one for all deployments of the flow; also a step of prefect.yaml, which is why it returns a mapping.
     """
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.objects import StateType
-    from prefect.events.actions import ChangeFlowRunState
-    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-    from prefect.settings import get_current_settings
-
     seconds = MISSED_HEARTBEATS * (get_current_settings().flows.heartbeat_frequency or 180)
     heartbeat = "prefect.flow-run.heartbeat"
     ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
@@ -142,15 +130,7 @@ def watch_heartbeats() -> dict[str, Any]:
     return {}
 
 
-def _need_server() -> None:
-    make_settings(SETTINGS)
-    if not find_server():
-        raise InputError(f"schedules need a Prefect server; {ADVICE}")
-
-
-def _describe(deployment: "RunnerDeployment") -> None:
-    from prefect.settings import PREFECT_UI_URL
-
+def _describe(deployment: RunnerDeployment) -> None:
     full_name = f"{deployment.flow_name}/{deployment.name}"
     say(f"deployment '{full_name}'; to start a run now: prefect deployment run '{full_name}'")
     if PREFECT_UI_URL.value():

@@ -6,10 +6,12 @@ Invariant: one thread uses the model. The others encode the next shard, tell the
 import socket
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pyarrow as pa
+import torch
 
 from pipeline.errors import InputError
 from pipeline.reading.model import ModelRef, resolve_model
@@ -21,41 +23,34 @@ class ScoringActor:
 
     def __init__(self, spec: ScoringSpec, num_threads: int) -> None:
         self._spec = spec
-        self._num_threads = num_threads
-        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._model_thread = ThreadPoolExecutor(1, "model", torch.set_num_threads, (num_threads,))
         self._stop = threading.Event()
-        self._num_scored: dict[str, int] = {}
+        self._num_scored = Counter[str]()
 
     def load(self) -> float:
         """Load the model; returns the seconds it took. Raises what loading raises."""
-        return self._model_thread.submit(self._load).result()
-
-    def _load(self) -> float:
-        import torch
-
         started = time.perf_counter()
-        torch.set_num_threads(self._num_threads)
-        self._scorer = ShardScorer(replace(self._spec, model=find_here(self._spec.model)))
+        spec = replace(self._spec, model=find_here(self._spec.model))
+        self._scorer = self._model_thread.submit(ShardScorer, spec).result()
         return time.perf_counter() - started
 
     def score(self, shard: Shard, texts: pa.Table) -> ShardResult:
         """Score a shard and store it; it is stored when this returns. Raises what `ShardScorer.score` raises."""
-        self._scorer.encode_ahead(shard, lambda: texts)
+        self._scorer.encode_ahead(shard, texts)
         return self._model_thread.submit(self._score, shard, texts).result()
 
     def _score(self, shard: Shard, texts: pa.Table) -> ShardResult:
         self._num_scored[shard.name] = 0
         try:
-            return self._scorer.score(shard, lambda: texts, lambda num: self._count(shard, num), self._stop.is_set)
+            return self._scorer.score(
+                shard, lambda num: self._num_scored.update({shard.name: num}), self._stop.is_set, texts
+            )
         finally:
             self._scorer.drain()
 
-    def _count(self, shard: Shard, num_texts: int) -> None:
-        self._num_scored[shard.name] += num_texts
-
     def num_scored(self, name: str) -> int:
         """The texts of a shard that have been scored so far."""
-        return self._num_scored.get(name, 0)
+        return self._num_scored[name]
 
     def stop(self) -> None:
         """Let the current batch be the last: what is scored is stored, and the calls in hand raise Interrupted."""

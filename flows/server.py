@@ -1,11 +1,13 @@
-"""What we ask of Prefect: its settings, and a server that answers.
+"""What we ask of Prefect: its settings, a server that answers, and parameters that it takes.
 
 Invariant: settings are made before Prefect is imported, and only where the user has not made them.
 """
 
+import json
 import os
 
 from flows.embedded import SECONDS_TO_START
+from pipeline.config import RunConfig
 from pipeline.errors import InputError
 
 SETTINGS = {
@@ -21,6 +23,8 @@ ADVICE = (
     "start one with 'prefect server start' and point to it with "
     "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api' (or the address it prints)"
 )
+
+MAX_BYTES = 512 * 1024 - 1024  # Prefect's own limit by default, less what it wraps around the configuration
 
 
 def make_settings(settings: dict[str, str]) -> None:
@@ -45,3 +49,15 @@ def find_server() -> str | None:
             "needs none: 'prefect config unset PREFECT_API_URL'"
         )
     return url
+
+
+def fit_prefect(config: RunConfig) -> RunConfig:
+    """What the run uses of the configuration. Raises InputError where that is more than Prefect takes."""
+    config = config.used
+    num_bytes = len(json.dumps(config.model_dump(mode="json")).encode())
+    if num_bytes > MAX_BYTES:
+        raise InputError(
+            f"the configuration of this run has {num_bytes:,} bytes and Prefect takes {MAX_BYTES:,}; shorten its "
+            "prompts, or split them over several runs"
+        )
+    return config

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 def lose_no_ctrl_c() -> None:
     """Send a Ctrl-C again that fell into a finalizer, where Python prints the KeyboardInterrupt and goes on.
@@ -46,9 +48,19 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         requested.set()
 
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with restored_signals():
+        for number in SIGNALS:
+            signal.signal(number, ask)
         yield requested.is_set
+
+
+@contextmanager
+def restored_signals() -> Iterator[None]:
+    """Whatever the block does to the handlers of SIGINT and SIGTERM, put them back after it."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)

@@ -5,9 +5,10 @@ Invariant: text that comes from users or their data is printed as text, never as
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
+from dataclasses import asdict
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.bundled import DEMO_NOTE
+from pipeline.reporting.formats import count, fraction, moment, percent, text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,9 +31,9 @@ out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty()
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def plain(text: object) -> str:
+def plain(words: object) -> str:
     """Text without control characters, on one line: a terminal does nothing but show it."""
-    return "".join(c if c.isprintable() else " " for c in str(text))
+    return "".join(c if c.isprintable() else " " for c in str(words))
 
 
 class LineHandler(logging.Handler):
@@ -79,13 +81,19 @@ def confirm(question: str) -> bool:
     return out.input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
-def print_table(title: str, columns: list[str], rows: list[list[object]], right: tuple[int, ...] = ()) -> None:
-    """A table whose cells are shown as they are; `right` are the columns aligned to the right."""
+Field = tuple[str, Callable[..., str], *tuple[str, ...]]  # a column: its title, how values become text, their names
+
+
+def print_table(title: str, rows: Iterable[Mapping[str, Any]], fields: Iterable[Field]) -> None:
+    """A table whose cells are shown as they are, what is missing as a hyphen; numbers line up on the right."""
+    rows = list(rows)
     table = Table(title=Text(plain(title)), title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for position, column in enumerate(columns):
-        table.add_column(Text(column), justify="right" if position in right else "left", overflow="fold")
+    for column, _, *names in fields:
+        is_text = any(isinstance(row[names[0]], str | datetime) for row in rows)
+        table.add_column(Text(column), justify="left" if is_text else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))
+        values = [(show, [row[name] for name in names]) for _, show, *names in fields]
+        table.add_row(*(Text("-" if each[0] is None else plain(show(*each))) for show, each in values))
     out.print(table)
 
 
@@ -105,40 +113,29 @@ def print_prompts() -> None:
     say('  labels = [" World", " Sports", " Business"]')
 
 
-def print_result(report: "Report", location: str, files: Iterable[str]) -> None:
-    """The end of a run: accuracy of each prompt, and the path of everything written."""
-    print_report(report)
-    say("")
-    for name in files:
-        say(f"  {location.rstrip('/')}/{name}")
-
-
 def print_report(report: "Report") -> None:
     """Accuracy of each prompt under the headline rule, with what to doubt about it."""
-    facts = report.manifest
-    data, model = facts.dataset, facts.model
+    data, model = report.manifest.dataset, report.manifest.model
     say(f"{data.num_items:,} items of {data.name} ({data.split}) with {model.name} ({model.dtype} on {model.device})")
     if model.demonstration:
         say(DEMO_NOTE, "yellow")
-    published = {prompt.name: prompt.published_accuracy for prompt in facts.prompts}
-    columns = ["prompt", "accuracy", "95 % interval", "macro F1", "right", "of"]
-    if any(value is not None for value in published.values()):
-        columns.append("published")
-    rows: list[list[object]] = []
-    for row in report.headline.iter_rows(named=True):
-        known = published[row["prompt"]]
-        cells = [row["prompt"], _percent(row["accuracy"]), f"{_percent(row['low'])} to {_percent(row['high'])}"]
-        cells += [f"{row['macro_f1']:.3f}" if row["macro_f1"] is not None else "-", f"{row['num_correct']:,}"]
-        rows.append([*cells, f"{row['num_gold']:,}", _percent(known) if known is not None else "-"][: len(columns)])
     say("")
-    if report.has_gold:
-        print_table(f"accuracy under the rule '{report.headline_rule}'", columns, rows, tuple(range(1, len(columns))))
-    else:
+    if not report.has_gold:
         say("The items have no gold labels: report.md counts what was predicted.")
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
+        return
+    published = {prompt.name: prompt.published_accuracy for prompt in report.manifest.prompts}
+    rows = [{**row, "published": published[row["prompt"]]} for row in report.headline.iter_rows(named=True)]
+    fields: list[Field] = [
+        ("prompt", text, "prompt"),
+        ("accuracy", percent, "accuracy"),
+        ("95 % interval", lambda low, high: f"{percent(low)} to {percent(high)}", "low", "high"),
+        ("macro F1", fraction, "macro_f1"),
+        ("right", count, "num_correct"),
+        ("of", count, "num_gold"),
+    ]
+    if any(value is not None for value in published.values()):
+        fields.append(("published", percent, "published"))
+    print_table(f"accuracy under the rule '{report.headline_rule}'", rows, fields)
 
 
 def print_classification(table: "pl.DataFrame", note: str | None = None) -> None:
@@ -146,15 +143,13 @@ def print_classification(table: "pl.DataFrame", note: str | None = None) -> None
     if note:
         warn(f"note: {note}")
     rules = table.columns[3:]
-    rows: list[list[object]] = [
-        [row["label"].strip(), row["num_tokens"], *(f"{row[rule]:.3f}" for rule in rules)]
-        for row in table.iter_rows(named=True)
-    ]
-    winners = [table.sort(rule, descending=True, maintain_order=True)["label"][0].strip() for rule in rules]
-    print_table("scores (higher is likelier)", ["label", "tokens", *rules], rows, tuple(range(1, len(rules) + 2)))
+    fields: list[Field] = [("label", str.strip, "label"), ("tokens", count, "num_tokens")]
+    fields += [(rule, fraction, rule) for rule in rules]
+    print_table("scores (higher is likelier)", table.iter_rows(named=True), fields)
     say("")
     if table["truncated"].any():
         say("the text is longer than the model's context: its end was cut off")
+    winners = [table.sort(rule, descending=True, maintain_order=True)["label"][0].strip() for rule in rules]
     say(f"winner: {winners[0]} (rule {rules[0]})")
     others = [f"{rule}: {winner}" for rule, winner in zip(rules, winners, strict=True) if winner != winners[0]]
     if others:
@@ -163,24 +158,15 @@ def print_classification(table: "pl.DataFrame", note: str | None = None) -> None
 
 def print_tokens(table: "pl.DataFrame") -> None:
     """A row a token; what the columns mean is said below."""
-    rows: list[list[object]] = [
-        ["-" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row]
-        for row in table.iter_rows()
+    fields: list[Field] = [
+        (name.replace("_", " "), fraction if dtype.is_float() else text, name) for name, dtype in table.schema.items()
     ]
-    columns = [name.replace("_", " ") for name in table.columns]
-    right = tuple(i for i, name in enumerate(table.columns) if name not in ("token", "best"))
-    print_table("", columns, rows, right)
+    print_table("", table.iter_rows(named=True), fields)
     say("")
     say("logit, logprob and rank: of this token at the position before it, the one that predicts it")
     say("best: the token that the model finds likeliest there; the first token is predicted by nothing")
     if "own_logit" in table.columns:
         say("own logit, own logprob: at the token's own position, which predicts the next token (the notebook's)")
-
-
-def print_text(text: str) -> None:
-    """A text over several lines, without control characters."""
-    for line in text.split("\n"):
-        say(line)
 
 
 def print_status(status: "Status") -> None:
@@ -192,22 +178,18 @@ def print_status(status: "Status") -> None:
         say(f"published  {data.num_items:,} items of {data.name} ({data.split}) with {model.name}")
         say(f"finished   {status.published.finished}")
         say(f"prompts    {', '.join(prompt.name for prompt in status.published.prompts)}")
-    rows: list[list[object]] = [
-        [
-            stored.state,
-            stored.model,
-            stored.revision[:19],
-            stored.prompt,
-            f"{stored.num_texts:,}",
-            f"{stored.num_pending:,}",
-            decimal(stored.num_bytes),
-            stored.folder,
-        ]
-        for stored in status.stored
+    fields: list[Field] = [
+        ("state", text, "state"),
+        ("model", text, "model"),
+        ("revision", lambda revision: revision[:19], "revision"),
+        ("prompt", text, "prompt"),
+        ("texts", count, "num_texts"),
+        ("pending", count, "num_pending"),
+        ("size", decimal, "num_bytes"),
+        ("fingerprint", text, "folder"),
     ]
     say("")
-    columns = ["state", "model", "revision", "prompt", "texts", "pending", "size", "fingerprint"]
-    print_table("store", columns, rows, right=(4, 5, 6))
+    print_table("store", map(asdict, status.stored), fields)
     if status.set_aside:
         aside = decimal(sum(status.set_aside.values()))
         say(f"set aside as unusable: {len(status.set_aside)} files, {aside} (removed by 'labelscore prune')")
@@ -234,19 +216,14 @@ def print_prunable(files: "list[Pruned]") -> None:
 
 def print_history(lines: list[dict[str, Any]]) -> None:
     """The past runs under each one's headline rule, oldest first."""
-    rows: list[list[object]] = [
-        [
-            line["finished"].strftime("%Y-%m-%d %H:%M"),
-            line["prompt"],
-            line["rule"],
-            f"{line['num_items']:,}",
-            _percent(line["accuracy"]),
-            "-" if line["num_changed"] is None else f"{line['num_changed']:,}",
-            f"{line['num_scored']:,}",
-            f"{line['seconds']:.1f}",
-        ]
-        for line in lines
-        if line["headline"]
+    fields: list[Field] = [
+        ("finished (UTC)", moment, "finished"),
+        ("prompt", text, "prompt"),
+        ("rule", text, "rule"),
+        ("items", count, "num_items"),
+        ("accuracy", percent, "accuracy"),
+        ("changed", count, "num_changed"),
+        ("scored", count, "num_scored"),
+        ("seconds", "{:.1f}".format, "seconds"),
     ]
-    columns = ["finished (UTC)", "prompt", "rule", "items", "accuracy", "changed", "scored", "seconds"]
-    print_table("past runs", columns, rows, right=(3, 4, 5, 6, 7))
+    print_table("past runs", (line for line in lines if line["headline"]), fields)

@@ -1,42 +1,56 @@
-"""Workers: what scores shards, in this process or in several, and where they find the texts.
+"""Who scores a run's shards: this process, or actors on Ray.
 
-Invariant: whoever scores a shard writes it to the store; what comes back is counts.
+Invariant: a worker that is handed out has its model loaded.
 """
 
+import os
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from contextlib import closing, contextmanager
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from prefect.tasks import Task
 
-from pipeline.shard import Shard, ShardResult
-
-Advance = Callable[[int], None]
-ScoreShard = Task[["Workers", Shard, Advance], ShardResult]
+from flows.ray_workers import RayWorkers, open_ray
+from pipeline.shard import ScoringSpec, Shard, ShardResult, ShardScorer
 
 
-class Workers(Protocol):
-    """Loaded models that score shards."""
+class InProcess:
+    """One worker: this process. The next shard is encoded while the current one is scored."""
 
-    def score(self, shards: list[Shard], score_shard: ScoreShard, advance: Advance) -> Iterator[ShardResult]:
-        """Score all shards through the task `score_shard`, yielding results as they come."""
-        ...
+    def __init__(self, scorer: ShardScorer, should_stop: Callable[[], bool]) -> None:
+        self._scorer = scorer
+        self._should_stop = should_stop
 
-    def score_one(self, shard: Shard, advance: Advance) -> ShardResult:
-        """Score one shard; `advance` is called with the number of texts scored since its last call."""
-        ...
+    def score(
+        self, shards: list[Shard], score_shard: Task[..., ShardResult], advance: Callable[[int], None]
+    ) -> Iterator[ShardResult]:
+        """One shard after the other, in order."""
+        for shard, following in zip(shards, [*shards[1:], None], strict=True):
+            self._scorer.encode_ahead(shard)
+            if following:
+                self._scorer.encode_ahead(following)
+            yield score_shard(self, shard, advance)
+        self._scorer.drain()
+
+    def score_one(self, shard: Shard, advance: Callable[[int], None]) -> ShardResult:
+        """Score a shard in this thread."""
+        return self._scorer.score(shard, advance, self._should_stop)
 
 
-def read_texts(shard: Shard) -> pa.Table:
-    """The texts of a shard: columns text_hash and text. Reads the row groups that hold them and no more."""
-    with pq.ParquetFile(shard.pending) as file:
-        first = offset = 0
-        groups: list[int] = []
-        for group in range(file.metadata.num_row_groups):
-            num_rows = file.metadata.row_group(group).num_rows
-            if first < shard.stop and first + num_rows > shard.start:
-                offset = offset if groups else first
-                groups.append(group)
-            first += num_rows
-        return file.read_row_groups(groups).slice(shard.start - offset, shard.stop - shard.start)
+Workers = InProcess | RayWorkers
+
+
+@contextmanager
+def open_workers(
+    spec: ScoringSpec, first: Shard, num_workers: int, should_stop: Callable[[], bool]
+) -> Iterator[Workers]:
+    """So many workers with their models loaded; all they scored is stored when the block ends.
+
+    One is this process, without Ray unless RAY_ADDRESS names a cluster; it encodes the shard `first` while its model
+    loads. Raises what loading a model and starting Ray raise.
+    """
+    if num_workers > 1 or os.environ.get("RAY_ADDRESS"):
+        with open_ray(spec, num_workers, should_stop) as workers:
+            yield workers
+    else:
+        with closing(ShardScorer(spec, first)) as scorer:
+            yield InProcess(scorer, should_stop)

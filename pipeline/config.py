@@ -6,10 +6,10 @@ names the key, the place it came from and what is allowed.
 
 import hashlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -20,7 +20,6 @@ from pipeline.prompts import BUILT_IN, Boundary, make_prompt
 AG_NEWS_ID = "fancyzhx/ag_news"
 PRESETS = Path(__file__).with_name("presets")
 Rule = Literal["sum", "mean_token", "mean_byte", "logit", "notebook", "pmi", "contextual", "batch"]
-RULES: tuple[str, ...] = get_args(Rule)
 
 
 def _refuse_truth(value: object) -> object:
@@ -180,9 +179,13 @@ def _check_prompts(config: RunConfig) -> None:
     for name in (*config.prompt, *config.published):
         if name not in config.prompts and name not in BUILT_IN:
             known = [*config.prompts, *BUILT_IN]
-            close = get_close_matches(name, known, n=1)
-            hint = f"did you mean '{close[0]}'? " if close else ""
-            raise InputError(f"unknown prompt '{name}'; {hint}known are {', '.join(known)}")
+            raise InputError(f"unknown prompt '{name}'; {_nearest(name, known)}known are {', '.join(known)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The question whether another name was meant, where one is near."""
+    close = get_close_matches(name, known, n=1)
+    return f"did you mean '{close[0]}'? " if close else ""
 
 
 def _preset(name: str) -> dict[str, Any]:
@@ -199,9 +202,7 @@ def _toml(path: Path, place: str) -> dict[str, Any]:
         raise InputError(f"cannot read the configuration {place}: {error.strerror}; check the path") from None
     except UnicodeDecodeError:
         raise InputError(f"the configuration {place} is not UTF-8 text; save it as UTF-8") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"{place} is not valid TOML: {error}") from None
-    except ValueError as error:  # such as an integer literal of thousands of digits
+    except (ValueError, RecursionError) as error:  # not TOMLDecodeError alone: an integer of thousands of digits, too
         raise InputError(f"{place} is not valid TOML: {error}") from None
 
 
@@ -218,10 +219,8 @@ def _first_problem(error: ValidationError, place: str) -> str:
     key = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("tuple[", "dict[", "literal[")))
     if problem["type"] == "extra_forbidden":
         fields = PromptTable.model_fields if key.startswith("prompts.") else RunConfig.model_fields
-        name = key.split(".")[-1]
-        close = get_close_matches(name, fields, n=1)
-        hint = f"did you mean '{close[0]}'? " if close else ""
-        return f"unknown key '{key}' in {place}; {hint}allowed are {', '.join(fields)}"
+        nearest = _nearest(key.split(".")[-1], fields)
+        return f"unknown key '{key}' in {place}; {nearest}allowed are {', '.join(fields)}"
     message = problem["msg"].removeprefix("Value error, ")
     given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.80})"
     return f"bad value for '{key}' in {place}: {message[:1].lower()}{message[1:]}{given}"

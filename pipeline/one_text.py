@@ -3,6 +3,7 @@
 Invariant: `classify` uses the encoder, scorer and rules of a run, so a text gets the scores that a run would store.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -80,11 +81,7 @@ def _score(loaded: Loaded, prompt: Prompt, texts: list[str]) -> pl.DataFrame:
         raise explain(error, loaded.ref, prompt, texts[error.index]) from error
     hashes = pl.DataFrame({"text_hash": [str(position) for position in range(len(texts))]}).to_arrow()
     scores = pl.DataFrame(part_table(prompt, hashes, encoded, batches))
-    labels = pl.DataFrame(
-        [(label.words, label.id, label.name) for label in prompt.labels],
-        schema={"label_words": pl.String, "label_id": pl.Int16, "label": pl.String},
-        orient="row",
-    )
+    labels = pl.DataFrame(prompt.labels).select(label_words="words", label_id=pl.col("id").cast(pl.Int16), label="name")
     return scores.join(labels, on="label_words", maintain_order="left").with_columns(
         item_id=pl.col("text_hash").cast(pl.Int64), prompt=pl.lit(prompt.name)
     )
@@ -100,31 +97,28 @@ def inspect_tokens(loaded: Loaded, text: str, *, notebook: bool = False) -> pl.D
 
     Raises InputError for a text without tokens or one longer than the model's context.
     """
-    tokenizer = loaded.tokenizer
     ids = _tokenize(loaded, text)
+    input_ids = torch.tensor([ids])
     with torch.inference_mode():
-        input_ids = torch.tensor([ids], device=loaded.model.device)
-        logits = loaded.model(input_ids=input_ids, use_cache=False).logits[0].float().cpu()  # (tokens, vocabulary)
+        output = loaded.model(input_ids=input_ids.to(loaded.model.device), use_cache=False)
+    logits = output.logits[0].float().cpu()  # (tokens, vocabulary)
     logprobs = logits.log_softmax(-1)
-    rows = []
-    for position, token in enumerate(ids):
-        row = {"position": position, "token": _show(tokenizer, token), "id": token}
-        before = position - 1
-        seen = before >= 0
-        row["logit"] = float(logits[before, token]) if seen else None
-        row["logprob"] = float(logprobs[before, token]) if seen else None
-        row["rank"] = int((logits[before] > logits[before, token]).sum()) + 1 if seen else None
-        row["best"] = _show(tokenizer, int(logits[before].argmax())) if seen else None
-        if notebook:
-            row["own_logit"] = float(logits[position, token])
-            row["own_logprob"] = float(logprobs[position, token])
-        rows.append(row)
-    return pl.DataFrame(rows, infer_schema_length=None)
-
-
-def _show(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """A token as its vocabulary has it; blanks stay visible because vocabularies mark them."""
-    return str(tokenizer.convert_ids_to_tokens(token))
+    before, following = logits[:-1], input_ids[0, 1:, None]
+    logit = before.gather(1, following)  # (tokens - 1, 1)
+    columns: dict[str, Sequence[object]] = {
+        "position": range(len(ids)),
+        # As the vocabulary has them: blanks stay visible because vocabularies mark them.
+        "token": loaded.tokenizer.convert_ids_to_tokens(ids),
+        "id": ids,
+        "logit": [None, *logit[:, 0].tolist()],
+        "logprob": [None, *logprobs[:-1].gather(1, following)[:, 0].tolist()],
+        "rank": [None, *((before > logit).sum(-1) + 1).tolist()],
+        "best": [None, *loaded.tokenizer.convert_ids_to_tokens(before.argmax(-1).tolist())],
+    }
+    if notebook:
+        columns["own_logit"] = logits.gather(1, input_ids.T)[:, 0].tolist()
+        columns["own_logprob"] = logprobs.gather(1, input_ids.T)[:, 0].tolist()
+    return pl.DataFrame(columns)
 
 
 def generate(loaded: Loaded, text: str, *, max_new_tokens: int = 30) -> str:

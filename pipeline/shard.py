@@ -24,8 +24,6 @@ from pipeline.storing.parts import SCHEMA, PartWriter
 # What a killed run loses at most is what it scored since the last part: on a slow model a shard takes hours.
 SECONDS_BETWEEN_PARTS = 30.0
 
-ReadTexts = Callable[[], pa.Table]  # the texts of a shard: columns text_hash and text
-
 
 @dataclass(frozen=True, slots=True)
 class ScoringSpec:
@@ -62,6 +60,20 @@ def cut_shards(prompt: str, pending: Path, shard_size: int) -> list[Shard]:
     ]
 
 
+def read_texts(shard: Shard) -> pa.Table:
+    """The texts of a shard: columns text_hash and text. Reads the row groups that hold them and no more."""
+    with pq.ParquetFile(shard.pending) as file:
+        first = offset = 0
+        groups: list[int] = []
+        for group in range(file.metadata.num_row_groups):
+            num_rows = file.metadata.row_group(group).num_rows
+            if first < shard.stop and first + num_rows > shard.start:
+                offset = offset if groups else first
+                groups.append(group)
+            first += num_rows
+        return file.read_row_groups(groups).slice(shard.start - offset, shard.stop - shard.start)
+
+
 @dataclass(frozen=True, slots=True)
 class ShardResult:
     """What scoring a shard did; `counts` covers this shard alone."""
@@ -77,10 +89,11 @@ class ShardResult:
 class ShardScorer:
     """A loaded model that scores shards one after the other.
 
-    Reading and encoding the next shard and writing the last one run beside the forward pass.
+    Reading and encoding the next shard and writing the last one run beside the forward pass. The texts of a shard are
+    read from its file, unless they are given because this machine does not have it.
     """
 
-    def __init__(self, spec: ScoringSpec, first: tuple[Shard, ReadTexts] | None = None) -> None:
+    def __init__(self, spec: ScoringSpec, first: Shard | None = None) -> None:
         """Load the model, and meanwhile read and encode the shard `first`, as `encode_ahead` would.
 
         Raises InputError where it cannot be loaded or a prompt does not fit its context, RunError where it gives NaN.
@@ -100,31 +113,31 @@ class ShardScorer:
         self._ahead: dict[str, Future[tuple[pa.Table, list[TokenSequences]]]] = {}
         try:
             if first:
-                self.encode_ahead(*first)
+                self.encode_ahead(first)
             model = load_model(spec.model)
             self._scorer = make_scorer(model, spec.model, batch_tokens=spec.batch_tokens, notebook=spec.notebook)
         except BaseException:
             self.close()
             raise
 
-    def encode_ahead(self, shard: Shard, read: ReadTexts) -> None:
+    def encode_ahead(self, shard: Shard, texts: pa.Table | None = None) -> None:
         """Begin to read and encode a shard that will be scored soon."""
         if shard.name not in self._ahead:
-            self._ahead[shard.name] = self._encoding.submit(self._encode, shard, read)
+            self._ahead[shard.name] = self._encoding.submit(self._encode, shard, texts)
 
     def score(
         self,
         shard: Shard,
-        read: ReadTexts,
-        on_progress: Callable[[int], None] = lambda num_texts: None,
-        should_stop: Callable[[], bool] = lambda: False,
+        on_progress: Callable[[int], None],
+        should_stop: Callable[[], bool],
+        texts: pa.Table | None = None,
     ) -> ShardResult:
         """Score a shard and write its scores; the last part may still be being written when this returns (see `drain`).
 
         Raises Interrupted after the batch in which `should_stop` became true, RunError for a score that is not finite.
         """
         started = time.perf_counter()
-        self.encode_ahead(shard, read)
+        self.encode_ahead(shard, texts)
         texts, encoded = self._ahead.pop(shard.name).result()
         before = replace(self._scorer.counts)
         batches: list[ScoredBatch] = []
@@ -164,8 +177,8 @@ class ShardScorer:
             self._encoding.shutdown(wait=False, cancel_futures=True)
             self._writing.shutdown(wait=True)
 
-    def _encode(self, shard: Shard, read: ReadTexts) -> tuple[pa.Table, list[TokenSequences]]:
-        texts = read()
+    def _encode(self, shard: Shard, texts: pa.Table | None) -> tuple[pa.Table, list[TokenSequences]]:
+        texts = read_texts(shard) if texts is None else texts
         return texts, self._encoders[shard.prompt].encode(texts.column("text").to_pylist())
 
     def _write_soon(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.typed import label_names
+from flows.options import label_names
 from pipeline.classes import choose_classes, choose_prompts
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
