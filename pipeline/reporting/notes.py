@@ -3,14 +3,12 @@
 Invariant: plain text, whatever names and labels are in it.
 """
 
-import re
-
 import polars as pl
 
 from pipeline.prompts import AG_NEWS
 from pipeline.reporting.formats import count_of, percent, short_percent
 from pipeline.reporting.report import Report
-from pipeline.reporting.rules import CAUTIONS, RULES
+from pipeline.reporting.rules import CAUTIONS, FORMULAS
 
 MAX_NAMED = 5  # labels named in one sentence
 WIDE = 0.05  # half an interval from which on a warning says how wide it is
@@ -158,7 +156,5 @@ def rule_choice_line(report: Report) -> str:
 
 
 def describe_rule(rule: str) -> str:
-    """The rule's formula and source, from the first sentence of its docstring, and what to mind about it."""
-    first = re.split(r"\n\s*\n", RULES[rule].__doc__ or "")[0]
-    formula = " ".join(first.replace("`", "'").split()).partition(": ")[2]
-    return f"{formula} Caution: it {CAUTIONS[rule]}." if rule in CAUTIONS else formula
+    """The rule's formula and source, and what to mind about it."""
+    return f"{FORMULAS[rule]} Caution: it {CAUTIONS[rule]}." if rule in CAUTIONS else FORMULAS[rule]

@@ -4,7 +4,7 @@ Invariant: a rule is a row-wise expression over the stored columns and the four 
 prediction can be remade from the published tables at any time, without the model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import polars as pl
 
@@ -24,61 +24,28 @@ def log_sum_exp(values: pl.Expr) -> pl.Expr:
     return values.max() + (values - values.max()).exp().sum().log()
 
 
-def sum_logprob() -> pl.Expr:
-    """`sum`: logprob, the log-likelihood of the label words after the prompt (Brown et al. 2020, section 2.4)."""
-    return _column("logprob")
+# A label's score under each rule, from the columns that `with_inputs` gives.
+RULES: dict[str, pl.Expr] = {
+    "sum": _column("logprob"),
+    "mean_token": _column("logprob") / pl.col("num_tokens"),
+    "mean_byte": _column("logprob") / pl.col("num_bytes"),
+    "logit": _column("logit"),
+    "notebook": _column("notebook_logit"),
+    "pmi": _column("logprob") - pl.col("log_prior"),
+    "contextual": pl.col("log_q") - pl.col("log_cf"),
+    "batch": pl.col("log_q") - pl.col("log_batch"),
+}
 
-
-def mean_token() -> pl.Expr:
-    """`mean_token`: logprob / num_tokens (Brown et al. 2020, section 2.4: normalised for length)."""
-    return _column("logprob") / pl.col("num_tokens")
-
-
-def mean_byte() -> pl.Expr:
-    """`mean_byte`: logprob / num_bytes (Gao et al., lm-evaluation-harness `acc_norm`: the same under any tokenizer)."""
-    return _column("logprob") / pl.col("num_bytes")
-
-
-def raw_logit() -> pl.Expr:
-    """`logit`: sum of the raw logits of the label's tokens, without the softmax's normaliser (what notebooks do)."""
-    return _column("logit")
-
-
-def notebook() -> pl.Expr:
-    """`notebook`: logits at the label tokens' own positions, in reverse order; a mistake, kept to reproduce figures."""
-    return _column("notebook_logit")
-
-
-def pmi() -> pl.Expr:
-    """`pmi`: logprob - logprob of the same label after the empty text (Holtzman et al. 2021, PMI_DC)."""
-    return _column("logprob") - pl.col("log_prior")
-
-
-def contextual() -> pl.Expr:
-    """`contextual`: log q - log p_cf (Zhao et al. 2021, "Calibrate before use").
-
-    q is the softmax over labels of logprob, p_cf the mean of exp(logprob) over the content-free texts, renormalised.
-    """
-    return pl.col("log_q") - pl.col("log_cf")
-
-
-def batch() -> pl.Expr:
-    """`batch`: log q - log of the mean of q over the run's items (after Zhou et al. 2023, "Batch calibration").
-
-    It looks at the unlabelled test items: an item's prediction depends on which others are in the run.
-    """
-    return pl.col("log_q") - pl.col("log_batch")
-
-
-RULES: dict[str, Callable[[], pl.Expr]] = {
-    "sum": sum_logprob,
-    "mean_token": mean_token,
-    "mean_byte": mean_byte,
-    "logit": raw_logit,
-    "notebook": notebook,
-    "pmi": pmi,
-    "contextual": contextual,
-    "batch": batch,
+# The same for a reader, with its source.
+FORMULAS = {
+    "sum": "logprob, the log-likelihood of the label words after the prompt (Brown et al. 2020, section 2.4).",
+    "mean_token": "logprob / num_tokens (Brown et al. 2020, section 2.4: normalised for length).",
+    "mean_byte": "logprob / num_bytes (Gao et al., lm-evaluation-harness 'acc_norm': the same under any tokenizer).",
+    "logit": "sum of the raw logits of the label's tokens, without the softmax's normaliser (what notebooks do).",
+    "notebook": "logits at the label tokens' own positions, in reverse order; a mistake, kept to reproduce figures.",
+    "pmi": "logprob - logprob of the same label after the empty text (Holtzman et al. 2021, PMI_DC).",
+    "contextual": 'log q - log p_cf (Zhao et al. 2021, "Calibrate before use").',
+    "batch": 'log q - log of the mean of q over the run\'s items (after Zhou et al. 2023, "Batch calibration").',
 }
 
 # What a reader must know where a rule's figures are shown.
@@ -157,7 +124,7 @@ def wide_scores(scores: pl.LazyFrame, rules: Sequence[str], label_ids: Sequence[
         for label_id in label_ids
     ]
     return (
-        scores.with_columns(RULES[rule]().alias(rule) for rule in rules)
+        scores.with_columns(RULES[rule].alias(rule) for rule in rules)
         .group_by("item_id")
         .agg(
             pl.col("text_hash", "gold_id").first(),
