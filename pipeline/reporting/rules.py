@@ -62,12 +62,6 @@ CAUTIONS: dict[str, str] = {
 }
 
 
-def available_rules(*, has_notebook: bool, has_priors: bool) -> tuple[str, ...]:
-    """The rules whose inputs are stored, in the order of `RULES`."""
-    missing = (set() if has_notebook else {"notebook"}) | (set() if has_priors else {"pmi", "contextual"})
-    return tuple(name for name in RULES if name not in missing)
-
-
 def label_constants(prompts: pl.DataFrame, priors: pl.DataFrame | None) -> pl.DataFrame:
     """One row per (prompt, label): `log_prior` and `log_cf` from the scores of the content-free texts.
 

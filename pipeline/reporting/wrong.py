@@ -7,13 +7,13 @@ import polars as pl
 
 from pipeline.reporting.items import join_classes, right_classes
 from pipeline.reporting.predictions import Source
-from pipeline.reporting.rules import score_column, wide_scores, with_inputs
+from pipeline.reporting.rules import score_column
 from pipeline.storing.manifest import PromptRecord
 
 NUM_WRONG = 60
 
 
-def wrong_items(predictions: pl.LazyFrame, source: Source, items: pl.LazyFrame, prompt: PromptRecord) -> pl.DataFrame:
+def wrong_items(predictions: pl.LazyFrame, source: Source, prompt: PromptRecord) -> pl.DataFrame:
     """The NUM_WRONG wrong items of one prompt with the largest margin, text and all label scores beside them.
 
     prompt, item_id, text, gold (in words), predicted, confidence, margin, truncated, right (a list: the names of the
@@ -26,10 +26,9 @@ def wrong_items(predictions: pl.LazyFrame, source: Source, items: pl.LazyFrame, 
         .collect()
         .sort("margin", "item_id", descending=[True, False])
     )
-    chosen = worst["item_id"].implode()
-    texts = items.filter(pl.col("item_id").is_in(chosen)).select("item_id", "text").collect()
-    narrowed = source.scores.filter(pl.col("item_id").is_in(chosen), pl.col("prompt") == prompt.name)
-    wide = wide_scores(with_inputs(narrowed, source.constants_of(prompt)), [rule], prompt.label_ids).collect()
+    chosen = pl.col("item_id").is_in(worst["item_id"].implode())
+    texts = source.items.filter(chosen).select("item_id", "text").collect()
+    wide = source.wide_scores(prompt, [rule], chosen)
     cells = wide.select("item_id", scores=pl.concat_list(score_column(rule, i) for i in prompt.label_ids))
     labels = pl.concat_list(pl.lit(prompt.label_names[i]) for i in prompt.label_ids)
     return (

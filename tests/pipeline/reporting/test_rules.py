@@ -13,7 +13,6 @@ from pipeline.reporting.rules import (
     CAUTIONS,
     FORMULAS,
     RULES,
-    available_rules,
     decide,
     label_constants,
     log_sum_exp,
@@ -176,11 +175,6 @@ def test_items_without_gold_have_predictions_and_no_verdict() -> None:
     found = predict(scores, tables.make_priors(PROMPT, rng), ("sum",))["sum"]
     assert found["predicted_id"].null_count() == 0
     assert found["correct"].null_count() == found["brier"].null_count() == 20
-
-
-def test_rules_without_their_columns_are_left_out() -> None:
-    assert available_rules(has_notebook=False, has_priors=False) == ("sum", "mean_token", "mean_byte", "logit", "batch")
-    assert set(available_rules(has_notebook=True, has_priors=True)) == set(RULES)
 
 
 def test_rules_say_their_formula_and_the_traps_say_so() -> None:
