@@ -42,7 +42,9 @@ def test_copies_are_the_labelled_rows_that_share_a_text(rows: list[tuple[str, st
 @given(rows_of_items)
 def test_what_is_kept_of_repeats_are_the_repeated_texts_only(rows: list[tuple[str, str]]) -> None:
     labelled = Counter(text for text, kind in rows if kind != NO_GOLD)
-    assert sorted(read_item_facts(make_items(rows).lazy()).rows.tolist()) == sorted(n for n in labelled.values() if n > 1)
+    assert sorted(read_item_facts(make_items(rows).lazy()).rows.tolist()) == sorted(
+        n for n in labelled.values() if n > 1
+    )
 
 
 @pytest.mark.parametrize("kinds", [[ONE, NO_GOLD], [ONE, SEVERAL]])
