@@ -11,8 +11,8 @@ import polars as pl
 from pipeline.analysis import Run
 from pipeline.errors import InputError
 from pipeline.reporting.comparisons import RUN_FAMILY, Side, compare_sides, count_patterns
-from pipeline.reporting.differences import Difference, run_differences
 from pipeline.reporting.items import join_classes, right_classes, text_key, with_gold_ids
+from pipeline.reporting.run_facts import run_differences
 from pipeline.reporting.stats import Pairs
 
 PAIR = ("text_hash", "occurrence")
@@ -23,7 +23,7 @@ class RunComparison:
     """num_common items have the same text, one of num_distinct texts.
 
     `comparisons` are as in `compare_sides`, one row per shared prompt, and empty where no common item has the same gold
-    label in both. `differences`: what else differs.
+    label in both. `differences`: what else differs, and its value in each.
     `flips`: prompt, text, gold, predicted_a, predicted_b, confidence_a, confidence_b, correct_a, correct_b, item_id_a,
     item_id_b: the items predicted differently, those where a run was surest first.
     """
@@ -36,7 +36,7 @@ class RunComparison:
     num_common: int
     num_distinct: int
     num_gold_differs: int
-    differences: tuple[Difference, ...]
+    differences: list[tuple[str, str, str]]
     comparisons: pl.DataFrame
     flips: pl.DataFrame
 
@@ -59,12 +59,10 @@ def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
     num_common = joined[0].height
     if not num_common:
         raise InputError(f"{a.out} and {b.out} have no text in common; compare runs over the same data set")
-    found = []
-    for (x, y), table in zip(pairs, joined, strict=True):
-        sides = (Side(x, rule, f"'{x}' in A"), Side(y, rule, f"'{y}' in B"))
-        pairs_found = _pair_table(table)
-        if pairs_found.num_items:
-            found.append((*sides, pairs_found))
+    found = [
+        (Side(x, rule, f"'{x}' in A"), Side(y, rule, f"'{y}' in B"), _count_pairs(table))
+        for (x, y), table in zip(pairs, joined, strict=True)
+    ]
     flips = pl.concat(_flips(table, x, y) for (x, y), table in zip(pairs, joined, strict=True))
     texts = a.items.select(item_id_a="item_id", text="text")
     return RunComparison(
@@ -76,8 +74,8 @@ def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
         num_common=num_common,
         num_distinct=joined[0]["text_hash"].n_unique(),
         num_gold_differs=joined[0].filter(_gold_differs()).height,
-        differences=run_differences(a, b),
-        comparisons=compare_sides(RUN_FAMILY, found),
+        differences=run_differences(a.manifest, b.manifest),
+        comparisons=compare_sides(RUN_FAMILY, [sides for sides in found if sides[2].num_items]),
         flips=flips.lazy().join(texts, on="item_id_a", how="left", maintain_order="left").collect(),
     )
 
@@ -155,16 +153,15 @@ def _gold_differs() -> pl.Expr:
     return pl.col("gold_a").ne_missing(pl.col("gold_b"))
 
 
-def _pair_table(joined: pl.DataFrame) -> Pairs:
-    judged = joined.filter(~_gold_differs()).drop_nulls(["correct_a", "correct_b"])
+def _count_pairs(joined: pl.DataFrame) -> Pairs:
     a, b = pl.col("correct_a"), pl.col("correct_b")
-    cells = judged.select((a & b).sum().alias("both"), (a & ~b).sum().alias("only_a"), (~a & b).sum().alias("only_b"))
-    both, only_a, only_b = cells.row(0)
-    texts = judged.group_by("text_hash").agg(
-        rows=pl.len(), net=pl.col("correct_a").cast(pl.Int64).sum() - pl.col("correct_b").cast(pl.Int64).sum()
-    )
-    patterns = count_patterns(texts.with_columns(n=1)) if texts.height < judged.height else ()
-    return Pairs(both, only_a, only_b, judged.height - both - only_a - only_b, patterns)
+    judged = joined.filter(~_gold_differs()).drop_nulls(["correct_a", "correct_b"])
+    both, only_a, only_b, neither = judged.select(
+        (a & b).sum(), only_a=(a & ~b).sum(), only_b=(~a & b).sum(), neither=(~a & ~b).sum()
+    ).row(0)
+    net = a.cast(pl.Int64).sum() - b.cast(pl.Int64).sum()
+    texts = judged.group_by("text_hash").agg(rows=pl.len(), net=net, n=1)
+    return Pairs(both, only_a, only_b, neither, count_patterns(texts) if texts.height < judged.height else ())
 
 
 def _flips(joined: pl.DataFrame, prompt_a: str, prompt_b: str) -> pl.DataFrame:

@@ -15,7 +15,6 @@ import polars as pl
 from pipeline.reporting.items import text_key
 from pipeline.reporting.stats import (
     ALPHA,
-    POWER,
     Pairs,
     TextPattern,
     holm,
@@ -33,22 +32,6 @@ RUN_FAMILY = "Two runs compared"
 
 FEW = 6  # discordant items below which McNemar's exact test cannot get under 5 %, whatever they say
 
-ASSUMPTIONS = (
-    f"Differences are in points of accuracy on the same items, with a paired bootstrap interval (95 %, 10,000 seeded "
-    f"draws). p is McNemar's exact test, corrected by Holm's method within the family; a difference counts as "
-    f"established when the corrected p is under {ALPHA:.2f}. The number of items that would settle a difference is "
-    f"Connor's (1987), for a power of {POWER:.0%} at {ALPHA:.2f} divided by the size of the family, and never fewer "
-    "than give the exact test enough disagreements to get there; it assumes that both rates of disagreement stay as "
-    "measured, so take it as an order of magnitude."
-)
-
-REPEATED = (
-    "Texts repeat here, so a text with all its items is one unit: the interval and the standard error take whole "
-    "texts, p is the exact sign test over texts (those with more items right under A against those with more under B), "
-    "which is McNemar's where nothing repeats, and what would settle a difference is counted in distinct texts. A "
-    "difference that comes only from texts that many items share is not called established."
-)
-
 SCHEMA = {
     **dict.fromkeys(("family", "prompt_a", "rule_a", "prompt_b", "rule_b", "words"), pl.String),
     **dict.fromkeys(("n", "both", "only_a", "only_b", "neither", "num_texts", "texts_a", "texts_b"), pl.Int64),
@@ -65,16 +48,6 @@ class Side:
     prompt: str
     rule: str
     name: str
-
-
-def texts_repeat(comparisons: pl.DataFrame) -> bool:
-    """Whether texts repeat among the items compared."""
-    return bool((comparisons["num_texts"] < comparisons["n"]).any())
-
-
-def assumptions(comparisons: pl.DataFrame) -> str:
-    """How differences are tested: ASSUMPTIONS, and what texts that repeat change about them."""
-    return f"{ASSUMPTIONS} {REPEATED}" if texts_repeat(comparisons) else ASSUMPTIONS
 
 
 def pair_counts(items: pl.DataFrame, texts: pl.DataFrame | None, a: str, b: str) -> Pairs:
@@ -114,10 +87,10 @@ def right_patterns(
     )
 
 
-def compare_sides(family: str, found: Sequence[tuple[Side, Side, Pairs]], seed: int = 0) -> pl.DataFrame:
+def compare_sides(family: str, found: Sequence[tuple[Side, Side, Pairs]]) -> pl.DataFrame:
     """One row per pair (columns in SCHEMA): difference, interval, tests corrected within the family, and words."""
     adjusted = holm([_test(pairs) for _, _, pairs in found])
-    rows = [_row(family, a, b, pairs, p, len(found), seed) for (a, b, pairs), p in zip(found, adjusted, strict=True)]
+    rows = [_row(family, a, b, pairs, p, len(found)) for (a, b, pairs), p in zip(found, adjusted, strict=True)]
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
@@ -125,8 +98,8 @@ def _test(pairs: Pairs) -> float:
     return mcnemar_exact(pairs.units.only_a, pairs.units.only_b)
 
 
-def _row(family: str, a: Side, b: Side, pairs: Pairs, p_holm: float, size: int, seed: int) -> tuple[object, ...]:
-    interval, units = paired_bootstrap(pairs, seed), pairs.units
+def _row(family: str, a: Side, b: Side, pairs: Pairs, p_holm: float, size: int) -> tuple[object, ...]:
+    interval, units = paired_bootstrap(pairs), pairs.units
     established = _is_established(pairs, p_holm)
     needed = None if established else _two_digits(_units_needed(pairs, ALPHA / size))
     words = describe_difference(a.name, b.name, pairs, p_holm, needed)

@@ -7,7 +7,10 @@ from datetime import datetime
 
 from pipeline.reporting.formats import count_of, parameters
 from pipeline.reporting.report import Report
-from pipeline.storing.manifest import Settings
+from pipeline.storing.manifest import Manifest, PromptRecord, Settings
+
+NONE = "none"
+LIBRARIES = ("torch", "transformers")  # those that can move a score
 
 
 def run_facts(report: Report) -> list[tuple[str, str]]:
@@ -70,3 +73,40 @@ def making_lines(report: Report) -> list[str]:
     if settings:
         lines.append(f"{settings[:1].upper()}{settings[1:]}. The templates below stand without this.")
     return lines
+
+
+def run_differences(a: Manifest, b: Manifest) -> list[tuple[str, str, str]]:
+    """Model, data, settings and prompts of the same name, as far as two runs differ: what, and its value in each."""
+    shared = {prompt.name for prompt in a.prompts} & {prompt.name for prompt in b.prompts}
+    facts_a, facts_b = (_facts(manifest, shared) for manifest in (a, b))
+    found = ((what, facts_a.get(what, NONE), facts_b.get(what, NONE)) for what in facts_a | facts_b)
+    return [(what, of_a, of_b) for what, of_a, of_b in found if of_a != of_b]
+
+
+def _facts(manifest: Manifest, shared: set[str]) -> dict[str, str]:
+    data, model = manifest.dataset, manifest.model
+    facts = {
+        "model": model.name,
+        "model revision": model.revision,
+        "dtype": model.dtype,
+        "device": model.device,
+        "data set": data.name,
+        "split": data.split,
+        "data revision": data.revision or NONE,
+        **{name.lower(): value for name, value in setting_facts(manifest.config)},
+        "rule of the run": manifest.config.rule or manifest.headline_rule,
+        "prompts": ", ".join(prompt.name for prompt in manifest.prompts),
+        "labelscore": manifest.labelscore,
+        **{name: manifest.libraries.get(name, NONE) for name in LIBRARIES},
+    }
+    common = [prompt for prompt in manifest.prompts if prompt.name in shared]
+    return facts | {what: value for prompt in common for what, value in _prompt(prompt).items()}
+
+
+def _prompt(prompt: PromptRecord) -> dict[str, str]:
+    words = ", ".join(f"{label.name}: '{label.words}'" for label in sorted(prompt.labels, key=lambda label: label.name))
+    return {
+        f"template of '{prompt.name}'": prompt.template,
+        f"boundary of '{prompt.name}'": prompt.boundary,
+        f"label words of '{prompt.name}'": words,
+    }

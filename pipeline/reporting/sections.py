@@ -9,7 +9,7 @@ import polars as pl
 
 from pipeline.reporting import document as doc
 from pipeline.reporting import notes
-from pipeline.reporting.families import assumptions_note, family_blocks
+from pipeline.reporting.families import assumptions, comparison_section, family_blocks
 from pipeline.reporting.figures import (
     ACCURACY,
     MAX_LABELS_DRAWN,
@@ -139,12 +139,8 @@ def _prompt(report: Report, index: int) -> doc.Folded:
 
 
 def _comparisons(report: Report) -> doc.Section:
-    blocks = family_blocks(report.prompt_comparisons)
-    if blocks:
-        blocks.append(assumptions_note(report.prompt_comparisons))
-    else:
-        blocks.append(doc.Paragraph("There is one prompt, or no gold label, so there is nothing to compare."))
-    return doc.Section("comparisons", "Which differences hold", blocks)
+    nothing = "There is one prompt, or no gold label, so there is nothing to compare."
+    return comparison_section(report.prompt_comparisons, nothing)
 
 
 def _wrong(report: Report) -> doc.Section:
@@ -194,7 +190,7 @@ def _rules(report: Report) -> doc.Section:
     blocks.append(doc.make_table("Every prompt under every rule", report.summary, fields))
     blocks += family_blocks(report.rule_comparisons, by="rule")
     if report.prompt_comparisons.is_empty() and not report.rule_comparisons.is_empty():
-        blocks.append(assumptions_note(report.rule_comparisons))
+        blocks.append(assumptions(report.rule_comparisons))
     title = f"All {len(report.rules)} rules on the same label scores"
     return doc.Section("rules", "Rules", [doc.Paragraph(words), doc.Folded(title, "", blocks)])
 
