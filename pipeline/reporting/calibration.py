@@ -26,20 +26,18 @@ def reliability_table(predictions: pl.LazyFrame) -> pl.DataFrame:
     number = (pl.col("confidence") * NUM_BINS).ceil().clip(1, NUM_BINS).cast(pl.Int64) - 1
     table = (
         predictions.drop_nulls("correct")
-        .group_by(*KEY, number.alias("bin"))
+        .group_by(*KEY, bin=number)
         .agg(
+            bin_low=number.first() / NUM_BINS,
+            bin_high=(number.first() + 1) / NUM_BINS,
             n=pl.len().cast(pl.Int64),
             confidence=pl.col("confidence").mean(),
+            accuracy=pl.col("correct").mean(),
             num_correct=pl.col("correct").sum().cast(pl.Int64),
             copies=sum_copies(),
         )
         .sort(*KEY, "bin")
         .collect(engine="streaming")
-        .with_columns(
-            bin_low=pl.col("bin") / NUM_BINS,
-            bin_high=(pl.col("bin") + 1) / NUM_BINS,
-            accuracy=pl.col("num_correct") / pl.col("n"),
-        )
     )
     return with_wilson(table, "num_correct", "n").drop("num_correct", "copies")
 
