@@ -15,8 +15,6 @@ from pipeline.reporting.items import join_classes, right_classes, text_key, with
 from pipeline.reporting.run_facts import run_differences
 from pipeline.reporting.stats import Pairs
 
-PAIR = ("text_hash", "occurrence")
-
 
 @dataclass(frozen=True, slots=True)
 class RunComparison:
@@ -39,12 +37,6 @@ class RunComparison:
     differences: list[tuple[str, str, str]]
     comparisons: pl.DataFrame
     flips: pl.DataFrame
-
-
-def with_occurrence(predictions: pl.LazyFrame) -> pl.LazyFrame:
-    """Number the items with the same text under one prompt and rule: 0, 1, ... in the order of item ids."""
-    number = pl.int_range(pl.len()).over("prompt", "rule", "text_hash", order_by="item_id")
-    return predictions.with_columns(occurrence=number)
 
 
 def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
@@ -132,18 +124,19 @@ def _prompts(run: Run, rule: str) -> list[str]:
 
 def _join(a: Run, b: Run, prompt_a: str, prompt_b: str, rule: str) -> pl.DataFrame:
     left, right = _side(a, prompt_a, rule, "a"), _side(b, prompt_b, rule, "b")
-    return left.join(right, on=PAIR).sort("item_id_a").collect()
+    return left.join(right, on=["text_hash", "occurrence"]).sort("item_id_a").collect()
 
 
 def _side(run: Run, prompt: str, rule: str, letter: str) -> pl.LazyFrame:
-    """One run's predictions: PAIR, and under names with the run's letter what the two have of their own.
+    """One run's predictions: text_hash, the item's place among those with its text, and what has the run's letter.
 
     `gold` is the names of the right classes in alphabetical order: the classes of the other run may have other ids.
     """
     (names,) = (p.label_names for p in run.manifest.prompts if p.name == prompt)
     chosen = run.predictions.filter(pl.col("prompt") == prompt, pl.col("rule") == rule)
-    return with_occurrence(with_gold_ids(chosen)).select(
-        *PAIR,
+    return with_gold_ids(chosen).select(
+        "text_hash",
+        pl.int_range(pl.len()).over("text_hash", order_by="item_id").alias("occurrence"),
         right_classes(names).list.sort().alias(f"gold_{letter}"),
         pl.col("item_id", "predicted", "confidence", "correct").name.suffix(f"_{letter}"),
     )

@@ -101,7 +101,7 @@ def _test(pairs: Pairs) -> float:
 def _row(family: str, a: Side, b: Side, pairs: Pairs, p_holm: float, size: int) -> tuple[object, ...]:
     interval, units = paired_bootstrap(pairs), pairs.units
     established = _is_established(pairs, p_holm)
-    needed = None if established else _two_digits(_units_needed(pairs, ALPHA / size))
+    needed = None if established else _units_needed(pairs, ALPHA / size)
     words = describe_difference(a.name, b.name, pairs, p_holm, needed)
     return (
         family, a.prompt, a.rule, b.prompt, b.rule, f"Under '{a.prompt}': {words}" if family == RULE_FAMILY else words,
@@ -128,15 +128,9 @@ def _units_needed(pairs: Pairs, alpha: float) -> int | None:
         return None
     discordant = units.only_a + units.only_b
     reachable = -(-least_discordant(alpha) * units.num_items // discordant)
-    return max(connor, reachable, units.num_items + 1)
-
-
-def _two_digits(count: int | None) -> int | None:
-    """Rounded up: an order of magnitude is all that such a count tells."""
-    if count is None:
-        return None
-    unit = int(10 ** max(0, len(str(count)) - 2))
-    return -(-count // unit) * unit
+    needed = max(connor, reachable, units.num_items + 1)
+    unit = int(10 ** max(0, len(str(needed)) - 2))  # two digits: an order of magnitude is all that such a count tells
+    return -(-needed // unit) * unit
 
 
 def describe_difference(a: str, b: str, pairs: Pairs, p_holm: float, needed: int | None) -> str:

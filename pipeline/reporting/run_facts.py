@@ -64,17 +64,6 @@ def setting_facts(settings: Settings) -> list[tuple[str, str]]:
     return [(name, value) for name, value in found.items() if value]
 
 
-def making_lines(report: Report) -> list[str]:
-    """What made the scores: versions, as far as the manifest names them, and what was read beside the templates."""
-    versions = {"labelscore": report.manifest.labelscore, **report.manifest.libraries}
-    named = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    settings = "; ".join(f"{name.lower()}: {value}" for name, value in setting_facts(report.manifest.config))
-    lines = [f"Made with {named}."] if named else []
-    if settings:
-        lines.append(f"{settings[:1].upper()}{settings[1:]}. The templates below stand without this.")
-    return lines
-
-
 def run_differences(a: Manifest, b: Manifest) -> list[tuple[str, str, str]]:
     """Model, data, settings and prompts of the same name, as far as two runs differ: what, and its value in each."""
     shared = {prompt.name for prompt in a.prompts} & {prompt.name for prompt in b.prompts}

@@ -31,12 +31,10 @@ from pipeline.reporting.formats import (
     short_percent,
     text,
 )
+from pipeline.reporting.made import how_made
 from pipeline.reporting.past_runs import past_runs
 from pipeline.reporting.report import Report
-from pipeline.reporting.run_facts import making_lines, run_facts
-from pipeline.reporting.terms import REPEAT_TERMS, TERMS
-from pipeline.storing.layout import ITEMS, MANIFEST, MARKDOWN, METRICS, PAGE, PREDICTIONS, SCORES
-from pipeline.storing.manifest import PromptRecord
+from pipeline.reporting.run_facts import run_facts
 
 FIGURES: tuple[doc.Field, ...] = (
     ("balanced", percent, "balanced_accuracy"),
@@ -63,12 +61,11 @@ HISTOGRAM: tuple[doc.Field, ...] = (
     ("share of predictions", percent, "share"),
     ("share of gold labels", percent, "gold_share"),
 )
-FILES = (SCORES, ITEMS, PREDICTIONS, METRICS, PAGE, MARKDOWN, MANIFEST)
 
 
 def make_document(report: Report) -> doc.Document:
     data, model = report.manifest.dataset, report.manifest.model
-    makers = (_summary, _prompts, _comparisons, _wrong, past_runs, _rules, _made)
+    makers = (_summary, _prompts, _comparisons, _wrong, past_runs, _rules, how_made)
     sections = [section for make in makers if (section := make(report))]
     return doc.Document("labelscore report", f"{model.name} on {data.name} ({data.split})", sections)
 
@@ -193,30 +190,3 @@ def _rules(report: Report) -> doc.Section:
         blocks.append(assumptions(report.rule_comparisons))
     title = f"All {len(report.rules)} rules on the same label scores"
     return doc.Section("rules", "Rules", [doc.Paragraph(words), doc.Folded(title, "", blocks)])
-
-
-def _made(report: Report) -> doc.Section:
-    blocks: list[doc.Block] = [doc.Paragraph(line) for line in making_lines(report)]
-    for prompt in report.manifest.prompts:
-        blocks += _template(prompt)
-    terms = TERMS + (REPEAT_TERMS if report.repeats else ())
-    files = f"In {report.out}: {', '.join(FILES)}."
-    blocks += [doc.Subheading("Words used here"), doc.Definitions(terms), doc.Subheading("Files"), doc.Paragraph(files)]
-    return doc.Section("made", "How this was made", blocks)
-
-
-def _template(prompt: PromptRecord) -> list[doc.Block]:
-    how = (
-        "together with the prompt, as one string" if prompt.boundary == "joint" else "alone and appended to the prompt"
-    )
-    words = pl.DataFrame([(label.name, label.words) for label in prompt.labels], ["label", "words"], orient="row")
-    return [
-        doc.Subheading(f"Prompt {prompt.name}"),
-        doc.Verbatim(f"Template of {prompt.name}", prompt.template),
-        doc.Paragraph(f"Label words are encoded {how} (boundary: {prompt.boundary}).", note=True),
-        doc.make_table(
-            f"Label words of {prompt.name}",
-            words,
-            (("label", text, "label"), ("label words", exact, "words")),
-        ),
-    ]

@@ -18,16 +18,13 @@ LEVEL = 0.95
 ALPHA = 1 - LEVEL
 POWER = 0.8
 NUM_DRAWS = 10_000
+normal_quantile = NormalDist().inv_cdf
 MAX_CELLS = 5_000_000  # of a bootstrap's draws in memory at once: 40 MB
 
 
 class Interval(NamedTuple):
     low: float
     high: float
-
-
-def normal_quantile(p: float) -> float:
-    return NormalDist().inv_cdf(p)
 
 
 def effective_number(num_items: int, copies: float) -> float:
