@@ -5,9 +5,10 @@ Invariant: whoever cannot see a chart loses nothing: its sentence and its table 
 
 import polars as pl
 
-from pipeline.reporting.calibration import margin_bins, margins_by_class, shown_coverage
+from pipeline.reporting.calibration import margins_by_class, shown_coverage
 from pipeline.reporting.charts import (
     MAX_CELLS_WITH_TEXT,
+    Spec,
     accuracy_chart,
     axis_around,
     confusion_chart,
@@ -37,9 +38,9 @@ def accuracy_figure(report: Report) -> Figure:
     if published:
         legend += " Diamonds are published figures."
     domain = axis_around(rows["low"], rows["high"], report.chance, *published.values())
-    chart = accuracy_chart(rows, domain=domain, chance=report.chance)
-    table = make_table("Accuracy by prompt", rows, (("prompt", text, "name"), *ACCURACY, ITEMS))
-    return Figure("accuracy", "Accuracy by prompt.", "", legend, chart, table, repeats=True)
+    return _accuracies(
+        "accuracy", "Accuracy by prompt", "prompt", rows, accuracy_chart(rows, domain, report.chance), legend
+    )
 
 
 def published_accuracies(report: Report) -> dict[str, float]:
@@ -55,11 +56,14 @@ def rule_figures(report: Report) -> list[Figure]:
         summary = report.summary.filter(pl.col("prompt") == prompt.name)
         rows = _named(summary, "rule", pl.col("rule") == report.headline_rule, {})
         if rows.height:
-            title = f"Accuracy by rule, prompt {prompt.name}"
-            chart = accuracy_chart(rows, domain=domain, chance=report.chance)
-            table = make_table(title, rows, (("rule", text, "name"), *ACCURACY, ITEMS))
-            figures.append(Figure(f"rules-{i}", f"{title}.", "", legend, chart, table, repeats=True))
+            title, chart = f"Accuracy by rule, prompt {prompt.name}", accuracy_chart(rows, domain, report.chance)
+            figures.append(_accuracies(f"rules-{i}", title, "rule", rows, chart, legend))
     return figures
+
+
+def _accuracies(id: str, title: str, name: str, rows: pl.DataFrame, chart: Spec, legend: str) -> Figure:
+    table = make_table(title, rows, ((name, text, "name"), *ACCURACY, ITEMS))
+    return Figure(id, f"{title}.", "", legend, chart, table, repeats=True)
 
 
 def _named(summary: pl.DataFrame, name: str, headline: pl.Expr, published: dict[str, float]) -> pl.DataFrame:
@@ -78,9 +82,9 @@ def _named(summary: pl.DataFrame, name: str, headline: pl.Expr, published: dict[
 def prompt_figures(report: Report, index: int) -> list[Figure]:
     """Everything drawn for one prompt under the headline rule; nothing where no item has a gold label."""
     prompt = report.manifest.prompts[index]
-    makers = [reliability_figure, coverage_figure, length_figure]
-    if len(prompt.labels) <= MAX_LABELS_DRAWN:
-        makers = [confusion_figure, reliability_figure, coverage_figure, margin_figure, length_figure]
+    makers = [confusion_figure, reliability_figure, coverage_figure, margin_figure, length_figure]
+    if len(prompt.labels) > MAX_LABELS_DRAWN:
+        makers = [reliability_figure, coverage_figure, length_figure]
     figures = [make(report, prompt, index) for make in makers]
     return [figure for figure in figures if figure.table.rows]
 
@@ -164,9 +168,9 @@ def margin_figure(report: Report, prompt: PromptRecord, index: int) -> Figure:
     fields: tuple[Field, ...] = (
         GOLD, ITEMS, ("least", number, "least"), ("median, about", number, "median"), ("most", number, "most")
     )  # fmt: skip
-    chart = margin_chart(margin_bins(report.margins, prompt).select("gold", "bin_low", "bin_high", "n"))
-    by_class = margins_by_class(report.margins, prompt)
-    table = make_table(f"Margins by gold label, prompt {prompt.name}", by_class, fields)
+    bins = report.margins.filter(pl.col("prompt") == prompt.name)
+    chart = margin_chart(bins.drop("prompt"))
+    table = make_table(f"Margins by gold label, prompt {prompt.name}", margins_by_class(bins), fields)
     return Figure(f"margin-{index}", "Margins by class.", sentence, legend, chart, table)
 
 

@@ -81,7 +81,7 @@ def _make_tables(
         collapsed=metrics.collapsed(histogram),
         reliability=reliability,
         coverage=coverage,
-        margins=calibration.margin_table(predictions, headline, names),
+        margins=calibration.margin_table(predictions, headline, prompts),
         mass=tallies.mass,
         length=metrics.length_table(tallies.length),
         prompt_comparisons=compare_prompts(predictions, names, headline, repeated=repeated),
