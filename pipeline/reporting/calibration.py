@@ -14,7 +14,6 @@ from pipeline.storing.manifest import PromptRecord
 
 NUM_BINS = 15  # of equal width, as in Guo et al. 2017
 NUM_MARGIN_BINS = 40
-SHOWN_COVERAGES = tuple(tenth / 10 for tenth in range(1, 11))  # of the curve's hundred points, those in tables
 
 
 def reliability_table(predictions: pl.LazyFrame) -> pl.DataFrame:
@@ -110,11 +109,6 @@ def margin_table(predictions: pl.LazyFrame, rule: str, prompts: Sequence[PromptR
             )
         )
     return pl.concat(tables)
-
-
-def shown_coverage(coverage: pl.DataFrame) -> pl.DataFrame:
-    """The rows of `coverage_table` that tables show."""
-    return coverage.filter(pl.any_horizontal((pl.col("coverage") - c).abs() < 1e-9 for c in SHOWN_COVERAGES))
 
 
 def margins_by_class(margins: pl.DataFrame) -> pl.DataFrame:

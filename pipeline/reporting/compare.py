@@ -81,7 +81,9 @@ def changed_predictions(old: pl.LazyFrame | None, new: pl.LazyFrame) -> pl.DataF
     schema = {"prompt": pl.String, "rule": pl.String, "num_common": pl.Int64, "num_changed": pl.Int64}
     if old is None:
         return pl.DataFrame(schema=schema)
-    shared = _keys(old).join(_keys(new), on=["prompt", "rule"]).sort("prompt", "rule")
+    keys = ["prompt", "rule"]
+    there, here = (frame.select(keys).unique().collect(engine="streaming") for frame in (old, new))
+    shared = there.join(here, on=keys).sort(keys)
     tables = []
     for (prompt,), group in shared.group_by("prompt", maintain_order=True):
         rules = group["rule"].to_list()
@@ -91,10 +93,6 @@ def changed_predictions(old: pl.LazyFrame | None, new: pl.LazyFrame) -> pl.DataF
         num_common, *num_changed = joined.select(pl.len(), *changed).row(0)
         tables += [(prompt, rule, num_common, n) for rule, n in zip(rules, num_changed, strict=True)]
     return pl.DataFrame(tables, schema=schema, orient="row")
-
-
-def _keys(predictions: pl.LazyFrame) -> pl.DataFrame:
-    return predictions.select("prompt", "rule").unique().collect(engine="streaming")
 
 
 def _by_text(predictions: pl.LazyFrame, rules: list[str]) -> pl.DataFrame:

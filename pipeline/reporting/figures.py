@@ -5,7 +5,7 @@ Invariant: whoever cannot see a chart loses nothing: its sentence and its table 
 
 import polars as pl
 
-from pipeline.reporting.calibration import margins_by_class, shown_coverage
+from pipeline.reporting.calibration import margins_by_class
 from pipeline.reporting.charts import (
     MAX_CELLS_WITH_TEXT,
     Spec,
@@ -32,19 +32,14 @@ GOLD: Field = ("gold", text, "gold")
 
 def accuracy_figure(report: Report) -> Figure:
     """Accuracy of each prompt under the headline rule."""
-    published = published_accuracies(report)
-    rows = _named(report.headline, "prompt", pl.lit(True), published)
+    rows = _named(report.headline, "prompt", pl.lit(True), report.published)
     legend = f"Points are accuracies under '{report.headline_rule}', lines their 95 % intervals; dashed: chance."
-    if published:
+    if report.published:
         legend += " Diamonds are published figures."
-    domain = axis_around(rows["low"], rows["high"], report.chance, *published.values())
+    domain = axis_around(rows["low"], rows["high"], report.chance, *report.published.values())
     return _accuracies(
         "accuracy", "Accuracy by prompt", "prompt", rows, accuracy_chart(rows, domain, report.chance), legend
     )
-
-
-def published_accuracies(report: Report) -> dict[str, float]:
-    return {p.name: p.published_accuracy for p in report.manifest.prompts if p.published_accuracy is not None}
 
 
 def rule_figures(report: Report) -> list[Figure]:
@@ -131,7 +126,7 @@ def reliability_figure(report: Report, prompt: PromptRecord, index: int) -> Figu
     bins = report.under_headline(report.reliability, prompt.name)
     ece = report.under_headline(report.summary, prompt.name)["ece"][0]
     mean = bins.select((pl.col("confidence", "accuracy") * pl.col("n")).sum() / pl.col("n").sum())
-    confidence, accuracy = mean.row(0) if bins.height else (None, None)
+    confidence, accuracy = mean.row(0)
     sentence = (
         f"The mean confidence is {percent(confidence)}, the accuracy {percent(accuracy)}; expected calibration error "
         f"{fraction(ece)}."
@@ -155,7 +150,9 @@ def coverage_figure(report: Report, prompt: PromptRecord, index: int) -> Figure:
         ("confidence of at least", percent, "threshold"),
     )
     chart = coverage_chart(curves.select("prompt", "coverage", "accuracy"), prompt.name)
-    table = make_table(f"Accuracy by share of items answered, prompt {prompt.name}", shown_coverage(own), fields)
+    table = make_table(
+        f"Accuracy by share of items answered, prompt {prompt.name}", own.gather_every(10, offset=9), fields
+    )
     return Figure(f"coverage-{index}", "Risk and coverage.", sentence, "Thin lines: the other prompts.", chart, table)
 
 

@@ -64,17 +64,12 @@ def _making_lines(report: Report) -> list[str]:
 
 
 def _template(prompt: PromptRecord) -> list[Block]:
-    how = (
-        "together with the prompt, as one string" if prompt.boundary == "joint" else "alone and appended to the prompt"
-    )
+    joint = prompt.boundary == "joint"
+    how = "together with the prompt, as one string" if joint else "alone and appended to the prompt"
     words = pl.DataFrame([(label.name, label.words) for label in prompt.labels], ["label", "words"], orient="row")
     return [
         Subheading(f"Prompt {prompt.name}"),
         Verbatim(f"Template of {prompt.name}", prompt.template),
         Paragraph(f"Label words are encoded {how} (boundary: {prompt.boundary}).", note=True),
-        make_table(
-            f"Label words of {prompt.name}",
-            words,
-            (("label", text, "label"), ("label words", exact, "words")),
-        ),
+        make_table(f"Label words of {prompt.name}", words, (("label", text, "label"), ("label words", exact, "words"))),
     ]

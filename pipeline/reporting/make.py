@@ -9,17 +9,20 @@ import polars as pl
 from pipeline.reporting import calibration, metrics
 from pipeline.reporting.compare import changed_predictions
 from pipeline.reporting.comparisons import compare_prompts, compare_rules
+from pipeline.reporting.items import join_classes, right_classes
 from pipeline.reporting.markdown import render_markdown
 from pipeline.reporting.page import render_page
 from pipeline.reporting.past_runs import history_rows, with_past
 from pipeline.reporting.predictions import Source, Tallies, open_source, write_predictions
 from pipeline.reporting.report import Report
+from pipeline.reporting.rules import score_column
 from pipeline.reporting.sections import make_document
-from pipeline.reporting.wrong import wrong_items
 from pipeline.storing.files import Output
 from pipeline.storing.layout import MARKDOWN, METRICS, METRICS_SCHEMA, PAGE, PREDICTIONS
-from pipeline.storing.manifest import Manifest
+from pipeline.storing.manifest import Manifest, PromptRecord
 from pipeline.storing.tables import write_table
+
+NUM_WRONG = 60  # confidently wrong items of each prompt, whatever the run's size
 
 
 def make_report(
@@ -57,7 +60,7 @@ def _make_tables(
     previous: pl.LazyFrame | None,
     past: pl.DataFrame | None,
 ) -> Report:
-    prompts, rules, headline = source.prompts, source.rules, source.headline
+    prompts, rules, headline = source.manifest.prompts, source.rules, source.headline
     names = [prompt.name for prompt in prompts]
     counts = metrics.count_confusions(predictions)
     confusion = metrics.confusion_table(counts, prompts, rules)
@@ -78,7 +81,6 @@ def _make_tables(
         classes=classes,
         confusion=confusion,
         histogram=histogram,
-        collapsed=metrics.collapsed(histogram),
         reliability=reliability,
         coverage=coverage,
         margins=calibration.margin_table(predictions, headline, prompts),
@@ -86,8 +88,36 @@ def _make_tables(
         length=metrics.length_table(tallies.length),
         prompt_comparisons=compare_prompts(predictions, names, headline, repeated=repeated),
         rule_comparisons=compare_rules(predictions, names, rules, headline, repeated=repeated),
-        wrong=pl.concat(wrong_items(predictions, source, prompt) for prompt in prompts),
+        wrong=pl.concat(_wrong_items(predictions, source, prompt) for prompt in prompts),
         history=with_past(past, rows),
         history_rows=rows,
         metrics=metrics.tidy(summary, classes, histogram, tallies.mass),
     )
+
+
+def _wrong_items(predictions: pl.LazyFrame, source: Source, prompt: PromptRecord) -> pl.DataFrame:
+    """The NUM_WRONG wrong items of one prompt with the largest margin, text and all label scores beside them.
+
+    prompt, item_id, text, gold (in words), predicted, confidence, margin, truncated, right (a list: the names of the
+    right classes), labels and scores (lists in label order, the scores under the headline rule).
+    """
+    rule, right = source.headline, right_classes(prompt.label_names)
+    worst = (
+        predictions.filter(pl.col("prompt") == prompt.name, pl.col("rule") == rule, ~pl.col("correct"))
+        .top_k(NUM_WRONG, by=["margin", "item_id"])
+        .collect()
+        .sort("margin", "item_id", descending=[True, False])
+    )
+    chosen = pl.col("item_id").is_in(worst["item_id"].implode())
+    texts = source.items.filter(chosen).select("item_id", "text").collect()
+    wide = source.wide_scores(prompt, [rule], chosen)
+    cells = wide.select("item_id", scores=pl.concat_list(score_column(rule, i) for i in prompt.label_ids))
+    labels = pl.concat_list(pl.lit(prompt.label_names[i]) for i in prompt.label_ids)
+    return (
+        worst.join(texts, on="item_id", how="left", maintain_order="left")
+        .join(cells, on="item_id", how="left", maintain_order="left")
+        .select(
+            "prompt", "item_id", "text", join_classes(right).alias("gold"), "predicted", "confidence", "margin",
+            "truncated", right.alias("right"), labels.alias("labels"), "scores",
+        )
+    )  # fmt: skip

@@ -21,7 +21,6 @@ NUM_LENGTH_BINS = 5
 COLLAPSE = 0.75  # one label for three quarters of the items ...
 EXCESS = 0.25  # ... and for a quarter of them more than have it as gold, so that two balanced classes count too
 KEY = ("prompt", "rule")
-COUNTS = ("num_items", "num_gold", "num_single", "num_distinct", "num_effective", "mean_right")  # what figures are over
 
 
 def count_confusions(predictions: pl.LazyFrame) -> pl.DataFrame:
@@ -152,12 +151,7 @@ def summary_table(
     for other in (ece, at, brier.select(*KEY, "brier")):
         table = table.join(other, on=KEY, how="left", maintain_order="left")
     table = table.with_columns(pl.Series("num_effective", effective, dtype=pl.Float64))
-    table = with_wilson(table, "num_correct", "num_gold")
-    return table.select(
-        *KEY, "num_items", "num_gold", "num_correct", "accuracy", "low", "high", "balanced_accuracy", "macro_f1",
-        "ece", "brier", *COVERAGES, "ties", "truncated", "num_single",
-        "num_distinct", "num_effective", "mean_right",
-    )  # fmt: skip
+    return with_wilson(table, "num_correct", "num_gold").drop("copies")
 
 
 def count_facts(predictions: pl.LazyFrame) -> pl.DataFrame:
@@ -193,11 +187,11 @@ def length_table(length: pl.DataFrame) -> pl.DataFrame:
             tokens_low=pl.col("prompt_tokens").min(),
             tokens_high=pl.col("prompt_tokens").max(),
             n=pl.col("n").sum().cast(pl.Int64),
+            accuracy=pl.col("num_correct").sum() / pl.col("n").sum(),
             num_correct=pl.col("num_correct").sum().cast(pl.Int64),
             copies=pl.col("copies").sum(),
         )
         .sort("prompt", "bin")
-        .with_columns(accuracy=pl.col("num_correct") / pl.col("n"))
     )
     return with_wilson(table, "num_correct", "n").drop("bin", "num_correct", "copies")
 

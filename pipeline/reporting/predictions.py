@@ -47,10 +47,6 @@ class Source:
     blocks: Sequence[Block]
     constants: pl.DataFrame
 
-    @property
-    def prompts(self) -> Sequence[PromptRecord]:
-        return self.manifest.prompts
-
     def wide_scores(self, prompt: PromptRecord, rules: Sequence[str], chosen: pl.Expr) -> pl.DataFrame:
         """One row per chosen item of one prompt, with each rule's score of each label."""
         rows = self.scores.select(SCORE_COLUMNS).filter(chosen, pl.col("prompt") == prompt.name)
@@ -88,11 +84,6 @@ def _make_constants(
     scores: pl.LazyFrame, prompts: Sequence[PromptRecord], blocks: Sequence[Block], priors: pl.DataFrame | None
 ) -> pl.DataFrame:
     """`log_prior` and `log_cf` of each (prompt, label), and `log_batch` from a pass over all items."""
-    labels = pl.DataFrame(
-        [(prompt.name, i) for prompt in prompts for i in prompt.label_ids],
-        schema={"prompt": pl.String, "label_id": pl.Int16},
-        orient="row",
-    )
     keys = ["prompt", "label_id"]
     sums = [
         with_log_q(scores.filter(in_block(block), pl.col("prompt") == prompt.name))
@@ -103,8 +94,7 @@ def _make_constants(
         for prompt in prompts
     ]
     log_mean = log_sum_exp(pl.col("log_sum")) - pl.col("n").sum().cast(pl.Float64).log()
-    means = pl.concat(sums).group_by(keys).agg(log_batch=log_mean)
-    return label_constants(labels, priors).join(means, on=keys, how="left")
+    return label_constants(pl.concat(sums).group_by(keys).agg(log_batch=log_mean).sort(keys), priors)
 
 
 class Tallies:
@@ -170,7 +160,7 @@ def _predict_blocks(source: Source, tallies: Tallies) -> Iterator[pa.Table]:
     """The rows of predictions.parquet, a block of items at a time."""
     for block in source.blocks:
         several, parts = source.facts.gold_ids(block), []
-        for prompt in source.prompts:
+        for prompt in source.manifest.prompts:
             wide = _whole_items(source, prompt, block)
             gold = wide.select("item_id").join(several, on="item_id", how="left", maintain_order="left")
             gold = gold.select("gold_ids", source.facts.count_copies(wide))

@@ -62,20 +62,20 @@ CAUTIONS: dict[str, str] = {
 }
 
 
-def label_constants(prompts: pl.DataFrame, priors: pl.DataFrame | None) -> pl.DataFrame:
-    """One row per (prompt, label): `log_prior` and `log_cf` from the scores of the content-free texts.
+def label_constants(labels: pl.DataFrame, priors: pl.DataFrame | None) -> pl.DataFrame:
+    """`labels` (prompt, label_id, ...) with `log_prior` and `log_cf` from the scores of the content-free texts.
 
-    `prompts` has the columns prompt, label_id; without `priors` both inputs are null.
+    Without `priors` both are null.
     """
     if priors is None:
-        return prompts.with_columns(log_prior=pl.lit(None, pl.Float64), log_cf=pl.lit(None, pl.Float64))
+        return labels.with_columns(log_prior=pl.lit(None, pl.Float64), log_cf=pl.lit(None, pl.Float64))
     logprob = _column("logprob")
     by_label = priors.group_by("prompt", "label_id").agg(
         log_prior=logprob.filter(pl.col("text") == EMPTY_TEXT).first(),
         log_cf=log_sum_exp(logprob) - logprob.len().cast(pl.Float64).log(),
     )
     normalised = pl.col("log_cf") - log_sum_exp(pl.col("log_cf")).over("prompt")
-    return prompts.join(by_label, on=["prompt", "label_id"], how="left").with_columns(log_cf=normalised)
+    return labels.join(by_label, on=["prompt", "label_id"], how="left").with_columns(log_cf=normalised)
 
 
 def with_log_q(scores: pl.LazyFrame) -> pl.LazyFrame:

@@ -16,7 +16,6 @@ from pipeline.reporting.figures import (
     accuracy_figure,
     confusion_table,
     prompt_figures,
-    published_accuracies,
     rule_figures,
 )
 from pipeline.reporting.formats import (
@@ -77,9 +76,8 @@ def _summary(report: Report) -> doc.Section:
     if report.has_gold:
         blocks.append(doc.Headline(*notes.headline(report)))
     else:
-        blocks.append(
-            doc.Paragraph("No item has a gold label, so there is no accuracy: the report shows what was predicted.")
-        )
+        nothing = "No item has a gold label, so there is no accuracy: the report shows what was predicted."
+        blocks.append(doc.Paragraph(nothing))
     blocks += [doc.Definitions(run_facts(report), facts=True), _prompts_table(report)]
     if report.has_gold:
         blocks.append(doc.Figures([accuracy_figure(report)]))
@@ -88,22 +86,14 @@ def _summary(report: Report) -> doc.Section:
 
 
 def _prompts_table(report: Report) -> doc.Table:
-    published = pl.col("prompt").replace_strict(published_accuracies(report), default=None, return_dtype=pl.Float64)
+    published = pl.col("prompt").replace_strict(report.published, default=None, return_dtype=pl.Float64)
     frame = report.headline.join(report.mass.drop("n"), on="prompt", how="left", maintain_order="left")
     fields: list[doc.Field] = [("prompt", exact, "prompt"), ("items", count, "num_items")]
     if report.has_gold:
         fields += [*ACCURACY, ("right", count_of, "num_correct", "num_gold")]
-        fields += [("published", short_percent, "published")] if published_accuracies(report) else []
-        fields += [
-            ("macro F1", fraction, "macro_f1"),
-            ("at 50 %", percent, "accuracy_at_50"),
-            ("ECE", fraction, "ece"),
-        ]
-    fields += [
-        ("label mass", fine_percent, "label_mass"),
-        ("ties", count, "ties"),
-        ("cut", count, "truncated"),
-    ]
+        fields += [("published", short_percent, "published")] if report.published else []
+        fields += [("macro F1", fraction, "macro_f1"), ("at 50 %", percent, "accuracy_at_50"), ("ECE", fraction, "ece")]
+    fields += [("label mass", fine_percent, "label_mass"), ("ties", count, "ties"), ("cut", count, "truncated")]
     caption = f"Prompts under the rule '{report.headline_rule}'"
     return doc.make_table(caption, frame.with_columns(published=published), fields)
 
@@ -120,7 +110,7 @@ def _prompt(report: Report, index: int) -> doc.Folded:
     row = report.headline.row(index, named=True)
     note = f"{percent(row['accuracy'])} of {row['num_gold']:,} items right" if row["num_gold"] else ""
     blocks: list[doc.Block] = [
-        doc.Paragraph(line) for line in notes.collapse_lines(report.under_headline(report.collapsed, prompt.name))
+        doc.Paragraph(line) for line in notes.collapse_lines(report.under_headline(report.histogram, prompt.name))
     ]
     if figures := prompt_figures(report, index):
         blocks.append(doc.Figures(figures))
@@ -173,17 +163,12 @@ def _rules(report: Report) -> doc.Section:
         "having been picked on them; it is a better choice only if it holds on other items."
     )
     blocks: list[doc.Block] = [doc.Definitions([(rule, notes.describe_rule(rule)) for rule in report.rules])]
-    if collapsed := notes.collapse_lines(report.collapsed.filter(pl.col("rule") != report.headline_rule)):
+    if collapsed := notes.collapse_lines(report.histogram.filter(pl.col("rule") != report.headline_rule)):
         blocks.append(doc.Bullets(collapsed))
     if figures := rule_figures(report):
         blocks.append(doc.Figures(figures))
     figures_of_rule = (*ACCURACY, *FIGURES) if report.has_gold else ()
-    fields = (
-        ("prompt", exact, "prompt"),
-        ("rule", exact, "rule"),
-        *figures_of_rule,
-        ("ties", count, "ties"),
-    )
+    fields = (("prompt", exact, "prompt"), ("rule", exact, "rule"), *figures_of_rule, ("ties", count, "ties"))
     blocks.append(doc.make_table("Every prompt under every rule", report.summary, fields))
     blocks += family_blocks(report.rule_comparisons, by="rule")
     if report.prompt_comparisons.is_empty() and not report.rule_comparisons.is_empty():

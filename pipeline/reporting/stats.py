@@ -170,13 +170,10 @@ def _draw_texts(texts: Sequence[TextPattern], rng: np.random.Generator, num_draw
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values (Holm 1979), in the order given."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [0.0] * len(p_values)
-    worst = 0.0
-    for rank, i in enumerate(order):
-        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = worst
-    return adjusted
+    p = np.array(p_values, dtype=np.float64)  # (comparisons,)
+    order = np.argsort(p, kind="stable")
+    p[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(len(p), 0, -1) * p[order]))
+    return list(map(float, p))
 
 
 def least_discordant(alpha: float = ALPHA) -> int:
