@@ -103,9 +103,9 @@ def margin_table(predictions: pl.LazyFrame, rule: str, prompts: Sequence[PromptR
             .select(
                 pl.lit(prompt.name).alias("prompt"),
                 "gold",
-                (low + pl.col("bin") * width).alias("bin_low"),
-                (low + (pl.col("bin") + 1) * width).alias("bin_high"),
-                "n",
+                bin_low=low + pl.col("bin") * width,
+                bin_high=low + (pl.col("bin") + 1) * width,
+                n="n",
             )
         )
     return pl.concat(tables)

@@ -15,6 +15,8 @@ from pipeline.reporting.items import join_classes, right_classes, text_key, with
 from pipeline.reporting.run_facts import run_differences
 from pipeline.reporting.stats import Pairs
 
+GOLD_DIFFERS = pl.col("gold_a").ne_missing(pl.col("gold_b"))
+
 
 @dataclass(frozen=True, slots=True)
 class RunComparison:
@@ -48,8 +50,7 @@ def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
     """
     pairs = _pair_prompts(a, b, rule)
     joined = [_join(a, b, x, y, rule) for x, y in pairs]
-    num_common = joined[0].height
-    if not num_common:
+    if joined[0].is_empty():
         raise InputError(f"{a.out} and {b.out} have no text in common; compare runs over the same data set")
     found = [
         (Side(x, rule, f"'{x}' in A"), Side(y, rule, f"'{y}' in B"), _count_pairs(table))
@@ -63,9 +64,9 @@ def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
         rule=rule,
         num_a=a.items.select(pl.len()).collect().item(),
         num_b=b.items.select(pl.len()).collect().item(),
-        num_common=num_common,
+        num_common=joined[0].height,
         num_distinct=joined[0]["text_hash"].n_unique(),
-        num_gold_differs=joined[0].filter(_gold_differs()).height,
+        num_gold_differs=joined[0].filter(GOLD_DIFFERS).height,
         differences=run_differences(a.manifest, b.manifest),
         comparisons=compare_sides(RUN_FAMILY, [sides for sides in found if sides[2].num_items]),
         flips=flips.lazy().join(texts, on="item_id_a", how="left", maintain_order="left").collect(),
@@ -140,13 +141,9 @@ def _side(run: Run, prompt: str, rule: str, letter: str) -> pl.LazyFrame:
     )
 
 
-def _gold_differs() -> pl.Expr:
-    return pl.col("gold_a").ne_missing(pl.col("gold_b"))
-
-
 def _count_pairs(joined: pl.DataFrame) -> Pairs:
     a, b = pl.col("correct_a"), pl.col("correct_b")
-    judged = joined.filter(~_gold_differs()).drop_nulls(["correct_a", "correct_b"])
+    judged = joined.filter(~GOLD_DIFFERS).drop_nulls(["correct_a", "correct_b"])
     both, only_a, only_b, neither = judged.select(
         (a & b).sum(), only_a=(a & ~b).sum(), only_b=(~a & b).sum(), neither=(~a & ~b).sum()
     ).row(0)

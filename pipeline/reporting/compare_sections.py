@@ -50,15 +50,11 @@ def _runs(comparison: RunComparison) -> doc.Section:
     blocks: list[doc.Block] = [doc.Definitions(facts, facts=True)]
     if comparison.rule in CAUTIONS:
         blocks.append(doc.Paragraph(f"Caution: '{comparison.rule}' {CAUTIONS[comparison.rule]}."))
-    return doc.Section("runs", "The runs", [*blocks, _differences(comparison.differences)])
-
-
-def _differences(differences: list[tuple[str, str, str]]) -> doc.Block:
-    """Values are exact: a template's or a label word's blanks may be all that differs."""
-    if not differences:
-        return doc.Paragraph("Model, data, settings and prompts are the same in both.")
+    # Values are exact: a template's or a label word's blanks may be all that differs.
     columns = (doc.Column("what"), doc.Column("A", "exact"), doc.Column("B", "exact"))
-    return doc.Table("What differs", columns, differences)
+    same = doc.Paragraph("Model, data, settings and prompts are the same in both.")
+    blocks.append(doc.Table("What differs", columns, comparison.differences) if comparison.differences else same)
+    return doc.Section("runs", "The runs", blocks)
 
 
 def _flips(comparison: RunComparison) -> doc.Section:

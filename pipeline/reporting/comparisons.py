@@ -6,9 +6,8 @@ units, which are the distinct texts where texts repeat.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import polars as pl
 
@@ -41,8 +40,7 @@ SCHEMA = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+class Side(NamedTuple):
     """One of the two compared: a prompt under a rule, and what the words call it."""
 
     prompt: str
@@ -89,16 +87,14 @@ def right_patterns(
 
 def compare_sides(family: str, found: Sequence[tuple[Side, Side, Pairs]]) -> pl.DataFrame:
     """One row per pair (columns in SCHEMA): difference, interval, tests corrected within the family, and words."""
-    adjusted = holm([_test(pairs) for _, _, pairs in found])
-    rows = [_row(family, a, b, pairs, p, len(found)) for (a, b, pairs), p in zip(found, adjusted, strict=True)]
+    tests = [mcnemar_exact(pairs.units.only_a, pairs.units.only_b) for _, _, pairs in found]
+    rows = [
+        _row(family, *sides, p, p_holm, len(found)) for sides, p, p_holm in zip(found, tests, holm(tests), strict=True)
+    ]
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-def _test(pairs: Pairs) -> float:
-    return mcnemar_exact(pairs.units.only_a, pairs.units.only_b)
-
-
-def _row(family: str, a: Side, b: Side, pairs: Pairs, p_holm: float, size: int) -> tuple[object, ...]:
+def _row(family: str, a: Side, b: Side, pairs: Pairs, p: float, p_holm: float, size: int) -> tuple[object, ...]:
     interval, units = paired_bootstrap(pairs), pairs.units
     established = _is_established(pairs, p_holm)
     needed = None if established else _units_needed(pairs, ALPHA / size)
@@ -106,7 +102,7 @@ def _row(family: str, a: Side, b: Side, pairs: Pairs, p_holm: float, size: int) 
     return (
         family, a.prompt, a.rule, b.prompt, b.rule, f"Under '{a.prompt}': {words}" if family == RULE_FAMILY else words,
         pairs.num_items, pairs.both, pairs.only_a, pairs.only_b, pairs.neither, units.num_items, units.only_a,
-        units.only_b, pairs.difference, paired_standard_error(pairs), interval.low, interval.high, _test(pairs), p_holm,
+        units.only_b, pairs.difference, paired_standard_error(pairs), interval.low, interval.high, p, p_holm,
         established, needed,
     )  # fmt: skip
 

@@ -135,9 +135,7 @@ def summary_table(
     table = (
         classes.group_by(KEY, maintain_order=True)
         .agg(
-            num_single=pl.col("support").sum(),
-            balanced_accuracy=pl.col("recall").mean(),
-            macro_f1=pl.col("f1").mean(),
+            num_single=pl.col("support").sum(), balanced_accuracy=pl.col("recall").mean(), macro_f1=pl.col("f1").mean()
         )
         .join(facts, on=KEY, how="left", maintain_order="left")
         .with_columns(accuracy=_ratio("num_correct", pl.col("num_gold")))

@@ -25,8 +25,7 @@ BLOCK_ROWS = 1 << 16  # score rows in memory at once: some 40 MB with eight rule
 NOT_READ = ("model", "revision", "label", "label_words")  # the same in every row of a prompt and label
 SCORE_COLUMNS = [name for name in SCORES_SCHEMA.names if name not in NOT_READ]
 
-Block = tuple[int, int]
-"""A range [low, high) of item ids."""
+Block = tuple[int, int]  # a range [low, high) of item ids
 
 
 @dataclass(frozen=True, slots=True)

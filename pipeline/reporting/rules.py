@@ -156,9 +156,7 @@ def decide(wide: pl.DataFrame, rule: str, label_ids: Sequence[int]) -> pl.DataFr
             squares=pl.sum_horizontal(share.pow(2) for share in shares.values()),
             gold_share=pl.coalesce(pl.when(pl.col("gold_id") == i).then(share) for i, share in shares.items()),
         )
-        .with_columns(
-            second=pl.max_horizontal(pl.when(pl.col("predicted_id") != i).then(s) for i, s in score.items()),
-        )
+        .with_columns(second=pl.max_horizontal(pl.when(pl.col("predicted_id") != i).then(s) for i, s in score.items()))
         .select(
             "item_id",
             "text_hash",

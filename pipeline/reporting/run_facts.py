@@ -7,7 +7,7 @@ from datetime import datetime
 
 from pipeline.reporting.formats import count_of, parameters
 from pipeline.reporting.report import Report
-from pipeline.storing.manifest import Manifest, PromptRecord, Settings
+from pipeline.storing.manifest import Manifest, Settings
 
 NONE = "none"
 LIBRARIES = ("torch", "transformers")  # those that can move a score
@@ -26,7 +26,7 @@ def run_facts(report: Report) -> list[tuple[str, str]]:
         ("Finished", f"{datetime.fromisoformat(manifest.finished):%Y-%m-%d %H:%M %Z}".strip()),
         *setting_facts(manifest.config),
         ("Rule", report.headline_rule),
-        ("Scored in this run", _describe_scoring(manifest.counts.scored, manifest.scoring.seconds)),
+        ("Scored in this run", _describe_scoring(manifest)),
         ("Model revision", model.revision),
         ("Data revision", data.revision or ""),
         ("Run", manifest.run_id),
@@ -46,11 +46,12 @@ def _describe_items(report: Report) -> str:
     return ", ".join(parts)
 
 
-def _describe_scoring(num_scored: int | None, seconds: float | None) -> str:
-    if num_scored and seconds:
-        rate = num_scored / seconds
-        return f"{num_scored:,} texts, once for each prompt, in {seconds:,.1f} s ({rate:,.1f} a second)"
-    return "nothing: all scores were stored"
+def _describe_scoring(manifest: Manifest) -> str:
+    num_scored, seconds = manifest.counts.scored, manifest.scoring.seconds
+    if not num_scored or not seconds:
+        return "nothing: all scores were stored"
+    rate = num_scored / seconds
+    return f"{num_scored:,} texts, once for each prompt, in {seconds:,.1f} s ({rate:,.1f} a second)"
 
 
 def setting_facts(settings: Settings) -> list[tuple[str, str]]:
@@ -88,14 +89,9 @@ def _facts(manifest: Manifest, shared: set[str]) -> dict[str, str]:
         "labelscore": manifest.labelscore,
         **{name: manifest.libraries.get(name, NONE) for name in LIBRARIES},
     }
-    common = [prompt for prompt in manifest.prompts if prompt.name in shared]
-    return facts | {what: value for prompt in common for what, value in _prompt(prompt).items()}
-
-
-def _prompt(prompt: PromptRecord) -> dict[str, str]:
-    words = ", ".join(f"{label.name}: '{label.words}'" for label in sorted(prompt.labels, key=lambda label: label.name))
-    return {
-        f"template of '{prompt.name}'": prompt.template,
-        f"boundary of '{prompt.name}'": prompt.boundary,
-        f"label words of '{prompt.name}'": words,
-    }
+    for prompt in (prompt for prompt in manifest.prompts if prompt.name in shared):
+        labels = sorted(prompt.labels, key=lambda label: label.name)
+        facts[f"template of '{prompt.name}'"] = prompt.template
+        facts[f"boundary of '{prompt.name}'"] = prompt.boundary
+        facts[f"label words of '{prompt.name}'"] = ", ".join(f"{label.name}: '{label.words}'" for label in labels)
+    return facts
