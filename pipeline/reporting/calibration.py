@@ -27,8 +27,6 @@ def reliability_table(predictions: pl.LazyFrame) -> pl.DataFrame:
         predictions.drop_nulls("correct")
         .group_by(*KEY, bin=number)
         .agg(
-            bin_low=number.first() / NUM_BINS,
-            bin_high=(number.first() + 1) / NUM_BINS,
             n=pl.len().cast(pl.Int64),
             confidence=pl.col("confidence").mean(),
             accuracy=pl.col("correct").mean(),
@@ -37,6 +35,8 @@ def reliability_table(predictions: pl.LazyFrame) -> pl.DataFrame:
         )
         .sort(*KEY, "bin")
         .collect(engine="streaming")
+        # Not in `agg`, where Polars would hold every row for it.
+        .with_columns(bin_low=pl.col("bin") / NUM_BINS, bin_high=(pl.col("bin") + 1) / NUM_BINS)
     )
     return with_wilson(table, "num_correct", "n").drop("num_correct", "copies")
 
