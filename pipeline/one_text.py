@@ -65,7 +65,7 @@ def classify(loaded: Loaded, text: str, *, labels: Labels, template: str, bounda
     constants = label_constants(rows.select("prompt", "label_id"), priors).with_columns(log_batch=pl.lit(0.0))
     return (
         with_inputs(rows.lazy(), constants)
-        .select("label", "num_tokens", "truncated", *(RULES[rule]().alias(rule) for rule in ONE_TEXT_RULES))
+        .select("label", "num_tokens", "truncated", *(RULES[rule].alias(rule) for rule in ONE_TEXT_RULES))
         .collect()
     )
 

@@ -14,7 +14,6 @@ from pipeline.storing.manifest import PromptRecord
 
 NUM_BINS = 15  # of equal width, as in Guo et al. 2017
 NUM_MARGIN_BINS = 40
-SHOWN_COVERAGES = tuple(tenth / 10 for tenth in range(1, 11))  # of the curve's hundred points, those in tables
 
 
 def reliability_table(predictions: pl.LazyFrame) -> pl.DataFrame:
@@ -26,20 +25,18 @@ def reliability_table(predictions: pl.LazyFrame) -> pl.DataFrame:
     number = (pl.col("confidence") * NUM_BINS).ceil().clip(1, NUM_BINS).cast(pl.Int64) - 1
     table = (
         predictions.drop_nulls("correct")
-        .group_by(*KEY, number.alias("bin"))
+        .group_by(*KEY, bin=number)
         .agg(
             n=pl.len().cast(pl.Int64),
             confidence=pl.col("confidence").mean(),
+            accuracy=pl.col("correct").mean(),
             num_correct=pl.col("correct").sum().cast(pl.Int64),
             copies=sum_copies(),
         )
         .sort(*KEY, "bin")
         .collect(engine="streaming")
-        .with_columns(
-            bin_low=pl.col("bin") / NUM_BINS,
-            bin_high=(pl.col("bin") + 1) / NUM_BINS,
-            accuracy=pl.col("num_correct") / pl.col("n"),
-        )
+        # Not in `agg`, where Polars would hold every row for it.
+        .with_columns(bin_low=pl.col("bin") / NUM_BINS, bin_high=(pl.col("bin") + 1) / NUM_BINS)
     )
     return with_wilson(table, "num_correct", "n").drop("num_correct", "copies")
 
@@ -81,63 +78,45 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> pl.DataFrame:
     return pl.DataFrame({"coverage": coverage, "n": kept, "accuracy": right / kept, "threshold": -ranked[kept - 1]})
 
 
-def margin_table(predictions: pl.LazyFrame, rule: str, prompts: Sequence[str]) -> pl.DataFrame:
+def margin_table(predictions: pl.LazyFrame, rule: str, prompts: Sequence[PromptRecord]) -> pl.DataFrame:
     """prompt, gold, bin_low, bin_high, n: how far the winner was ahead, negative where it was wrong.
 
-    The winner's margin in the rule's units, in bins of equal width over the middle 99 % (the ends take the rest).
+    The winner's margin in the rule's units, in bins of equal width over the middle 99 % (the ends take the rest). The
+    classes of a prompt are in the order of its labels.
     """
-    tables = []
+    signed = pl.when("correct").then(pl.col("margin")).otherwise(-pl.col("margin"))
+    schema = {"prompt": pl.String, "gold": pl.String, "bin_low": pl.Float64, "bin_high": pl.Float64, "n": pl.Int64}
+    tables = [pl.DataFrame(schema=schema)]
     for prompt in prompts:
-        signed = pl.when("correct").then(pl.col("margin")).otherwise(-pl.col("margin"))
-        chosen = (
-            predictions.filter(pl.col("prompt") == prompt, pl.col("rule") == rule)
-            .drop_nulls("gold")  # an item of several right classes belongs to none of them
-            .select("gold", signed=signed)
-            .collect()
-        )
+        own = predictions.filter(pl.col("prompt") == prompt.name, pl.col("rule") == rule)
+        chosen = own.drop_nulls("gold").select("gold", signed=signed).collect()  # of several classes it is of none
         if chosen.is_empty():
             continue
         low, high = (float(chosen["signed"].quantile(q) or 0.0) for q in (0.005, 0.995))
         width = (high - low) / NUM_MARGIN_BINS or 1.0
         number = ((pl.col("signed") - low) / width).floor().clip(0, NUM_MARGIN_BINS - 1)
+        order = [label.name for label in prompt.labels]
         tables.append(
-            chosen.group_by("gold", number.alias("bin"))
+            chosen.group_by("gold", bin=number)
             .agg(n=pl.len().cast(pl.Int64))
-            .sort("gold", "bin")
+            .sort(pl.col("gold").replace_strict(order, range(len(order))), "bin")
             .select(
-                pl.lit(prompt).alias("prompt"),
+                pl.lit(prompt.name).alias("prompt"),
                 "gold",
-                (low + pl.col("bin") * width).alias("bin_low"),
-                (low + (pl.col("bin") + 1) * width).alias("bin_high"),
-                "n",
+                bin_low=low + pl.col("bin") * width,
+                bin_high=low + (pl.col("bin") + 1) * width,
+                n="n",
             )
         )
-    schema = {"prompt": pl.String, "gold": pl.String, "bin_low": pl.Float64, "bin_high": pl.Float64, "n": pl.Int64}
-    return pl.concat(tables) if tables else pl.DataFrame(schema=schema)
+    return pl.concat(tables)
 
 
-def shown_coverage(coverage: pl.DataFrame) -> pl.DataFrame:
-    """The rows of `coverage_table` that tables show."""
-    return coverage.filter(pl.any_horizontal((pl.col("coverage") - c).abs() < 1e-9 for c in SHOWN_COVERAGES))
-
-
-def margin_bins(margins: pl.DataFrame, prompt: PromptRecord) -> pl.DataFrame:
-    """The rows of `margin_table` of one prompt, in the order of its labels."""
-    order = {label.name: label.id for label in prompt.labels}
-    rank = pl.col("gold").replace_strict(order, default=None, return_dtype=pl.Int64)
-    return margins.filter(pl.col("prompt") == prompt.name).sort(rank, "bin_low")
-
-
-def margins_by_class(margins: pl.DataFrame, prompt: PromptRecord) -> pl.DataFrame:
-    """gold, n, least, median (the middle of its bin), most: the bins of one prompt from `margin_table`, by class."""
+def margins_by_class(margins: pl.DataFrame) -> pl.DataFrame:
+    """gold, n, least, median (the middle of its bin), most: the rows of one prompt of `margin_table`, by class."""
     middle = pl.col("n").cum_sum() >= pl.col("n").sum() / 2
-    return (
-        margin_bins(margins, prompt)
-        .group_by("gold", maintain_order=True)
-        .agg(
-            pl.col("n").sum(),
-            least=pl.col("bin_low").min(),
-            median=((pl.col("bin_low") + pl.col("bin_high")) / 2).filter(middle).first(),
-            most=pl.col("bin_high").max(),
-        )
+    return margins.group_by("gold", maintain_order=True).agg(
+        pl.col("n").sum(),
+        least=pl.col("bin_low").min(),
+        median=((pl.col("bin_low") + pl.col("bin_high")) / 2).filter(middle).first(),
+        most=pl.col("bin_high").max(),
     )

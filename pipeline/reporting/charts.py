@@ -60,20 +60,13 @@ def _axis(field: str, title: str, **scale: Any) -> dict[str, Any]:
     return {"shorthand": f"{field}:Q", "title": title, "axis": axis, "scale": alt.Scale(**scale)}
 
 
-def _share(field: str, title: str | None = None) -> alt.Tooltip:
-    return alt.Tooltip(f"{field}:Q", title=title or field, format=".1%")
+def _tip(field: str, title: str | None = None, format: str = ".1%") -> alt.Tooltip:
+    return alt.Tooltip(f"{field}:Q", title=title or field, format=format)
 
 
-def _number(field: str, title: str) -> alt.Tooltip:
-    return alt.Tooltip(f"{field}:Q", title=title, format=".2f")
-
-
-def _count() -> alt.Tooltip:
-    return alt.Tooltip("n:Q", title="items", format=",")
-
-
-def _accuracy_tooltip() -> list[alt.Tooltip]:
-    return [_share("accuracy"), _share("low", "from"), _share("high", "to"), _count()]
+COUNT = _tip("n", "items", ",")
+ACCURACY_TIPS = [_tip("accuracy"), _tip("low", "from"), _tip("high", "to"), COUNT]
+FINISHED = alt.Tooltip("utcyearmonthdatehoursminutes(finished):T", title="finished (UTC)")
 
 
 def _order(names: pl.Series) -> list[str]:
@@ -86,26 +79,28 @@ def axis_around(*shares: pl.Series | float) -> tuple[float, float]:
     return math.floor(min(values) * 10) / 10, math.ceil(max(values) * 10) / 10
 
 
-def accuracy_chart(rows: pl.DataFrame, *, domain: tuple[float, float], chance: float) -> Spec:
+def accuracy_chart(rows: pl.DataFrame, domain: tuple[float, float], chance: float) -> Spec:
     """Points with their intervals, one row per name, and a dashed line at chance.
 
     `rows`: name, accuracy, low, high (shares), n, headline (bool), published (share or null, drawn as a diamond).
     """
     y = alt.Y("name:N", sort=_order(rows["name"]), title=None, axis=alt.Axis(grid=False))
     color = alt.condition("datum.headline", alt.value(ACCENT), alt.value(MUTED))
-    scale = alt.Scale(domain=list(domain), nice=False, clamp=True)
-    at: dict[str, Any] = {"scale": scale, "axis": alt.Axis(format=PERCENT, tickCount=5), "title": "accuracy"}
-    base = alt.Chart(rows).encode(y=y, color=color, tooltip=["name:N", *_accuracy_tooltip()])
+
+    def at(field: str) -> alt.X:
+        return alt.X(**_axis(field, "accuracy", domain=list(domain), nice=False, clamp=True))
+
+    base = alt.Chart(rows).encode(y=y, color=color, tooltip=["name:N", *ACCURACY_TIPS])
     line = alt.Chart(pl.DataFrame({"chance": [chance]})).mark_rule(stroke=MUTED, strokeDash=[2, 3])
     layers = [
-        line.encode(x=alt.X("chance:Q", **at)),
-        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", **at), x2="high:Q"),
-        base.mark_point(size=70, filled=True, opacity=1).encode(x=alt.X("accuracy:Q", **at)),
+        line.encode(x=at("chance")),
+        base.mark_rule(strokeWidth=2).encode(x=at("low"), x2="high:Q"),
+        base.mark_point(size=70, filled=True, opacity=1).encode(x=at("accuracy")),
     ]
     published = rows.filter(pl.col("published").is_not_null())
     if published.height:
         diamond = alt.Chart(published).mark_point(shape="diamond", size=90, stroke=INK, strokeWidth=1.5, filled=False)
-        layers.append(diamond.encode(y=y, x=alt.X("published:Q", **at), tooltip=_share("published")))
+        layers.append(diamond.encode(y=y, x=at("published"), tooltip=_tip("published")))
     return _finish(layers, ROW_HEIGHT * rows.height)
 
 
@@ -118,12 +113,7 @@ def confusion_chart(cells: pl.DataFrame) -> Spec:
     base = alt.Chart(cells).encode(
         x=alt.X("predicted:N", sort=labels, title="predicted", axis=axis),
         y=alt.Y("gold:N", sort=labels, title="gold", axis=alt.Axis(grid=False)),
-        tooltip=[
-            alt.Tooltip("gold:N"),
-            alt.Tooltip("predicted:N"),
-            _count(),
-            _share("share", "of the gold class"),
-        ],
+        tooltip=["gold:N", "predicted:N", COUNT, _tip("share", "of the gold class")],
     )
     opacity = alt.FillOpacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, 1]), legend=None)
     layers = [base.mark_rect(fill=HEAT, stroke=SURFACE, strokeWidth=2).encode(fillOpacity=opacity)]
@@ -137,7 +127,7 @@ def reliability_chart(bins: pl.DataFrame) -> Spec:
     x, y = _axis("confidence", "confidence", domain=[0, 1]), _axis("accuracy", "accuracy", domain=[0, 1])
     ends = pl.DataFrame({"confidence": [0.0, 1.0], "accuracy": [0.0, 1.0]})
     diagonal = alt.Chart(ends).mark_line(stroke=MUTED, strokeWidth=1, strokeDash=[2, 3])
-    base = alt.Chart(bins).encode(x=alt.X(**x), tooltip=[_share("confidence", "mean confidence"), *_accuracy_tooltip()])
+    base = alt.Chart(bins).encode(x=alt.X(**x), tooltip=[_tip("confidence", "mean confidence"), *ACCURACY_TIPS])
     size = alt.Size("n:Q", scale=alt.Scale(range=[20, 180]), legend=None)
     layers = [
         diagonal.encode(x=alt.X(**x), y=alt.Y(**y)),
@@ -156,7 +146,7 @@ def coverage_chart(curves: pl.DataFrame, prompt: str) -> Spec:
     at: dict[str, Any] = {"x": alt.X(**x), "y": alt.Y(**_axis("accuracy", "accuracy", zero=False))}
     others = alt.Chart(curves.filter(pl.col("prompt") != prompt)).mark_line(stroke=MUTED, strokeWidth=1, opacity=0.5)
     own = alt.Chart(curves.filter(pl.col("prompt") == prompt)).mark_line(stroke=ACCENT, strokeWidth=2.5)
-    tooltip = ["prompt:N", _share("coverage"), _share("accuracy")]
+    tooltip = ["prompt:N", _tip("coverage"), _tip("accuracy")]
     return _finish([others.encode(detail="prompt:N", **at), own.encode(tooltip=tooltip, **at)], 240)
 
 
@@ -168,7 +158,7 @@ def margin_chart(bins: pl.DataFrame) -> Spec:
     shares = bins.with_columns(share=pl.col("n") / pl.col("n").sum().over("gold"))
     y = alt.Y("gold:N", sort=_order(bins["gold"]), title=None, axis=alt.Axis(grid=False))
     x = alt.X("bin_low:Q", title="margin (below 0: wrong)", axis=alt.Axis(tickCount=6))
-    tooltip = ["gold:N", _number("bin_low", "from"), _number("bin_high", "to"), _count(), _share("share")]
+    tooltip = ["gold:N", _tip("bin_low", "from", ".2f"), _tip("bin_high", "to", ".2f"), COUNT, _tip("share")]
     opacity = alt.FillOpacity("share:Q", scale=alt.Scale(range=[0.06, 1]), legend=None)
     strip = alt.Chart(shares).mark_rect(fill=ACCENT).encode(x=x, x2="bin_high:Q", y=y, fillOpacity=opacity)
     zero = alt.Chart(pl.DataFrame({"bin_low": [0.0]})).mark_rule(stroke=INK).encode(x=x)
@@ -179,7 +169,7 @@ def length_chart(groups: pl.DataFrame) -> Spec:
     """Accuracy by length of the prompt. `groups`: name, accuracy, low, high (shares), n."""
     x = alt.X("name:N", sort=_order(groups["name"]), title="tokens before the label", axis=alt.Axis(labelAngle=0))
     y = _axis("accuracy", "accuracy", zero=False)
-    base = alt.Chart(groups).encode(x=x, tooltip=["name:N", *_accuracy_tooltip()])
+    base = alt.Chart(groups).encode(x=x, tooltip=["name:N", *ACCURACY_TIPS])
     layers = [
         base.mark_rule(stroke=ACCENT, strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q"),
         base.mark_point(filled=True, fill=ACCENT, opacity=1, size=70).encode(y=alt.Y(**y)),
@@ -190,7 +180,7 @@ def length_chart(groups: pl.DataFrame) -> Spec:
 def history_chart(runs: pl.DataFrame, domain: tuple[float, float]) -> Spec:
     """Accuracy of one prompt over past runs. `runs`: finished (UTC), accuracy, low, high (shares), n."""
     y = alt.Y(**_axis("accuracy", "accuracy", domain=list(domain)))
-    base = alt.Chart(runs).encode(x=_time_axis(runs["finished"]), tooltip=[_finished(), *_accuracy_tooltip()])
+    base = alt.Chart(runs).encode(x=_time_axis(runs["finished"]), tooltip=[FINISHED, *ACCURACY_TIPS])
     layers = [
         base.mark_line(stroke=ACCENT, strokeWidth=1.5, opacity=0.6).encode(y=y),
         base.mark_rule(stroke=ACCENT).encode(y=alt.Y("low:Q"), y2="high:Q"),
@@ -203,7 +193,7 @@ def counts_chart(runs: pl.DataFrame, title: str) -> Spec:
     """A count over past runs, from zero. `runs`: finished (UTC), n."""
     scale = alt.Scale(domain=[0, max(1, *runs["n"])])
     y = alt.Y("n:Q", title=title, axis=alt.Axis(format=",", tickCount=4, tickMinStep=1), scale=scale)
-    base = alt.Chart(runs).encode(x=_time_axis(runs["finished"]), y=y, tooltip=[_finished(), _count()])
+    base = alt.Chart(runs).encode(x=_time_axis(runs["finished"]), y=y, tooltip=[FINISHED, COUNT])
     line = base.mark_line(stroke=ACCENT, strokeWidth=1.5, opacity=0.6)
     return _finish([line, base.mark_point(filled=True, fill=ACCENT, opacity=1, size=50)], 160)
 
@@ -212,7 +202,3 @@ def _time_axis(finished: pl.Series) -> alt.X:
     span = pl.select(pl.lit(finished).max() - pl.lit(finished).min()).item()
     axis = alt.Axis(grid=False, tickCount=4, format="%Y-%m-%d" if span > timedelta(days=4) else "%m-%d %H:%M")
     return alt.X("finished:T", title="finished (UTC)", axis=axis, scale=alt.Scale(type="utc"))
-
-
-def _finished() -> alt.Tooltip:
-    return alt.Tooltip("utcyearmonthdatehoursminutes(finished):T", title="finished (UTC)")

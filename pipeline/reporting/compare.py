@@ -11,11 +11,11 @@ import polars as pl
 from pipeline.analysis import Run
 from pipeline.errors import InputError
 from pipeline.reporting.comparisons import RUN_FAMILY, Side, compare_sides, count_patterns
-from pipeline.reporting.differences import Difference, run_differences
 from pipeline.reporting.items import join_classes, right_classes, text_key, with_gold_ids
+from pipeline.reporting.run_facts import run_differences
 from pipeline.reporting.stats import Pairs
 
-PAIR = ("text_hash", "occurrence")
+GOLD_DIFFERS = pl.col("gold_a").ne_missing(pl.col("gold_b"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class RunComparison:
     """num_common items have the same text, one of num_distinct texts.
 
     `comparisons` are as in `compare_sides`, one row per shared prompt, and empty where no common item has the same gold
-    label in both. `differences`: what else differs.
+    label in both. `differences`: what else differs, and its value in each.
     `flips`: prompt, text, gold, predicted_a, predicted_b, confidence_a, confidence_b, correct_a, correct_b, item_id_a,
     item_id_b: the items predicted differently, those where a run was surest first.
     """
@@ -36,15 +36,9 @@ class RunComparison:
     num_common: int
     num_distinct: int
     num_gold_differs: int
-    differences: tuple[Difference, ...]
+    differences: list[tuple[str, str, str]]
     comparisons: pl.DataFrame
     flips: pl.DataFrame
-
-
-def with_occurrence(predictions: pl.LazyFrame) -> pl.LazyFrame:
-    """Number the items with the same text under one prompt and rule: 0, 1, ... in the order of item ids."""
-    number = pl.int_range(pl.len()).over("prompt", "rule", "text_hash", order_by="item_id")
-    return predictions.with_columns(occurrence=number)
 
 
 def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
@@ -56,15 +50,12 @@ def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
     """
     pairs = _pair_prompts(a, b, rule)
     joined = [_join(a, b, x, y, rule) for x, y in pairs]
-    num_common = joined[0].height
-    if not num_common:
+    if joined[0].is_empty():
         raise InputError(f"{a.out} and {b.out} have no text in common; compare runs over the same data set")
-    found = []
-    for (x, y), table in zip(pairs, joined, strict=True):
-        sides = (Side(x, rule, f"'{x}' in A"), Side(y, rule, f"'{y}' in B"))
-        pairs_found = _pair_table(table)
-        if pairs_found.num_items:
-            found.append((*sides, pairs_found))
+    found = [
+        (Side(x, rule, f"'{x}' in A"), Side(y, rule, f"'{y}' in B"), _count_pairs(table))
+        for (x, y), table in zip(pairs, joined, strict=True)
+    ]
     flips = pl.concat(_flips(table, x, y) for (x, y), table in zip(pairs, joined, strict=True))
     texts = a.items.select(item_id_a="item_id", text="text")
     return RunComparison(
@@ -73,11 +64,11 @@ def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
         rule=rule,
         num_a=a.items.select(pl.len()).collect().item(),
         num_b=b.items.select(pl.len()).collect().item(),
-        num_common=num_common,
+        num_common=joined[0].height,
         num_distinct=joined[0]["text_hash"].n_unique(),
-        num_gold_differs=joined[0].filter(_gold_differs()).height,
-        differences=run_differences(a, b),
-        comparisons=compare_sides(RUN_FAMILY, found),
+        num_gold_differs=joined[0].filter(GOLD_DIFFERS).height,
+        differences=run_differences(a.manifest, b.manifest),
+        comparisons=compare_sides(RUN_FAMILY, [sides for sides in found if sides[2].num_items]),
         flips=flips.lazy().join(texts, on="item_id_a", how="left", maintain_order="left").collect(),
     )
 
@@ -91,7 +82,9 @@ def changed_predictions(old: pl.LazyFrame | None, new: pl.LazyFrame) -> pl.DataF
     schema = {"prompt": pl.String, "rule": pl.String, "num_common": pl.Int64, "num_changed": pl.Int64}
     if old is None:
         return pl.DataFrame(schema=schema)
-    shared = _keys(old).join(_keys(new), on=["prompt", "rule"]).sort("prompt", "rule")
+    keys = ["prompt", "rule"]
+    there, here = (frame.select(keys).unique().collect(engine="streaming") for frame in (old, new))
+    shared = there.join(here, on=keys).sort(keys)
     tables = []
     for (prompt,), group in shared.group_by("prompt", maintain_order=True):
         rules = group["rule"].to_list()
@@ -101,10 +94,6 @@ def changed_predictions(old: pl.LazyFrame | None, new: pl.LazyFrame) -> pl.DataF
         num_common, *num_changed = joined.select(pl.len(), *changed).row(0)
         tables += [(prompt, rule, num_common, n) for rule, n in zip(rules, num_changed, strict=True)]
     return pl.DataFrame(tables, schema=schema, orient="row")
-
-
-def _keys(predictions: pl.LazyFrame) -> pl.DataFrame:
-    return predictions.select("prompt", "rule").unique().collect(engine="streaming")
 
 
 def _by_text(predictions: pl.LazyFrame, rules: list[str]) -> pl.DataFrame:
@@ -134,37 +123,33 @@ def _prompts(run: Run, rule: str) -> list[str]:
 
 def _join(a: Run, b: Run, prompt_a: str, prompt_b: str, rule: str) -> pl.DataFrame:
     left, right = _side(a, prompt_a, rule, "a"), _side(b, prompt_b, rule, "b")
-    return left.join(right, on=PAIR).sort("item_id_a").collect()
+    return left.join(right, on=["text_hash", "occurrence"]).sort("item_id_a").collect()
 
 
 def _side(run: Run, prompt: str, rule: str, letter: str) -> pl.LazyFrame:
-    """One run's predictions: PAIR, and under names with the run's letter what the two have of their own.
+    """One run's predictions: text_hash, the item's place among those with its text, and what has the run's letter.
 
     `gold` is the names of the right classes in alphabetical order: the classes of the other run may have other ids.
     """
     (names,) = (p.label_names for p in run.manifest.prompts if p.name == prompt)
     chosen = run.predictions.filter(pl.col("prompt") == prompt, pl.col("rule") == rule)
-    return with_occurrence(with_gold_ids(chosen)).select(
-        *PAIR,
+    return with_gold_ids(chosen).select(
+        "text_hash",
+        pl.int_range(pl.len()).over("text_hash", order_by="item_id").alias("occurrence"),
         right_classes(names).list.sort().alias(f"gold_{letter}"),
         pl.col("item_id", "predicted", "confidence", "correct").name.suffix(f"_{letter}"),
     )
 
 
-def _gold_differs() -> pl.Expr:
-    return pl.col("gold_a").ne_missing(pl.col("gold_b"))
-
-
-def _pair_table(joined: pl.DataFrame) -> Pairs:
-    judged = joined.filter(~_gold_differs()).drop_nulls(["correct_a", "correct_b"])
+def _count_pairs(joined: pl.DataFrame) -> Pairs:
     a, b = pl.col("correct_a"), pl.col("correct_b")
-    cells = judged.select((a & b).sum().alias("both"), (a & ~b).sum().alias("only_a"), (~a & b).sum().alias("only_b"))
-    both, only_a, only_b = cells.row(0)
-    texts = judged.group_by("text_hash").agg(
-        rows=pl.len(), net=pl.col("correct_a").cast(pl.Int64).sum() - pl.col("correct_b").cast(pl.Int64).sum()
-    )
-    patterns = count_patterns(texts.with_columns(n=1)) if texts.height < judged.height else ()
-    return Pairs(both, only_a, only_b, judged.height - both - only_a - only_b, patterns)
+    judged = joined.filter(~GOLD_DIFFERS).drop_nulls(["correct_a", "correct_b"])
+    both, only_a, only_b, neither = judged.select(
+        (a & b).sum(), only_a=(a & ~b).sum(), only_b=(~a & b).sum(), neither=(~a & ~b).sum()
+    ).row(0)
+    net = a.cast(pl.Int64).sum() - b.cast(pl.Int64).sum()
+    texts = judged.group_by("text_hash").agg(rows=pl.len(), net=net, n=1)
+    return Pairs(both, only_a, only_b, neither, count_patterns(texts) if texts.height < judged.height else ())
 
 
 def _flips(joined: pl.DataFrame, prompt_a: str, prompt_b: str) -> pl.DataFrame:

@@ -5,8 +5,7 @@ Invariant: nothing is said of figures that do not exist: without a common gold l
 
 from pipeline.reporting import document as doc
 from pipeline.reporting.compare import RunComparison
-from pipeline.reporting.differences import Difference
-from pipeline.reporting.families import assumptions_note, family_blocks
+from pipeline.reporting.families import comparison_section
 from pipeline.reporting.formats import exact, excerpt, percent, text
 from pipeline.reporting.rules import CAUTIONS
 
@@ -32,7 +31,8 @@ FLIP_FIELDS: tuple[doc.Field, ...] = (
 
 
 def compare_document(comparison: RunComparison) -> doc.Document:
-    sections = (_runs(comparison), _accuracies(comparison), _flips(comparison))
+    nothing = "The runs have no gold label in common, so neither can be called better; what flipped is below."
+    sections = (_runs(comparison), comparison_section(comparison.comparisons, nothing), _flips(comparison))
     return doc.Document("labelscore compare", f"two runs under the rule '{comparison.rule}'", sections)
 
 
@@ -50,26 +50,11 @@ def _runs(comparison: RunComparison) -> doc.Section:
     blocks: list[doc.Block] = [doc.Definitions(facts, facts=True)]
     if comparison.rule in CAUTIONS:
         blocks.append(doc.Paragraph(f"Caution: '{comparison.rule}' {CAUTIONS[comparison.rule]}."))
-    return doc.Section("runs", "The runs", [*blocks, _differences(comparison.differences)])
-
-
-def _differences(differences: tuple[Difference, ...]) -> doc.Block:
-    """Values are exact: a template's or a label word's blanks may be all that differs."""
-    if not differences:
-        return doc.Paragraph("Model, data, settings and prompts are the same in both.")
+    # Values are exact: a template's or a label word's blanks may be all that differs.
     columns = (doc.Column("what"), doc.Column("A", "exact"), doc.Column("B", "exact"))
-    return doc.Table("What differs", columns, differences)
-
-
-def _accuracies(comparison: RunComparison) -> doc.Section:
-    found = comparison.comparisons
-    blocks = family_blocks(found)
-    if blocks:
-        blocks.append(assumptions_note(found))
-    else:
-        words = "The runs have no gold label in common, so neither can be called better; what flipped is below."
-        blocks.append(doc.Paragraph(words))
-    return doc.Section("comparisons", "Which differences hold", blocks)
+    same = doc.Paragraph("Model, data, settings and prompts are the same in both.")
+    blocks.append(doc.Table("What differs", columns, comparison.differences) if comparison.differences else same)
+    return doc.Section("runs", "The runs", blocks)
 
 
 def _flips(comparison: RunComparison) -> doc.Section:

@@ -6,16 +6,14 @@ units, which are the distinct texts where texts repeat.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import polars as pl
 
 from pipeline.reporting.items import text_key
 from pipeline.reporting.stats import (
     ALPHA,
-    POWER,
     Pairs,
     TextPattern,
     holm,
@@ -33,22 +31,6 @@ RUN_FAMILY = "Two runs compared"
 
 FEW = 6  # discordant items below which McNemar's exact test cannot get under 5 %, whatever they say
 
-ASSUMPTIONS = (
-    f"Differences are in points of accuracy on the same items, with a paired bootstrap interval (95 %, 10,000 seeded "
-    f"draws). p is McNemar's exact test, corrected by Holm's method within the family; a difference counts as "
-    f"established when the corrected p is under {ALPHA:.2f}. The number of items that would settle a difference is "
-    f"Connor's (1987), for a power of {POWER:.0%} at {ALPHA:.2f} divided by the size of the family, and never fewer "
-    "than give the exact test enough disagreements to get there; it assumes that both rates of disagreement stay as "
-    "measured, so take it as an order of magnitude."
-)
-
-REPEATED = (
-    "Texts repeat here, so a text with all its items is one unit: the interval and the standard error take whole "
-    "texts, p is the exact sign test over texts (those with more items right under A against those with more under B), "
-    "which is McNemar's where nothing repeats, and what would settle a difference is counted in distinct texts. A "
-    "difference that comes only from texts that many items share is not called established."
-)
-
 SCHEMA = {
     **dict.fromkeys(("family", "prompt_a", "rule_a", "prompt_b", "rule_b", "words"), pl.String),
     **dict.fromkeys(("n", "both", "only_a", "only_b", "neither", "num_texts", "texts_a", "texts_b"), pl.Int64),
@@ -58,23 +40,12 @@ SCHEMA = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+class Side(NamedTuple):
     """One of the two compared: a prompt under a rule, and what the words call it."""
 
     prompt: str
     rule: str
     name: str
-
-
-def texts_repeat(comparisons: pl.DataFrame) -> bool:
-    """Whether texts repeat among the items compared."""
-    return bool((comparisons["num_texts"] < comparisons["n"]).any())
-
-
-def assumptions(comparisons: pl.DataFrame) -> str:
-    """How differences are tested: ASSUMPTIONS, and what texts that repeat change about them."""
-    return f"{ASSUMPTIONS} {REPEATED}" if texts_repeat(comparisons) else ASSUMPTIONS
 
 
 def pair_counts(items: pl.DataFrame, texts: pl.DataFrame | None, a: str, b: str) -> Pairs:
@@ -114,26 +85,24 @@ def right_patterns(
     )
 
 
-def compare_sides(family: str, found: Sequence[tuple[Side, Side, Pairs]], seed: int = 0) -> pl.DataFrame:
+def compare_sides(family: str, found: Sequence[tuple[Side, Side, Pairs]]) -> pl.DataFrame:
     """One row per pair (columns in SCHEMA): difference, interval, tests corrected within the family, and words."""
-    adjusted = holm([_test(pairs) for _, _, pairs in found])
-    rows = [_row(family, a, b, pairs, p, len(found), seed) for (a, b, pairs), p in zip(found, adjusted, strict=True)]
+    tests = [mcnemar_exact(pairs.units.only_a, pairs.units.only_b) for _, _, pairs in found]
+    rows = [
+        _row(family, *sides, p, p_holm, len(found)) for sides, p, p_holm in zip(found, tests, holm(tests), strict=True)
+    ]
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-def _test(pairs: Pairs) -> float:
-    return mcnemar_exact(pairs.units.only_a, pairs.units.only_b)
-
-
-def _row(family: str, a: Side, b: Side, pairs: Pairs, p_holm: float, size: int, seed: int) -> tuple[object, ...]:
-    interval, units = paired_bootstrap(pairs, seed), pairs.units
+def _row(family: str, a: Side, b: Side, pairs: Pairs, p: float, p_holm: float, size: int) -> tuple[object, ...]:
+    interval, units = paired_bootstrap(pairs), pairs.units
     established = _is_established(pairs, p_holm)
-    needed = None if established else _two_digits(_units_needed(pairs, ALPHA / size))
+    needed = None if established else _units_needed(pairs, ALPHA / size)
     words = describe_difference(a.name, b.name, pairs, p_holm, needed)
     return (
         family, a.prompt, a.rule, b.prompt, b.rule, f"Under '{a.prompt}': {words}" if family == RULE_FAMILY else words,
         pairs.num_items, pairs.both, pairs.only_a, pairs.only_b, pairs.neither, units.num_items, units.only_a,
-        units.only_b, pairs.difference, paired_standard_error(pairs), interval.low, interval.high, _test(pairs), p_holm,
+        units.only_b, pairs.difference, paired_standard_error(pairs), interval.low, interval.high, p, p_holm,
         established, needed,
     )  # fmt: skip
 
@@ -155,15 +124,9 @@ def _units_needed(pairs: Pairs, alpha: float) -> int | None:
         return None
     discordant = units.only_a + units.only_b
     reachable = -(-least_discordant(alpha) * units.num_items // discordant)
-    return max(connor, reachable, units.num_items + 1)
-
-
-def _two_digits(count: int | None) -> int | None:
-    """Rounded up: an order of magnitude is all that such a count tells."""
-    if count is None:
-        return None
-    unit = int(10 ** max(0, len(str(count)) - 2))
-    return -(-count // unit) * unit
+    needed = max(connor, reachable, units.num_items + 1)
+    unit = int(10 ** max(0, len(str(needed)) - 2))  # two digits: an order of magnitude is all that such a count tells
+    return -(-needed // unit) * unit
 
 
 def describe_difference(a: str, b: str, pairs: Pairs, p_holm: float, needed: int | None) -> str:

@@ -180,12 +180,10 @@ def all_figures(blocks: Sequence[Block]) -> Iterator[Figure]:
 
 def make_table(caption: str, frame: pl.DataFrame, fields: Sequence[Field]) -> Table:
     """A table of the rows of `frame`; numbers are told from texts by the first column of a field."""
-    columns = [Column(title, _kind(show, frame.schema[names[0]])) for title, show, *names in fields]
+
+    def kind(show: Format, name: str) -> Kind:
+        return "exact" if show is exact else "number" if frame.schema[name].is_numeric() else "text"
+
+    columns = [Column(title, kind(show, names[0])) for title, show, *names in fields]
     rows = [[show(*(row[name] for name in names)) for _, show, *names in fields] for row in frame.iter_rows(named=True)]
     return Table(caption, columns, rows)
-
-
-def _kind(show: Format, dtype: pl.DataType) -> Kind:
-    if show is exact:
-        return "exact"
-    return "number" if dtype.is_numeric() else "text"

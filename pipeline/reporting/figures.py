@@ -5,9 +5,10 @@ Invariant: whoever cannot see a chart loses nothing: its sentence and its table 
 
 import polars as pl
 
-from pipeline.reporting.calibration import margin_bins, margins_by_class, shown_coverage
+from pipeline.reporting.calibration import margins_by_class
 from pipeline.reporting.charts import (
     MAX_CELLS_WITH_TEXT,
+    Spec,
     accuracy_chart,
     axis_around,
     confusion_chart,
@@ -31,19 +32,14 @@ GOLD: Field = ("gold", text, "gold")
 
 def accuracy_figure(report: Report) -> Figure:
     """Accuracy of each prompt under the headline rule."""
-    published = published_accuracies(report)
-    rows = _named(report.headline, "prompt", pl.lit(True), published)
+    rows = _named(report.headline, "prompt", pl.lit(True), report.published)
     legend = f"Points are accuracies under '{report.headline_rule}', lines their 95 % intervals; dashed: chance."
-    if published:
+    if report.published:
         legend += " Diamonds are published figures."
-    domain = axis_around(rows["low"], rows["high"], report.chance, *published.values())
-    chart = accuracy_chart(rows, domain=domain, chance=report.chance)
-    table = make_table("Accuracy by prompt", rows, (("prompt", text, "name"), *ACCURACY, ITEMS))
-    return Figure("accuracy", "Accuracy by prompt.", "", legend, chart, table, repeats=True)
-
-
-def published_accuracies(report: Report) -> dict[str, float]:
-    return {p.name: p.published_accuracy for p in report.manifest.prompts if p.published_accuracy is not None}
+    domain = axis_around(rows["low"], rows["high"], report.chance, *report.published.values())
+    return _accuracies(
+        "accuracy", "Accuracy by prompt", "prompt", rows, accuracy_chart(rows, domain, report.chance), legend
+    )
 
 
 def rule_figures(report: Report) -> list[Figure]:
@@ -55,11 +51,14 @@ def rule_figures(report: Report) -> list[Figure]:
         summary = report.summary.filter(pl.col("prompt") == prompt.name)
         rows = _named(summary, "rule", pl.col("rule") == report.headline_rule, {})
         if rows.height:
-            title = f"Accuracy by rule, prompt {prompt.name}"
-            chart = accuracy_chart(rows, domain=domain, chance=report.chance)
-            table = make_table(title, rows, (("rule", text, "name"), *ACCURACY, ITEMS))
-            figures.append(Figure(f"rules-{i}", f"{title}.", "", legend, chart, table, repeats=True))
+            title, chart = f"Accuracy by rule, prompt {prompt.name}", accuracy_chart(rows, domain, report.chance)
+            figures.append(_accuracies(f"rules-{i}", title, "rule", rows, chart, legend))
     return figures
+
+
+def _accuracies(id: str, title: str, name: str, rows: pl.DataFrame, chart: Spec, legend: str) -> Figure:
+    table = make_table(title, rows, ((name, text, "name"), *ACCURACY, ITEMS))
+    return Figure(id, f"{title}.", "", legend, chart, table, repeats=True)
 
 
 def _named(summary: pl.DataFrame, name: str, headline: pl.Expr, published: dict[str, float]) -> pl.DataFrame:
@@ -78,9 +77,9 @@ def _named(summary: pl.DataFrame, name: str, headline: pl.Expr, published: dict[
 def prompt_figures(report: Report, index: int) -> list[Figure]:
     """Everything drawn for one prompt under the headline rule; nothing where no item has a gold label."""
     prompt = report.manifest.prompts[index]
-    makers = [reliability_figure, coverage_figure, length_figure]
-    if len(prompt.labels) <= MAX_LABELS_DRAWN:
-        makers = [confusion_figure, reliability_figure, coverage_figure, margin_figure, length_figure]
+    makers = [confusion_figure, reliability_figure, coverage_figure, margin_figure, length_figure]
+    if len(prompt.labels) > MAX_LABELS_DRAWN:
+        makers = [reliability_figure, coverage_figure, length_figure]
     figures = [make(report, prompt, index) for make in makers]
     return [figure for figure in figures if figure.table.rows]
 
@@ -127,7 +126,7 @@ def reliability_figure(report: Report, prompt: PromptRecord, index: int) -> Figu
     bins = report.under_headline(report.reliability, prompt.name)
     ece = report.under_headline(report.summary, prompt.name)["ece"][0]
     mean = bins.select((pl.col("confidence", "accuracy") * pl.col("n")).sum() / pl.col("n").sum())
-    confidence, accuracy = mean.row(0) if bins.height else (None, None)
+    confidence, accuracy = mean.row(0)
     sentence = (
         f"The mean confidence is {percent(confidence)}, the accuracy {percent(accuracy)}; expected calibration error "
         f"{fraction(ece)}."
@@ -151,7 +150,9 @@ def coverage_figure(report: Report, prompt: PromptRecord, index: int) -> Figure:
         ("confidence of at least", percent, "threshold"),
     )
     chart = coverage_chart(curves.select("prompt", "coverage", "accuracy"), prompt.name)
-    table = make_table(f"Accuracy by share of items answered, prompt {prompt.name}", shown_coverage(own), fields)
+    table = make_table(
+        f"Accuracy by share of items answered, prompt {prompt.name}", own.gather_every(10, offset=9), fields
+    )
     return Figure(f"coverage-{index}", "Risk and coverage.", sentence, "Thin lines: the other prompts.", chart, table)
 
 
@@ -164,9 +165,9 @@ def margin_figure(report: Report, prompt: PromptRecord, index: int) -> Figure:
     fields: tuple[Field, ...] = (
         GOLD, ITEMS, ("least", number, "least"), ("median, about", number, "median"), ("most", number, "most")
     )  # fmt: skip
-    chart = margin_chart(margin_bins(report.margins, prompt).select("gold", "bin_low", "bin_high", "n"))
-    by_class = margins_by_class(report.margins, prompt)
-    table = make_table(f"Margins by gold label, prompt {prompt.name}", by_class, fields)
+    bins = report.margins.filter(pl.col("prompt") == prompt.name)
+    chart = margin_chart(bins.drop("prompt"))
+    table = make_table(f"Margins by gold label, prompt {prompt.name}", margins_by_class(bins), fields)
     return Figure(f"margin-{index}", "Margins by class.", sentence, legend, chart, table)
 
 

@@ -19,12 +19,19 @@ def text_key() -> pl.Expr:
     return pl.col("text_hash").str.head(KEY_DIGITS).str.to_integer(base=16, dtype=pl.UInt64)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Repeats:
-    """Texts that more than one row with a gold label has: their `keys`, rising, and how many `rows` have each."""
+def in_block(block: tuple[int, int]) -> pl.Expr:
+    """Whether an item's id is in [low, high)."""
+    low, high = block
+    return (pl.col("item_id") >= low) & (pl.col("item_id") < high)
 
-    keys: np.ndarray  # (repeated texts,), uint64
-    rows: np.ndarray  # (repeated texts,), int32
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ItemFacts:
+    """Texts that more than one row with a gold label has, and the items with several right classes."""
+
+    keys: np.ndarray  # (repeated texts,), uint64, rising
+    rows: np.ndarray  # (repeated texts,), int32: how many have each
+    several: pl.LazyFrame  # item_id, gold_ids
 
     def count_copies(self, texts: pl.DataFrame) -> pl.Series:
         """For each row of `texts` (column text_hash), how many rows with a gold label share its text, itself included.
@@ -37,53 +44,28 @@ class Repeats:
         places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
         return pl.Series("copies", np.where(self.keys[places] == keys, self.rows[places], 1), dtype=pl.Int32)
 
-
-def find_repeats(items: pl.LazyFrame) -> Repeats:
-    """The texts of items.parquet that several rows with a gold label have. Takes 16 bytes an item for a moment."""
-    labelled = pl.col("gold_id").is_not_null()
-    if _has_gold_ids(items):
-        labelled |= pl.col("gold_ids").is_not_null()
-    found = items.filter(labelled).select(key=text_key()).collect(engine="streaming")
-    keys = found["key"].to_numpy(writable=True)
-    del found
-    keys.sort()
-    again = keys[1:][keys[1:] == keys[:-1]]  # a text of w rows stands here w - 1 times
-    repeated, more = np.unique(again, return_counts=True)
-    return Repeats(repeated, (more + 1).astype(np.int32))
-
-
-@dataclass(frozen=True, slots=True)
-class ItemFacts:
-    """`repeats`: see there. `several`: item_id and gold_ids of items.parquet, or None where no item has any."""
-
-    repeats: Repeats
-    several: pl.LazyFrame | None
-
-    def gold_ids(self, low: int, high: int) -> pl.DataFrame | None:
-        """item_id, gold_ids of the items in [low, high) that have several right classes; None where no item has."""
-        if self.several is None:
-            return None
-        own = self.several.filter(pl.col("item_id") >= low, pl.col("item_id") < high)
-        return own.drop_nulls("gold_ids").collect()
+    def gold_ids(self, block: tuple[int, int]) -> pl.DataFrame:
+        """item_id, gold_ids of the items of a block that have several right classes."""
+        return self.several.filter(in_block(block)).collect()
 
 
 def read_item_facts(items: pl.LazyFrame) -> ItemFacts:
-    """Look through items.parquet once. Outputs of before there were `gold_ids` have no such column."""
-    several = None
-    if _has_gold_ids(items) and items.select(pl.col("gold_ids").is_not_null().any()).collect().item():
-        several = items.select("item_id", pl.col("gold_ids").cast(GOLD_IDS))
-    return ItemFacts(find_repeats(items), several)
+    """Look through items.parquet once. Takes 16 bytes an item for a moment."""
+    items, has_several = with_gold_ids(items), pl.col("gold_ids").is_not_null()
+    labelled = items.filter(pl.col("gold_id").is_not_null() | has_several)
+    keys = labelled.select(text_key()).collect(engine="streaming").to_series().to_numpy(writable=True)
+    keys.sort()
+    again = keys[1:][keys[1:] == keys[:-1]]  # a text of w rows stands here w - 1 times
+    repeated, more = np.unique(again, return_counts=True)
+    several = items.filter(has_several).select("item_id", pl.col("gold_ids").cast(GOLD_IDS))
+    if not items.select(has_several.any()).collect().item():
+        several = several.clear()  # then no block has to look for any
+    return ItemFacts(repeated, (more + 1).astype(np.int32), several)
 
 
-def _has_gold_ids(items: pl.LazyFrame) -> bool:
-    return "gold_ids" in items.collect_schema()
-
-
-def with_gold_ids(predictions: pl.LazyFrame) -> pl.LazyFrame:
-    """predictions.parquet with the column `gold_ids`, null in one that was written before there was any."""
-    if _has_gold_ids(predictions):
-        return predictions
-    return predictions.with_columns(gold_ids=pl.lit(None, GOLD_IDS))
+def with_gold_ids(table: pl.LazyFrame) -> pl.LazyFrame:
+    """A run's table with the column `gold_ids`, null in one that was written before there was any."""
+    return table if "gold_ids" in table.collect_schema() else table.with_columns(gold_ids=pl.lit(None, GOLD_IDS))
 
 
 def right_classes(label_names: Mapping[int, str]) -> pl.Expr:

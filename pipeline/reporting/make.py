@@ -6,24 +6,23 @@ without the model; each file of it is replaced whole.
 
 import polars as pl
 
-from pipeline.analysis import scan
-from pipeline.errors import InputError
 from pipeline.reporting import calibration, metrics
 from pipeline.reporting.compare import changed_predictions
 from pipeline.reporting.comparisons import compare_prompts, compare_rules
-from pipeline.reporting.items import read_item_facts
+from pipeline.reporting.items import join_classes, right_classes
 from pipeline.reporting.markdown import render_markdown
 from pipeline.reporting.page import render_page
 from pipeline.reporting.past_runs import history_rows, with_past
-from pipeline.reporting.predictions import Source, Tallies, make_blocks, make_constants, write_predictions
+from pipeline.reporting.predictions import Source, Tallies, open_source, write_predictions
 from pipeline.reporting.report import Report
-from pipeline.reporting.rules import RULES, available_rules
+from pipeline.reporting.rules import score_column
 from pipeline.reporting.sections import make_document
-from pipeline.reporting.wrong import wrong_items
 from pipeline.storing.files import Output
-from pipeline.storing.layout import ITEMS, MARKDOWN, METRICS, METRICS_SCHEMA, PAGE, PREDICTIONS, PRIORS, SCORES
-from pipeline.storing.manifest import Manifest
+from pipeline.storing.layout import MARKDOWN, METRICS, METRICS_SCHEMA, PAGE, PREDICTIONS
+from pipeline.storing.manifest import Manifest, PromptRecord
 from pipeline.storing.tables import write_table
+
+NUM_WRONG = 60  # confidently wrong items of each prompt, whatever the run's size
 
 
 def make_report(
@@ -41,14 +40,10 @@ def make_report(
     `past` the rows of history.parquet. Raises InputError where the rule's scores are not stored, RunError where the
     score table is broken; nothing is replaced then.
     """
-    scores, items = scan(folder, SCORES), scan(folder, ITEMS)
-    priors = scan(folder, PRIORS).collect() if folder.exists(PRIORS) else None
-    source = _make_source(manifest, rule, scores, items, priors)
+    source = open_source(folder, manifest, rule)
     with folder.writing(PREDICTIONS) as path:
         tallies = write_predictions(source, path)
-        predictions = pl.scan_parquet(path)
-        changed = changed_predictions(previous, predictions)
-        report = _make_tables(out, manifest, source, items, predictions, tallies, changed, past)
+        report = _make_tables(out, source, tallies, pl.scan_parquet(path), previous, past)
     with folder.writing(METRICS) as path:
         write_table(path, METRICS_SCHEMA, [report.metrics.to_arrow().cast(METRICS_SCHEMA)])
     document = make_document(report)
@@ -57,38 +52,15 @@ def make_report(
     return report
 
 
-def _make_source(
-    manifest: Manifest, headline: str, scores: pl.LazyFrame, items: pl.LazyFrame, priors: pl.DataFrame | None
-) -> Source:
-    rules = _pick_rules(scores, headline, has_priors=priors is not None)
-    rows_per_item = sum(len(prompt.labels) for prompt in manifest.prompts)
-    blocks = make_blocks(items.select("item_id").collect()["item_id"], rows_per_item)
-    constants = make_constants(scores, manifest.prompts, blocks, priors)
-    return Source(scores, read_item_facts(items), manifest.prompts, rules, headline, blocks, constants)
-
-
-def _pick_rules(scores: pl.LazyFrame, headline: str, *, has_priors: bool) -> tuple[str, ...]:
-    has_notebook = bool(scores.select(pl.col("notebook_logit").is_not_null().all()).collect().item())
-    rules = available_rules(has_notebook=has_notebook, has_priors=has_priors)
-    if headline not in RULES:
-        raise InputError(f"unknown rule '{headline}'; use one of {', '.join(RULES)}")
-    if headline not in rules:
-        option = "--notebook-rule" if headline == "notebook" else "a prior for each prompt"
-        raise InputError(f"rule '{headline}' needs scores that this run did not store; run again with {option}")
-    return rules
-
-
 def _make_tables(
     out: str,
-    manifest: Manifest,
     source: Source,
-    items: pl.LazyFrame,
-    predictions: pl.LazyFrame,
     tallies: Tallies,
-    changed: pl.DataFrame,
+    predictions: pl.LazyFrame,
+    previous: pl.LazyFrame | None,
     past: pl.DataFrame | None,
 ) -> Report:
-    prompts, rules, headline = source.prompts, source.rules, source.headline
+    prompts, rules, headline = source.manifest.prompts, source.rules, source.headline
     names = [prompt.name for prompt in prompts]
     counts = metrics.count_confusions(predictions)
     confusion = metrics.confusion_table(counts, prompts, rules)
@@ -99,26 +71,53 @@ def _make_tables(
     facts = metrics.count_facts(predictions)
     summary = metrics.summary_table(classes, facts, reliability, coverage, tallies.brier)
     repeated = bool((summary["num_distinct"] < summary["num_gold"]).any())
-    rows = history_rows(manifest, headline, summary, changed)
+    rows = history_rows(source.manifest, headline, summary, changed_predictions(previous, predictions))
     return Report(
         out=out,
-        manifest=manifest,
+        manifest=source.manifest,
         headline_rule=headline,
         rules=tuple(rules),
         summary=summary,
         classes=classes,
         confusion=confusion,
         histogram=histogram,
-        collapsed=metrics.collapsed(histogram),
         reliability=reliability,
         coverage=coverage,
-        margins=calibration.margin_table(predictions, headline, names),
+        margins=calibration.margin_table(predictions, headline, prompts),
         mass=tallies.mass,
         length=metrics.length_table(tallies.length),
         prompt_comparisons=compare_prompts(predictions, names, headline, repeated=repeated),
         rule_comparisons=compare_rules(predictions, names, rules, headline, repeated=repeated),
-        wrong=pl.concat(wrong_items(predictions, source, items, prompt) for prompt in prompts),
+        wrong=pl.concat(_wrong_items(predictions, source, prompt) for prompt in prompts),
         history=with_past(past, rows),
         history_rows=rows,
         metrics=metrics.tidy(summary, classes, histogram, tallies.mass),
     )
+
+
+def _wrong_items(predictions: pl.LazyFrame, source: Source, prompt: PromptRecord) -> pl.DataFrame:
+    """The NUM_WRONG wrong items of one prompt with the largest margin, text and all label scores beside them.
+
+    prompt, item_id, text, gold (in words), predicted, confidence, margin, truncated, right (a list: the names of the
+    right classes), labels and scores (lists in label order, the scores under the headline rule).
+    """
+    rule, right = source.headline, right_classes(prompt.label_names)
+    worst = (
+        predictions.filter(pl.col("prompt") == prompt.name, pl.col("rule") == rule, ~pl.col("correct"))
+        .top_k(NUM_WRONG, by=["margin", "item_id"])
+        .collect()
+        .sort("margin", "item_id", descending=[True, False])
+    )
+    chosen = pl.col("item_id").is_in(worst["item_id"].implode())
+    texts = source.items.filter(chosen).select("item_id", "text").collect()
+    wide = source.wide_scores(prompt, [rule], chosen)
+    cells = wide.select("item_id", scores=pl.concat_list(score_column(rule, i) for i in prompt.label_ids))
+    labels = pl.concat_list(pl.lit(prompt.label_names[i]) for i in prompt.label_ids)
+    return (
+        worst.join(texts, on="item_id", how="left", maintain_order="left")
+        .join(cells, on="item_id", how="left", maintain_order="left")
+        .select(
+            "prompt", "item_id", "text", join_classes(right).alias("gold"), "predicted", "confidence", "margin",
+            "truncated", right.alias("right"), labels.alias("labels"), "scores",
+        )
+    )  # fmt: skip

@@ -18,8 +18,7 @@ NUM_WRONG = 10  # confidently wrong items shown for each prompt
 
 def render_markdown(document: doc.Document) -> str:
     """The whole document."""
-    title = f"{document.kind}: {document.title}"
-    parts = [f"# {escape(title)}"]
+    parts = [f"# {escape(f'{document.kind}: {document.title}')}"]
     for section in document.sections:
         parts += [f"## {escape(section.title)}", *_blocks(section.blocks)]
     return "\n\n".join(parts) + "\n"

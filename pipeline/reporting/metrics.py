@@ -16,12 +16,11 @@ from pipeline.reporting.stats import effective_number, wilson_interval
 from pipeline.storing.layout import METRICS_SCHEMA
 from pipeline.storing.manifest import PromptRecord
 
-COVERAGES = (0.5, 0.8, 0.9)
+COVERAGES = {"accuracy_at_50": 0.5, "accuracy_at_80": 0.8, "accuracy_at_90": 0.9}
 NUM_LENGTH_BINS = 5
 COLLAPSE = 0.75  # one label for three quarters of the items ...
 EXCESS = 0.25  # ... and for a quarter of them more than have it as gold, so that two balanced classes count too
 KEY = ("prompt", "rule")
-COUNTS = ("num_items", "num_gold", "num_single", "num_distinct", "num_effective", "mean_right")  # what figures are over
 
 
 def count_confusions(predictions: pl.LazyFrame) -> pl.DataFrame:
@@ -46,25 +45,16 @@ def with_wilson(
 
     `copies` names the column with the items' copies added up: the interval is as wide as that of so many texts.
     """
-    rows = frame.select(num_correct, num_items, pl.col(copies).alias("sum of copies")).iter_rows()
-    ends = [wilson_interval(k, n, effective_number(n, c)) if n else None for k, n, c in rows]
-    return frame.with_columns(
-        pl.Series(f"{prefix}low", [e.low if e else None for e in ends], dtype=pl.Float64),
-        pl.Series(f"{prefix}high", [e.high if e else None for e in ends], dtype=pl.Float64),
-    )
+    rows = frame.select(num_correct, num_items, copies).iter_rows()
+    ends = [wilson_interval(k, n, effective_number(n, c)) if n else (None, None) for k, n, c in rows]
+    columns = dict.fromkeys((f"{prefix}low", f"{prefix}high"), pl.Float64)
+    return frame.with_columns(pl.DataFrame(ends, columns, orient="row"))
 
 
 def _labels(prompts: Sequence[PromptRecord], rules: Sequence[str]) -> pl.DataFrame:
-    return pl.DataFrame(
-        [
-            (p.name, rule, label_id, p.label_names[label_id])
-            for p in prompts
-            for rule in rules
-            for label_id in p.label_ids
-        ],
-        schema={"prompt": pl.String, "rule": pl.String, "label_id": pl.Int16, "label": pl.String},
-        orient="row",
-    )
+    """prompt, rule, label_id, label: each label of each prompt, for each rule."""
+    rows = [(p.name, rule, i, p.label_names[i]) for p in prompts for rule in rules for i in p.label_ids]
+    return pl.DataFrame(rows, {**dict.fromkeys(KEY, pl.String), "label_id": pl.Int16, "label": pl.String}, orient="row")
 
 
 def confusion_table(counts: pl.DataFrame, prompts: Sequence[PromptRecord], rules: Sequence[str]) -> pl.DataFrame:
@@ -72,9 +62,9 @@ def confusion_table(counts: pl.DataFrame, prompts: Sequence[PromptRecord], rules
 
     Over items with exactly one right class; empty cells are 0.
     """
-    labels = _labels(prompts, rules)
-    gold = labels.rename({"label_id": "gold_id", "label": "gold"})
-    predicted = labels.rename({"label_id": "predicted_id", "label": "predicted"})
+    gold, predicted = (
+        _labels(prompts, rules).rename({"label_id": f"{part}_id", "label": part}) for part in ("gold", "predicted")
+    )
     return (
         gold.join(predicted, on=KEY, maintain_order="left_right")
         .join(counts, on=[*KEY, "gold_id", "predicted_id"], how="left", maintain_order="left")
@@ -88,22 +78,12 @@ def histogram_table(counts: pl.DataFrame, prompts: Sequence[PromptRecord], rules
 
     gold_share is of the items with exactly one right class.
     """
-    predicted = counts.group_by(*KEY, pl.col("predicted_id").alias("label_id")).agg(pl.col("n").sum())
-    gold = (
-        counts.drop_nulls("gold_id").group_by(*KEY, pl.col("gold_id").alias("label_id")).agg(num_gold=pl.col("n").sum())
-    )
-    keys = [*KEY, "label_id"]
-    return (
-        _labels(prompts, rules)
-        .join(predicted, on=keys, how="left", maintain_order="left")
-        .join(gold, on=keys, how="left", maintain_order="left")
-        .with_columns(pl.col("n", "num_gold").fill_null(0))
-        .with_columns(
-            share=_ratio("n", pl.col("n").sum().over(KEY)),
-            gold_share=_ratio("num_gold", pl.col("num_gold").sum().over(KEY)),
-        )
-        .drop("num_gold")
-    )
+    keys, table = [*KEY, "label_id"], _labels(prompts, rules)
+    for name, part in (("n", "predicted_id"), ("num_gold", "gold_id")):
+        found = counts.group_by(*KEY, label_id=part).agg(pl.col("n").sum().alias(name))
+        table = table.join(found, on=keys, how="left", maintain_order="left").with_columns(pl.col(name).fill_null(0))
+    share, gold_share = (_ratio(name, pl.col(name).sum().over(KEY)) for name in ("n", "num_gold"))
+    return table.with_columns(share=share, gold_share=gold_share).drop("num_gold")
 
 
 def collapsed(histogram: pl.DataFrame) -> pl.DataFrame:
@@ -152,35 +132,24 @@ def summary_table(
     balanced accuracy, macro F1 and Brier score are over the num_single items with exactly one right class, and null
     without any. num_distinct: texts of the items with a gold label; num_effective: as how many they count in intervals.
     """
-    scored = classes.group_by(KEY, maintain_order=True).agg(
-        num_single=pl.col("support").sum(),
-        balanced_accuracy=pl.col("recall").mean(),
-        macro_f1=pl.col("f1").mean(),
-    )
-    scored = scored.join(facts, on=KEY, how="left", maintain_order="left")
-    effective = [float(effective_number(n, c)) if n else None for n, c in scored.select("num_gold", "copies").rows()]
-    scored = scored.with_columns(
-        pl.Series("num_effective", effective, dtype=pl.Float64), accuracy=_ratio("num_correct", pl.col("num_gold"))
-    )
-    ece = reliability.group_by(KEY).agg(
-        ece=((pl.col("accuracy") - pl.col("confidence")).abs() * pl.col("n")).sum() / pl.col("n").sum()
-    )
-    at = (
-        coverage.filter(pl.col("coverage").is_in(COVERAGES))
-        .group_by(KEY)
+    table = (
+        classes.group_by(KEY, maintain_order=True)
         .agg(
-            pl.col("accuracy").filter(pl.col("coverage") == c).first().alias(f"accuracy_at_{c * 100:.0f}")
-            for c in COVERAGES
+            num_single=pl.col("support").sum(), balanced_accuracy=pl.col("recall").mean(), macro_f1=pl.col("f1").mean()
         )
+        .join(facts, on=KEY, how="left", maintain_order="left")
+        .with_columns(accuracy=_ratio("num_correct", pl.col("num_gold")))
     )
-    table = with_wilson(scored, "num_correct", "num_gold")
+    effective = [float(effective_number(n, c)) if n else None for n, c in table.select("num_gold", "copies").rows()]
+    gap = (pl.col("accuracy") - pl.col("confidence")).abs()
+    ece = reliability.group_by(KEY).agg(ece=(gap * pl.col("n")).sum() / pl.col("n").sum())
+    at = coverage.group_by(KEY).agg(
+        pl.col("accuracy").filter(pl.col("coverage") == share).first().alias(name) for name, share in COVERAGES.items()
+    )
     for other in (ece, at, brier.select(*KEY, "brier")):
         table = table.join(other, on=KEY, how="left", maintain_order="left")
-    return table.select(
-        *KEY, "num_items", "num_gold", "num_correct", "accuracy", "low", "high", "balanced_accuracy", "macro_f1",
-        "ece", "brier", *(f"accuracy_at_{c * 100:.0f}" for c in COVERAGES), "ties", "truncated", "num_single",
-        "num_distinct", "num_effective", "mean_right",
-    )  # fmt: skip
+    table = table.with_columns(pl.Series("num_effective", effective, dtype=pl.Float64))
+    return with_wilson(table, "num_correct", "num_gold").drop("copies")
 
 
 def count_facts(predictions: pl.LazyFrame) -> pl.DataFrame:
@@ -216,11 +185,11 @@ def length_table(length: pl.DataFrame) -> pl.DataFrame:
             tokens_low=pl.col("prompt_tokens").min(),
             tokens_high=pl.col("prompt_tokens").max(),
             n=pl.col("n").sum().cast(pl.Int64),
+            accuracy=pl.col("num_correct").sum() / pl.col("n").sum(),
             num_correct=pl.col("num_correct").sum().cast(pl.Int64),
             copies=pl.col("copies").sum(),
         )
         .sort("prompt", "bin")
-        .with_columns(accuracy=pl.col("num_correct") / pl.col("n"))
     )
     return with_wilson(table, "num_correct", "n").drop("bin", "num_correct", "copies")
 
@@ -231,23 +200,22 @@ def tidy(summary: pl.DataFrame, classes: pl.DataFrame, histogram: pl.DataFrame, 
     `label` is null for figures of a whole prompt and rule; `rule` is null for label_mass, which has none.
     Figures that do not exist (no gold labels, a label never predicted) have no row.
     """
-    figures = [c for c in summary.columns if c not in {*KEY, *COUNTS, "low", "high"}]
-    over = {
-        **dict.fromkeys(("ties", "truncated"), "num_items"),
+    of_rules = {
+        **dict.fromkeys(("num_correct", "ece", *COVERAGES), "num_gold"),
         **dict.fromkeys(("balanced_accuracy", "macro_f1", "brier"), "num_single"),
+        **dict.fromkeys(("ties", "truncated"), "num_items"),
     }
-    ends = {"accuracy": ("low", "high")}
-    of_rules = [_metric(summary, name, over.get(name, "num_gold"), *ends.get(name, ())) for name in figures]
     tables = [
-        *(table.filter(pl.col("n") > 0) for table in of_rules),
+        _metric(summary, "accuracy", "num_gold", "low", "high"),
+        *(_metric(summary, name, over).filter(pl.col("n") > 0) for name, over in of_rules.items()),
         _metric(classes, "precision", "num_predicted", "precision_low", "precision_high"),
         _metric(classes, "recall", "support", "recall_low", "recall_high"),
         _metric(classes, "f1", "support"),
         _metric(histogram.with_columns(num_items=pl.col("n").sum().over(KEY)), "share", "num_items"),
         _metric(mass, "label_mass", "n"),
     ]
-    rows = pl.concat(tables, how="diagonal").select(METRICS_SCHEMA.names).drop_nulls("value")
-    return rows.sort("prompt", "rule", "metric", "label", nulls_last=True)
+    rows = pl.concat(tables, how="diagonal").select(METRICS_SCHEMA.names)
+    return rows.drop_nulls("value").sort("prompt", "rule", "metric", "label", nulls_last=True)
 
 
 def _metric(table: pl.DataFrame, name: str, n: str, *ends: str) -> pl.DataFrame:

@@ -3,14 +3,13 @@
 Invariant: plain text, whatever names and labels are in it.
 """
 
-import re
-
 import polars as pl
 
 from pipeline.prompts import AG_NEWS
 from pipeline.reporting.formats import count_of, percent, short_percent
+from pipeline.reporting.metrics import collapsed
 from pipeline.reporting.report import Report
-from pipeline.reporting.rules import CAUTIONS, RULES
+from pipeline.reporting.rules import CAUTIONS, FORMULAS
 
 MAX_NAMED = 5  # labels named in one sentence
 WIDE = 0.05  # half an interval from which on a warning says how wide it is
@@ -42,9 +41,9 @@ def context_lines(report: Report) -> list[str]:
     if {tuple(prompt.label_names.values()) for prompt in report.manifest.prompts} == {AG_NEWS}:
         lines.append(PUBLISHED)
     measured = "; ".join(
-        f"'{prompt.name}' {short_percent(published)}, measured here {percent(accuracy)}"
-        for prompt, accuracy in zip(report.manifest.prompts, report.headline["accuracy"], strict=True)
-        if (published := prompt.published_accuracy) is not None
+        f"'{prompt}' {short_percent(report.published[prompt])}, measured here {percent(accuracy)}"
+        for prompt, accuracy in report.headline.select("prompt", "accuracy").iter_rows()
+        if prompt in report.published
     )
     if measured:
         lines.append(f"Published before, and here under '{report.headline_rule}': {measured}.")
@@ -57,66 +56,69 @@ def warnings(report: Report) -> list[str]:
         "This is the demonstration model: tiny, built from this project's own sample texts. Its figures show that the "
         "machinery works; they say nothing about any other model or data set."
     )
-    collapsed = report.collapsed.filter(pl.col("rule") == report.headline_rule)
-    others = ~pl.col("prompt").is_in(collapsed["prompt"].implode())
-    return [
-        *([demonstration] if report.manifest.model.demonstration else []),
-        *_repeat_lines(report),
-        *_several_lines(report),
-        *_width_lines(report),
-        *collapse_lines(collapsed),
-        *_missing_lines(report.histogram.filter(pl.col("rule") == report.headline_rule, others)),
-        *_count_lines(report.headline, "ties", "Ties, each given to the lowest label id"),
-        *_count_lines(report.headline, "truncated", "Items cut at their end to fit"),
+    histogram = report.histogram.filter(pl.col("rule") == report.headline_rule)
+    others = ~pl.col("prompt").is_in(collapsed(histogram)["prompt"].implode())
+    found = [
+        demonstration if report.manifest.model.demonstration else "",
+        _repeat_line(report),
+        _several_line(report),
+        _width_line(report),
+        *collapse_lines(histogram),
+        *_missing_lines(histogram.filter(others)),
+        _count_line(report.headline, "ties", "Ties, each given to the lowest label id"),
+        _count_line(report.headline, "truncated", "Items cut at their end to fit"),
     ]
+    return [line for line in found if line]
 
 
-def _repeat_lines(report: Report) -> list[str]:
+def _repeat_line(report: Report) -> str:
     if not report.repeats:
-        return []
-    return [
+        return ""
+    return (
         f"{report.num_gold:,} items hold {report.num_distinct:,} distinct texts; accuracy is over the items, intervals "
         f"count them as {report.num_effective:,.0f} (Kish's effective number), and paired tests take each text once."
-    ]
+    )
 
 
-def _several_lines(report: Report) -> list[str]:
+def _several_line(report: Report) -> str:
     """How many items have several right classes, and which figures leave them out."""
     several = report.num_gold - report.num_single
     if not several:
-        return []
+        return ""
     figures = (
         "confusions, figures by class, balanced accuracy, macro F1, Brier score, margins by class and the shares of "
         "gold labels."
     )
     right = "several right classes, and a prediction of any of them is right."
     if not report.num_single:
-        return [
+        return (
             f"Every item with a gold label ({several:,}) has {right} What needs one right class is left out: {figures}"
-        ]
-    return [
+        )
+    return (
         f"{count_of(several, report.num_gold)} items have {right} They are left out of what needs one right class, "
         f"which is over the other {report.num_single:,}: {figures}"
-    ]
+    )
 
 
-def _width_lines(report: Report) -> list[str]:
-    widest = report.headline.select((pl.col("high") - pl.col("low")).max() / 2).item() if report.has_gold else None
+def _width_line(report: Report) -> str:
+    widest = report.headline.select((pl.col("high") - pl.col("low")).max() / 2).item()
     if widest is None or widest <= WIDE:
-        return []
-    few = f"Few items: at n = {report.num_gold:,}"
-    if report.repeats:
-        few = f"Few texts: at {report.num_distinct:,} distinct ones"
-    return [f"{few} an accuracy carries up to ±{100 * widest:.0f} points."]
+        return ""
+    few = (
+        f"Few texts: at {report.num_distinct:,} distinct ones"
+        if report.repeats
+        else f"Few items: at n = {report.num_gold:,}"
+    )
+    return f"{few} an accuracy carries up to ±{100 * widest:.0f} points."
 
 
-def collapse_lines(collapsed: pl.DataFrame) -> list[str]:
+def collapse_lines(histogram: pl.DataFrame) -> list[str]:
     """A sentence for each prompt and rule that predicts hardly anything but one label."""
     return [
         f"'{row['prompt']}' under '{row['rule']}' has collapsed onto one label: it predicts '{row['label']}' for "
         f"{percent(row['share'], 0)} of the items"
         + ("." if row["gold_share"] is None else f", the gold label of {percent(row['gold_share'], 0)}.")
-        for row in collapsed.iter_rows(named=True)
+        for row in collapsed(histogram).iter_rows(named=True)
     ]
 
 
@@ -133,10 +135,10 @@ def _missing_lines(histogram: pl.DataFrame) -> list[str]:
     return lines
 
 
-def _count_lines(headline: pl.DataFrame, column: str, what: str) -> list[str]:
+def _count_line(headline: pl.DataFrame, column: str, what: str) -> str:
     found = headline.filter(pl.col(column) > 0).select("prompt", column).iter_rows()
     each = ", ".join(f"'{prompt}' {n:,}" for prompt, n in found)
-    return [f"{what}: {each}."] if each else []
+    return f"{what}: {each}." if each else ""
 
 
 def rule_choice_line(report: Report) -> str:
@@ -158,7 +160,5 @@ def rule_choice_line(report: Report) -> str:
 
 
 def describe_rule(rule: str) -> str:
-    """The rule's formula and source, from the first sentence of its docstring, and what to mind about it."""
-    first = re.split(r"\n\s*\n", RULES[rule].__doc__ or "")[0]
-    formula = " ".join(first.replace("`", "'").split()).partition(": ")[2]
-    return f"{formula} Caution: it {CAUTIONS[rule]}." if rule in CAUTIONS else formula
+    """The rule's formula and source, and what to mind about it."""
+    return f"{FORMULAS[rule]} Caution: it {CAUTIONS[rule]}." if rule in CAUTIONS else FORMULAS[rule]

@@ -29,17 +29,14 @@ def render_page(document: Document) -> str:
     """The whole document as HTML."""
     bundle, script, style = chart_bundle(), _resource("report.js"), _resource("report.css")
     specs = {f.id: f.spec for section in document.sections for f in all_figures(section.blocks)}
-    return (
-        _environment()
-        .get_template("report.html")
-        .render(
-            document=document,
-            policy=content_policy([bundle, script], style),
-            style=Markup(style),
-            bundle=Markup(bundle),
-            script=Markup(script),
-            chart_data=embed_json({"config": CONFIG, "charts": specs}),
-        )
+    template = _environment().get_template("report.html")
+    return template.render(
+        document=document,
+        policy=content_policy([bundle, script], style),
+        style=Markup(style),
+        bundle=Markup(bundle),
+        script=Markup(script),
+        chart_data=embed_json({"config": CONFIG, "charts": specs}),
     )
 
 
@@ -89,6 +86,4 @@ def _environment() -> jinja2.Environment:
 
 def visible(value: Any) -> Any:
     """A text with each control character or lone surrogate, which HTML forbids, as the replacement character."""
-    if type(value) is not str:
-        return value
-    return HIDDEN.sub("\N{REPLACEMENT CHARACTER}", value)
+    return HIDDEN.sub("\N{REPLACEMENT CHARACTER}", value) if type(value) is str else value

@@ -11,7 +11,7 @@ import polars as pl
 from pipeline.reporting import metrics
 from pipeline.reporting.charts import axis_around, counts_chart, history_chart
 from pipeline.reporting.document import Field, Figure, Figures, Paragraph, Section, make_table
-from pipeline.reporting.figures import ACCURACY
+from pipeline.reporting.figures import ACCURACY, ITEMS
 from pipeline.reporting.formats import count, exact, moment, number
 from pipeline.reporting.report import Report
 from pipeline.storing.layout import HISTORY_SCHEMA
@@ -98,12 +98,9 @@ def _accuracy_figures(runs: pl.DataFrame, *, repeats: bool) -> list[Figure]:
         legend += " All are widened by as much as texts repeat in this run; of earlier ones that is not recorded."
     figures = []
     for i, ((prompt,), own) in enumerate(runs.group_by("prompt", maintain_order=True)):
-        chart = history_chart(
-            own.select("finished", "accuracy", "low", "high", n="num_gold"), axis_around(runs["low"], runs["high"])
-        )
-        table = make_table(
-            f"Accuracy of past runs, prompt {prompt}", own, (FINISHED, *ACCURACY, ("items", count, "num_gold"))
-        )
+        drawn = own.select("finished", "accuracy", "low", "high", n="num_gold")
+        chart = history_chart(drawn, axis_around(runs["low"], runs["high"]))
+        table = make_table(f"Accuracy of past runs, prompt {prompt}", drawn, (FINISHED, *ACCURACY, ITEMS))
         title = f"Accuracy over past runs, prompt {prompt}."
         figures.append(Figure(f"history-{i}", title, "", legend, chart, table, repeats=True))
     return figures

@@ -25,7 +25,6 @@ class Report:
     classes: pl.DataFrame
     confusion: pl.DataFrame
     histogram: pl.DataFrame
-    collapsed: pl.DataFrame
     reliability: pl.DataFrame
     coverage: pl.DataFrame
     margins: pl.DataFrame
@@ -71,6 +70,11 @@ class Report:
     def chance(self) -> float:
         """Accuracy of guessing among the labels of the first prompt: several right classes are guessed sooner."""
         return float(self.summary["mean_right"][0] or 1) / len(self.manifest.prompts[0].labels)
+
+    @property
+    def published(self) -> dict[str, float]:
+        """The published accuracy of each prompt that has one."""
+        return {p.name: p.published_accuracy for p in self.manifest.prompts if p.published_accuracy is not None}
 
     @property
     def headline(self) -> pl.DataFrame:

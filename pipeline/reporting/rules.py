@@ -4,7 +4,7 @@ Invariant: a rule is a row-wise expression over the stored columns and the four 
 prediction can be remade from the published tables at any time, without the model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import polars as pl
 
@@ -24,61 +24,28 @@ def log_sum_exp(values: pl.Expr) -> pl.Expr:
     return values.max() + (values - values.max()).exp().sum().log()
 
 
-def sum_logprob() -> pl.Expr:
-    """`sum`: logprob, the log-likelihood of the label words after the prompt (Brown et al. 2020, section 2.4)."""
-    return _column("logprob")
+# A label's score under each rule, from the columns that `with_inputs` gives.
+RULES: dict[str, pl.Expr] = {
+    "sum": _column("logprob"),
+    "mean_token": _column("logprob") / pl.col("num_tokens"),
+    "mean_byte": _column("logprob") / pl.col("num_bytes"),
+    "logit": _column("logit"),
+    "notebook": _column("notebook_logit"),
+    "pmi": _column("logprob") - pl.col("log_prior"),
+    "contextual": pl.col("log_q") - pl.col("log_cf"),
+    "batch": pl.col("log_q") - pl.col("log_batch"),
+}
 
-
-def mean_token() -> pl.Expr:
-    """`mean_token`: logprob / num_tokens (Brown et al. 2020, section 2.4: normalised for length)."""
-    return _column("logprob") / pl.col("num_tokens")
-
-
-def mean_byte() -> pl.Expr:
-    """`mean_byte`: logprob / num_bytes (Gao et al., lm-evaluation-harness `acc_norm`: the same under any tokenizer)."""
-    return _column("logprob") / pl.col("num_bytes")
-
-
-def raw_logit() -> pl.Expr:
-    """`logit`: sum of the raw logits of the label's tokens, without the softmax's normaliser (what notebooks do)."""
-    return _column("logit")
-
-
-def notebook() -> pl.Expr:
-    """`notebook`: logits at the label tokens' own positions, in reverse order; a mistake, kept to reproduce figures."""
-    return _column("notebook_logit")
-
-
-def pmi() -> pl.Expr:
-    """`pmi`: logprob - logprob of the same label after the empty text (Holtzman et al. 2021, PMI_DC)."""
-    return _column("logprob") - pl.col("log_prior")
-
-
-def contextual() -> pl.Expr:
-    """`contextual`: log q - log p_cf (Zhao et al. 2021, "Calibrate before use").
-
-    q is the softmax over labels of logprob, p_cf the mean of exp(logprob) over the content-free texts, renormalised.
-    """
-    return pl.col("log_q") - pl.col("log_cf")
-
-
-def batch() -> pl.Expr:
-    """`batch`: log q - log of the mean of q over the run's items (after Zhou et al. 2023, "Batch calibration").
-
-    It looks at the unlabelled test items: an item's prediction depends on which others are in the run.
-    """
-    return pl.col("log_q") - pl.col("log_batch")
-
-
-RULES: dict[str, Callable[[], pl.Expr]] = {
-    "sum": sum_logprob,
-    "mean_token": mean_token,
-    "mean_byte": mean_byte,
-    "logit": raw_logit,
-    "notebook": notebook,
-    "pmi": pmi,
-    "contextual": contextual,
-    "batch": batch,
+# The same for a reader, with its source.
+FORMULAS = {
+    "sum": "logprob, the log-likelihood of the label words after the prompt (Brown et al. 2020, section 2.4).",
+    "mean_token": "logprob / num_tokens (Brown et al. 2020, section 2.4: normalised for length).",
+    "mean_byte": "logprob / num_bytes (Gao et al., lm-evaluation-harness 'acc_norm': the same under any tokenizer).",
+    "logit": "sum of the raw logits of the label's tokens, without the softmax's normaliser (what notebooks do).",
+    "notebook": "logits at the label tokens' own positions, in reverse order; a mistake, kept to reproduce figures.",
+    "pmi": "logprob - logprob of the same label after the empty text (Holtzman et al. 2021, PMI_DC).",
+    "contextual": 'log q - log p_cf (Zhao et al. 2021, "Calibrate before use").',
+    "batch": 'log q - log of the mean of q over the run\'s items (after Zhou et al. 2023, "Batch calibration").',
 }
 
 # What a reader must know where a rule's figures are shown.
@@ -95,26 +62,20 @@ CAUTIONS: dict[str, str] = {
 }
 
 
-def available_rules(*, has_notebook: bool, has_priors: bool) -> tuple[str, ...]:
-    """The rules whose inputs are stored, in the order of `RULES`."""
-    missing = (set() if has_notebook else {"notebook"}) | (set() if has_priors else {"pmi", "contextual"})
-    return tuple(name for name in RULES if name not in missing)
+def label_constants(labels: pl.DataFrame, priors: pl.DataFrame | None) -> pl.DataFrame:
+    """`labels` (prompt, label_id, ...) with `log_prior` and `log_cf` from the scores of the content-free texts.
 
-
-def label_constants(prompts: pl.DataFrame, priors: pl.DataFrame | None) -> pl.DataFrame:
-    """One row per (prompt, label): `log_prior` and `log_cf` from the scores of the content-free texts.
-
-    `prompts` has the columns prompt, label_id; without `priors` both inputs are null.
+    Without `priors` both are null.
     """
     if priors is None:
-        return prompts.with_columns(log_prior=pl.lit(None, pl.Float64), log_cf=pl.lit(None, pl.Float64))
+        return labels.with_columns(log_prior=pl.lit(None, pl.Float64), log_cf=pl.lit(None, pl.Float64))
     logprob = _column("logprob")
     by_label = priors.group_by("prompt", "label_id").agg(
         log_prior=logprob.filter(pl.col("text") == EMPTY_TEXT).first(),
         log_cf=log_sum_exp(logprob) - logprob.len().cast(pl.Float64).log(),
     )
     normalised = pl.col("log_cf") - log_sum_exp(pl.col("log_cf")).over("prompt")
-    return prompts.join(by_label, on=["prompt", "label_id"], how="left").with_columns(log_cf=normalised)
+    return labels.join(by_label, on=["prompt", "label_id"], how="left").with_columns(log_cf=normalised)
 
 
 def with_log_q(scores: pl.LazyFrame) -> pl.LazyFrame:
@@ -157,7 +118,7 @@ def wide_scores(scores: pl.LazyFrame, rules: Sequence[str], label_ids: Sequence[
         for label_id in label_ids
     ]
     return (
-        scores.with_columns(RULES[rule]().alias(rule) for rule in rules)
+        scores.with_columns(RULES[rule].alias(rule) for rule in rules)
         .group_by("item_id")
         .agg(
             pl.col("text_hash", "gold_id").first(),
@@ -195,9 +156,7 @@ def decide(wide: pl.DataFrame, rule: str, label_ids: Sequence[int]) -> pl.DataFr
             squares=pl.sum_horizontal(share.pow(2) for share in shares.values()),
             gold_share=pl.coalesce(pl.when(pl.col("gold_id") == i).then(share) for i, share in shares.items()),
         )
-        .with_columns(
-            second=pl.max_horizontal(pl.when(pl.col("predicted_id") != i).then(s) for i, s in score.items()),
-        )
+        .with_columns(second=pl.max_horizontal(pl.when(pl.col("predicted_id") != i).then(s) for i, s in score.items()))
         .select(
             "item_id",
             "text_hash",

@@ -7,7 +7,10 @@ from datetime import datetime
 
 from pipeline.reporting.formats import count_of, parameters
 from pipeline.reporting.report import Report
-from pipeline.storing.manifest import Settings
+from pipeline.storing.manifest import Manifest, Settings
+
+NONE = "none"
+LIBRARIES = ("torch", "transformers")  # those that can move a score
 
 
 def run_facts(report: Report) -> list[tuple[str, str]]:
@@ -23,7 +26,7 @@ def run_facts(report: Report) -> list[tuple[str, str]]:
         ("Finished", f"{datetime.fromisoformat(manifest.finished):%Y-%m-%d %H:%M %Z}".strip()),
         *setting_facts(manifest.config),
         ("Rule", report.headline_rule),
-        ("Scored in this run", _describe_scoring(manifest.counts.scored, manifest.scoring.seconds)),
+        ("Scored in this run", _describe_scoring(manifest)),
         ("Model revision", model.revision),
         ("Data revision", data.revision or ""),
         ("Run", manifest.run_id),
@@ -43,11 +46,12 @@ def _describe_items(report: Report) -> str:
     return ", ".join(parts)
 
 
-def _describe_scoring(num_scored: int | None, seconds: float | None) -> str:
-    if num_scored and seconds:
-        rate = num_scored / seconds
-        return f"{num_scored:,} texts, once for each prompt, in {seconds:,.1f} s ({rate:,.1f} a second)"
-    return "nothing: all scores were stored"
+def _describe_scoring(manifest: Manifest) -> str:
+    num_scored, seconds = manifest.counts.scored, manifest.scoring.seconds
+    if not num_scored or not seconds:
+        return "nothing: all scores were stored"
+    rate = num_scored / seconds
+    return f"{num_scored:,} texts, once for each prompt, in {seconds:,.1f} s ({rate:,.1f} a second)"
 
 
 def setting_facts(settings: Settings) -> list[tuple[str, str]]:
@@ -61,12 +65,33 @@ def setting_facts(settings: Settings) -> list[tuple[str, str]]:
     return [(name, value) for name, value in found.items() if value]
 
 
-def making_lines(report: Report) -> list[str]:
-    """What made the scores: versions, as far as the manifest names them, and what was read beside the templates."""
-    versions = {"labelscore": report.manifest.labelscore, **report.manifest.libraries}
-    named = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    settings = "; ".join(f"{name.lower()}: {value}" for name, value in setting_facts(report.manifest.config))
-    lines = [f"Made with {named}."] if named else []
-    if settings:
-        lines.append(f"{settings[:1].upper()}{settings[1:]}. The templates below stand without this.")
-    return lines
+def run_differences(a: Manifest, b: Manifest) -> list[tuple[str, str, str]]:
+    """Model, data, settings and prompts of the same name, as far as two runs differ: what, and its value in each."""
+    shared = {prompt.name for prompt in a.prompts} & {prompt.name for prompt in b.prompts}
+    facts_a, facts_b = (_facts(manifest, shared) for manifest in (a, b))
+    found = ((what, facts_a.get(what, NONE), facts_b.get(what, NONE)) for what in facts_a | facts_b)
+    return [(what, of_a, of_b) for what, of_a, of_b in found if of_a != of_b]
+
+
+def _facts(manifest: Manifest, shared: set[str]) -> dict[str, str]:
+    data, model = manifest.dataset, manifest.model
+    facts = {
+        "model": model.name,
+        "model revision": model.revision,
+        "dtype": model.dtype,
+        "device": model.device,
+        "data set": data.name,
+        "split": data.split,
+        "data revision": data.revision or NONE,
+        **{name.lower(): value for name, value in setting_facts(manifest.config)},
+        "rule of the run": manifest.config.rule or manifest.headline_rule,
+        "prompts": ", ".join(prompt.name for prompt in manifest.prompts),
+        "labelscore": manifest.labelscore,
+        **{name: manifest.libraries.get(name, NONE) for name in LIBRARIES},
+    }
+    for prompt in (prompt for prompt in manifest.prompts if prompt.name in shared):
+        labels = sorted(prompt.labels, key=lambda label: label.name)
+        facts[f"template of '{prompt.name}'"] = prompt.template
+        facts[f"boundary of '{prompt.name}'"] = prompt.boundary
+        facts[f"label words of '{prompt.name}'"] = ", ".join(f"{label.name}: '{label.words}'" for label in labels)
+    return facts

@@ -9,14 +9,13 @@ import polars as pl
 
 from pipeline.reporting import document as doc
 from pipeline.reporting import notes
-from pipeline.reporting.families import assumptions_note, family_blocks
+from pipeline.reporting.families import assumptions, comparison_section, family_blocks
 from pipeline.reporting.figures import (
     ACCURACY,
     MAX_LABELS_DRAWN,
     accuracy_figure,
     confusion_table,
     prompt_figures,
-    published_accuracies,
     rule_figures,
 )
 from pipeline.reporting.formats import (
@@ -31,12 +30,10 @@ from pipeline.reporting.formats import (
     short_percent,
     text,
 )
+from pipeline.reporting.made import how_made
 from pipeline.reporting.past_runs import past_runs
 from pipeline.reporting.report import Report
-from pipeline.reporting.run_facts import making_lines, run_facts
-from pipeline.reporting.terms import REPEAT_TERMS, TERMS
-from pipeline.storing.layout import ITEMS, MANIFEST, MARKDOWN, METRICS, PAGE, PREDICTIONS, SCORES
-from pipeline.storing.manifest import PromptRecord
+from pipeline.reporting.run_facts import run_facts
 
 FIGURES: tuple[doc.Field, ...] = (
     ("balanced", percent, "balanced_accuracy"),
@@ -63,12 +60,11 @@ HISTOGRAM: tuple[doc.Field, ...] = (
     ("share of predictions", percent, "share"),
     ("share of gold labels", percent, "gold_share"),
 )
-FILES = (SCORES, ITEMS, PREDICTIONS, METRICS, PAGE, MARKDOWN, MANIFEST)
 
 
 def make_document(report: Report) -> doc.Document:
     data, model = report.manifest.dataset, report.manifest.model
-    makers = (_summary, _prompts, _comparisons, _wrong, past_runs, _rules, _made)
+    makers = (_summary, _prompts, _comparisons, _wrong, past_runs, _rules, how_made)
     sections = [section for make in makers if (section := make(report))]
     return doc.Document("labelscore report", f"{model.name} on {data.name} ({data.split})", sections)
 
@@ -80,9 +76,8 @@ def _summary(report: Report) -> doc.Section:
     if report.has_gold:
         blocks.append(doc.Headline(*notes.headline(report)))
     else:
-        blocks.append(
-            doc.Paragraph("No item has a gold label, so there is no accuracy: the report shows what was predicted.")
-        )
+        nothing = "No item has a gold label, so there is no accuracy: the report shows what was predicted."
+        blocks.append(doc.Paragraph(nothing))
     blocks += [doc.Definitions(run_facts(report), facts=True), _prompts_table(report)]
     if report.has_gold:
         blocks.append(doc.Figures([accuracy_figure(report)]))
@@ -91,22 +86,14 @@ def _summary(report: Report) -> doc.Section:
 
 
 def _prompts_table(report: Report) -> doc.Table:
-    published = pl.col("prompt").replace_strict(published_accuracies(report), default=None, return_dtype=pl.Float64)
+    published = pl.col("prompt").replace_strict(report.published, default=None, return_dtype=pl.Float64)
     frame = report.headline.join(report.mass.drop("n"), on="prompt", how="left", maintain_order="left")
     fields: list[doc.Field] = [("prompt", exact, "prompt"), ("items", count, "num_items")]
     if report.has_gold:
         fields += [*ACCURACY, ("right", count_of, "num_correct", "num_gold")]
-        fields += [("published", short_percent, "published")] if published_accuracies(report) else []
-        fields += [
-            ("macro F1", fraction, "macro_f1"),
-            ("at 50 %", percent, "accuracy_at_50"),
-            ("ECE", fraction, "ece"),
-        ]
-    fields += [
-        ("label mass", fine_percent, "label_mass"),
-        ("ties", count, "ties"),
-        ("cut", count, "truncated"),
-    ]
+        fields += [("published", short_percent, "published")] if report.published else []
+        fields += [("macro F1", fraction, "macro_f1"), ("at 50 %", percent, "accuracy_at_50"), ("ECE", fraction, "ece")]
+    fields += [("label mass", fine_percent, "label_mass"), ("ties", count, "ties"), ("cut", count, "truncated")]
     caption = f"Prompts under the rule '{report.headline_rule}'"
     return doc.make_table(caption, frame.with_columns(published=published), fields)
 
@@ -123,7 +110,7 @@ def _prompt(report: Report, index: int) -> doc.Folded:
     row = report.headline.row(index, named=True)
     note = f"{percent(row['accuracy'])} of {row['num_gold']:,} items right" if row["num_gold"] else ""
     blocks: list[doc.Block] = [
-        doc.Paragraph(line) for line in notes.collapse_lines(report.under_headline(report.collapsed, prompt.name))
+        doc.Paragraph(line) for line in notes.collapse_lines(report.under_headline(report.histogram, prompt.name))
     ]
     if figures := prompt_figures(report, index):
         blocks.append(doc.Figures(figures))
@@ -139,12 +126,8 @@ def _prompt(report: Report, index: int) -> doc.Folded:
 
 
 def _comparisons(report: Report) -> doc.Section:
-    blocks = family_blocks(report.prompt_comparisons)
-    if blocks:
-        blocks.append(assumptions_note(report.prompt_comparisons))
-    else:
-        blocks.append(doc.Paragraph("There is one prompt, or no gold label, so there is nothing to compare."))
-    return doc.Section("comparisons", "Which differences hold", blocks)
+    nothing = "There is one prompt, or no gold label, so there is nothing to compare."
+    return comparison_section(report.prompt_comparisons, nothing)
 
 
 def _wrong(report: Report) -> doc.Section:
@@ -180,47 +163,15 @@ def _rules(report: Report) -> doc.Section:
         "having been picked on them; it is a better choice only if it holds on other items."
     )
     blocks: list[doc.Block] = [doc.Definitions([(rule, notes.describe_rule(rule)) for rule in report.rules])]
-    if collapsed := notes.collapse_lines(report.collapsed.filter(pl.col("rule") != report.headline_rule)):
+    if collapsed := notes.collapse_lines(report.histogram.filter(pl.col("rule") != report.headline_rule)):
         blocks.append(doc.Bullets(collapsed))
     if figures := rule_figures(report):
         blocks.append(doc.Figures(figures))
     figures_of_rule = (*ACCURACY, *FIGURES) if report.has_gold else ()
-    fields = (
-        ("prompt", exact, "prompt"),
-        ("rule", exact, "rule"),
-        *figures_of_rule,
-        ("ties", count, "ties"),
-    )
+    fields = (("prompt", exact, "prompt"), ("rule", exact, "rule"), *figures_of_rule, ("ties", count, "ties"))
     blocks.append(doc.make_table("Every prompt under every rule", report.summary, fields))
     blocks += family_blocks(report.rule_comparisons, by="rule")
     if report.prompt_comparisons.is_empty() and not report.rule_comparisons.is_empty():
-        blocks.append(assumptions_note(report.rule_comparisons))
+        blocks.append(assumptions(report.rule_comparisons))
     title = f"All {len(report.rules)} rules on the same label scores"
     return doc.Section("rules", "Rules", [doc.Paragraph(words), doc.Folded(title, "", blocks)])
-
-
-def _made(report: Report) -> doc.Section:
-    blocks: list[doc.Block] = [doc.Paragraph(line) for line in making_lines(report)]
-    for prompt in report.manifest.prompts:
-        blocks += _template(prompt)
-    terms = TERMS + (REPEAT_TERMS if report.repeats else ())
-    files = f"In {report.out}: {', '.join(FILES)}."
-    blocks += [doc.Subheading("Words used here"), doc.Definitions(terms), doc.Subheading("Files"), doc.Paragraph(files)]
-    return doc.Section("made", "How this was made", blocks)
-
-
-def _template(prompt: PromptRecord) -> list[doc.Block]:
-    how = (
-        "together with the prompt, as one string" if prompt.boundary == "joint" else "alone and appended to the prompt"
-    )
-    words = pl.DataFrame([(label.name, label.words) for label in prompt.labels], ["label", "words"], orient="row")
-    return [
-        doc.Subheading(f"Prompt {prompt.name}"),
-        doc.Verbatim(f"Template of {prompt.name}", prompt.template),
-        doc.Paragraph(f"Label words are encoded {how} (boundary: {prompt.boundary}).", note=True),
-        doc.make_table(
-            f"Label words of {prompt.name}",
-            words,
-            (("label", text, "label"), ("label words", exact, "words")),
-        ),
-    ]

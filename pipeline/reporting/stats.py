@@ -18,17 +18,13 @@ LEVEL = 0.95
 ALPHA = 1 - LEVEL
 POWER = 0.8
 NUM_DRAWS = 10_000
+normal_quantile = NormalDist().inv_cdf
 MAX_CELLS = 5_000_000  # of a bootstrap's draws in memory at once: 40 MB
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(NamedTuple):
     low: float
     high: float
-
-
-def normal_quantile(p: float) -> float:
-    return NormalDist().inv_cdf(p)
 
 
 def effective_number(num_items: int, copies: float) -> float:
@@ -92,16 +88,20 @@ class Pairs:
         return (self.only_a - self.only_b) / self.num_items if self.num_items else 0.0
 
     @property
+    def patterns(self) -> tuple[TextPattern, ...]:
+        """The units of every test and interval: `texts`, or each item as a text of its own."""
+        rest = self.both + self.neither
+        return self.texts or (TextPattern(1, 1, self.only_a), TextPattern(1, -1, self.only_b), TextPattern(1, 0, rest))
+
+    @property
     def units(self) -> "Pairs":
-        """What the tests count: the items, or where texts repeat the distinct texts.
+        """The units by which side they speak for.
 
         Texts with more items right under A are its `only_a`, those with more under B its `only_b`, the others `both`.
         """
-        if not self.texts:
-            return self
-        only_a = sum(text.num_texts for text in self.texts if text.net > 0)
-        only_b = sum(text.num_texts for text in self.texts if text.net < 0)
-        return Pairs(sum(text.num_texts for text in self.texts) - only_a - only_b, only_a, only_b, 0)
+        only_a = sum(text.num_texts for text in self.patterns if text.net > 0)
+        only_b = sum(text.num_texts for text in self.patterns if text.net < 0)
+        return Pairs(sum(text.num_texts for text in self.patterns) - only_a - only_b, only_a, only_b, 0)
 
     @property
     def units_agree(self) -> bool:
@@ -110,23 +110,13 @@ class Pairs:
 
 
 def paired_standard_error(pairs: Pairs) -> float:
-    """Standard error of the mean of the per-item differences (1, 0 or -1), n - 1 in the variance; nan below two items.
+    """Standard error of the mean of the per-item differences (1, 0 or -1); nan below two units.
 
     What two independent samples of the same accuracies would have is larger: the items both get right cancel.
-    Where texts repeat they are clusters: sqrt(T / (T - 1) sum_t (d_t - w_t D)^2) / n, with w_t items of text t, d_t
-    their net difference and D the difference over all n items (a ratio of cluster totals: Cochran 1977).
+    Texts are clusters: sqrt(T / (T - 1) sum_t (d_t - w_t D)^2) / n, with w_t items of text t, d_t their net difference
+    and D the difference over all n items (a ratio of cluster totals: Cochran 1977); where none repeats w_t is 1.
     """
-    if pairs.texts:
-        return _clustered_standard_error(pairs)
-    n = pairs.num_items
-    if n < 2:
-        return math.nan
-    squares = pairs.only_a + pairs.only_b
-    return math.sqrt((squares - n * pairs.difference**2) / (n - 1) / n)
-
-
-def _clustered_standard_error(pairs: Pairs) -> float:
-    rows, net, num_texts = np.array(pairs.texts, dtype=np.float64).T  # each (patterns,)
+    rows, net, num_texts = np.array(pairs.patterns, dtype=np.float64).T  # each (patterns,)
     count = float(num_texts.sum())
     if count < 2:
         return math.nan
@@ -156,16 +146,9 @@ def paired_bootstrap(pairs: Pairs, seed: int = 0, num_draws: int = NUM_DRAWS, le
     Drawing items with replacement makes the 2x2 table a multinomial, so the table is drawn instead of the items. Where
     texts repeat they are drawn, each with its items, and the difference of a draw is over the items drawn.
     """
-    n = pairs.num_items
-    if n == 0:
+    if pairs.num_items == 0:
         return Interval(math.nan, math.nan)
-    rng = np.random.default_rng(seed)
-    if pairs.texts:
-        differences = _draw_texts(pairs.texts, rng, num_draws)
-    else:
-        shares = np.array([pairs.only_a, pairs.only_b, pairs.both + pairs.neither]) / n
-        draws = rng.multinomial(n, shares, size=num_draws)  # (draws, 3)
-        differences = (draws[:, 0] - draws[:, 1]) / n
+    differences = _draw_texts(pairs.patterns, np.random.default_rng(seed), num_draws)
     low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 
@@ -187,13 +170,10 @@ def _draw_texts(texts: Sequence[TextPattern], rng: np.random.Generator, num_draw
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values (Holm 1979), in the order given."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [0.0] * len(p_values)
-    worst = 0.0
-    for rank, i in enumerate(order):
-        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = worst
-    return adjusted
+    p = np.array(p_values, dtype=np.float64)  # (comparisons,)
+    order = np.argsort(p, kind="stable")
+    p[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(len(p), 0, -1) * p[order]))
+    return list(map(float, p))
 
 
 def least_discordant(alpha: float = ALPHA) -> int:

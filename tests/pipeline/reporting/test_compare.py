@@ -140,17 +140,17 @@ def test_what_differs_between_the_runs_is_named_and_nothing_else(tmp_path: Path,
     }
     a = make_run(tmp_path / "a", items, ("answer",), seed=1)
     b = make_run(tmp_path / "b", items, ("answer",), seed=1, **other)
-    found = {d.what: (d.a, d.b) for d in compare_runs(a, b).differences}
+    found = {what: values for what, *values in compare_runs(a, b).differences}
     assert found == {
-        "model": ("random", "large|er"),
-        "model revision": ("sha256:0123456789abcdef", "abc123"),
-        "dtype": ("float32", "bfloat16"),
-        "data set": ("random", "news"),
-        "data revision": ("none", "r2"),
-        "solved examples": ("none", "4, from train, seed 3"),
-        "chat template": ("none", "yes"),
-        "texts cut at": ("none", "50 tokens"),
-        "rule of the run": ("sum", "pmi"),
+        "model": ["random", "large|er"],
+        "model revision": ["sha256:0123456789abcdef", "abc123"],
+        "dtype": ["float32", "bfloat16"],
+        "data set": ["random", "news"],
+        "data revision": ["none", "r2"],
+        "solved examples": ["none", "4, from train, seed 3"],
+        "chat template": ["none", "yes"],
+        "texts cut at": ["none", "50 tokens"],
+        "rule of the run": ["sum", "pmi"],
     }
     words = printed(compare_runs(a, b))
     assert "`large¦er`" in words
@@ -163,8 +163,8 @@ def test_a_prompt_that_kept_its_name_but_not_its_words_is_a_difference(tmp_path:
     (prompt,) = b.manifest.prompts
     changed = prompt.model_copy(update={"template": "{text} "})
     b = replace(b, manifest=b.manifest.model_copy(update={"prompts": (changed,)}))
-    (difference,) = compare_runs(a, b).differences
-    assert (difference.what, difference.b) == ("template of 'answer'", "{text} ")
+    ((what, _, value),) = compare_runs(a, b).differences
+    assert (what, value) == ("template of 'answer'", "{text} ")
 
 
 def test_runs_without_gold_labels_show_their_flips_and_no_accuracy(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from statsmodels.stats.proportion import proportion_confint
 from pipeline.analysis import Run, load_run
 from pipeline.reporting.compare import changed_predictions, compare_runs
 from pipeline.reporting.compare_sections import compare_document
-from pipeline.reporting.comparisons import PROMPT_FAMILY, Side, assumptions, compare_sides, describe_difference
+from pipeline.reporting.comparisons import PROMPT_FAMILY, Side, compare_sides, describe_difference
 from pipeline.reporting.document import all_figures
+from pipeline.reporting.families import assumptions
 from pipeline.reporting.markdown import render_markdown
 from pipeline.reporting.past_runs import past_runs
 from pipeline.reporting.report import Report
@@ -293,8 +294,9 @@ def test_predictions_of_before_are_compared_for_changes(run: Path, report: Repor
 
 
 def test_assumptions_of_nothing_are_the_ordinary_ones(report: Report) -> None:
-    assert assumptions(report.prompt_comparisons.clear()) in assumptions(report.prompt_comparisons)
-    assert "sign test" not in assumptions(report.prompt_comparisons.clear())
+    ordinary = assumptions(report.prompt_comparisons.clear()).text
+    assert ordinary in assumptions(report.prompt_comparisons).text
+    assert "sign test" not in ordinary
 
 
 def test_blocks_count_the_copies_of_the_whole_run(run: Path, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,7 @@ def test_versions_templates_and_label_words_are_in_the_report(markdown: str) -> 
 def test_median_margins_are_those_of_the_items(run: Path, report: Report) -> None:
     """To within a bin, signed by whether the prediction was right."""
     (prompt,) = (prompt for prompt in report.manifest.prompts if prompt.name == "answer")
-    found = margins_by_class(report.margins, prompt)
+    found = margins_by_class(report.margins.filter(pl.col("prompt") == "answer"))
     rows = load_run(run).predictions.filter(pl.col("prompt") == "answer", pl.col("rule") == "sum").collect()
     signed = pl.when("correct").then("margin").otherwise(-pl.col("margin"))
     expected = dict(rows.group_by("gold").agg(signed.median()).iter_rows())
