@@ -21,9 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError, LabelscoreError, RunError
+from pipeline.pull import PullSummary, pull_items
 from pipeline.reading.dataset import Dataset, RowBatch, open_dataset
 from pipeline.reading.gold import Classes, Names, read_classes
-from pipeline.pull import PullSummary, pull_items
+from pipeline.storing.layout import ITEMS_SCHEMA
 
 NAMES = ("World", "Sports", "Business", "Sci/Tech")
 Rows = list[dict[str, Any]]
