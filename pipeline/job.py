@@ -25,10 +25,19 @@ from pipeline.shard import ScoringSpec, Shard, ShardResult, cut_shards
 from pipeline.storing.files import Finding, Output
 from pipeline.storing.fingerprint import StoredPrompt
 from pipeline.storing.history import read_history, write_history
-from pipeline.storing.layout import HISTORY, PREDICTIONS, TABLES
+from pipeline.storing.layout import HISTORY, TABLES
 from pipeline.storing.manifest import Manifest, digest_of_shots
 from pipeline.storing.publish import write_tables
-from pipeline.storing.runs import LastRun, begin_run, need_whole, new_folder, open_run, publish
+from pipeline.storing.runs import (
+    LastRun,
+    begin_run,
+    need_whole,
+    new_folder,
+    open_run,
+    publish,
+    refuse_foreign,
+    remove_old_folders,
+)
 from pipeline.storing.store import Store
 from pipeline.target import Target, make_target
 
@@ -225,15 +234,16 @@ def remake_report(output: Output, rule: str | None = None) -> Report:
     It is published as a run is, in a folder of its own. Raises InputError where there is no finished run or the rule's
     scores were not kept, RunError where the tables are not those of the finished run.
     """
+    refuse_foreign(output)
     run, manifest = open_run(output)
-    need_whole(run, manifest, TABLES)
+    need_whole(run, manifest, (*TABLES, HISTORY))
+    remove_old_folders(output)
     folder = output.inside(new_folder())
     kept = {name: digest for name, digest in manifest.files.items() if name in (*TABLES, HISTORY)}
     for name in kept:
         run.link(name, folder, name)
     past = cast(pl.DataFrame, pl.from_arrow(read_history(run)))
     manifest = manifest.model_copy(update={"headline_rule": rule or manifest.headline_rule, "files": kept})
-    previous = pl.scan_parquet(run.fetch(PREDICTIONS), glob=False) if run.exists(PREDICTIONS) else None
-    report = make_report(folder, manifest, manifest.headline_rule, out=str(output), previous=previous, past=past)
+    report = make_report(folder, manifest, manifest.headline_rule, out=str(output), previous=None, past=past)
     publish(output, folder, manifest)
     return report

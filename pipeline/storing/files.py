@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from pipeline.errors import InputError, LabelscoreError, RunError
-from pipeline.storing.layout import CURRENT, FOLDER, PLAN, RUNS
+from pipeline.storing.layout import CURRENT, FOLDER, PLAN, RUN_FOLDER, RUNS
 from pipeline.storing.lock import hold
 from pipeline.storing.sealed import is_sealed
 
@@ -28,6 +28,7 @@ LOCK = ".labelscore.lock"
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs")  # where a PUT is all or nothing
 _DANGLING = "{} is a link to nothing; make the directory it points to, or choose another --out"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without them answers
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
@@ -79,6 +80,8 @@ class Output:
             self._create()
         elif not self.root.is_dir():
             raise InputError(f"{self.location}: no such output directory; give the --out of an earlier run")
+        elif self.root.is_symlink():
+            self.root = self.root.resolve()  # who reads `current` stays in the run that it leads to now
 
     def _create(self) -> None:
         try:
@@ -124,11 +127,11 @@ class Output:
         """Names (relative to the output) and sizes in bytes of all complete files in `folder`, sorted by name."""
         with self.explain_errors("list"):
             found = self._list_remote(folder) if self.remote else _list_local(self.root, folder)
-        hidden = (f"{WORK}/", LOCK, CURRENT)
         return {
             name: size
             for name, size in sorted(found.items())
-            if not name.startswith(hidden) and not PurePosixPath(name).name.startswith(TEMPORARY)
+            if name.partition("/")[0] not in (WORK, LOCK, CURRENT)
+            and not PurePosixPath(name).name.startswith(TEMPORARY)
         }
 
     def exists(self, name: str) -> bool:
@@ -194,10 +197,20 @@ class Output:
                     shutil.copyfile(self.path(name), temporary)
                     _sync(temporary)
 
-    def point(self, name: str, target: str) -> None:
-        """Let `name` be a symbolic link to `target`, a path as seen from the link, in place of what it was."""
-        with self.explain_errors(f"write {name} to"), _aside(self.path(name)) as temporary:
-            temporary.symlink_to(target)
+    def point(self, name: str, target: str) -> bool:
+        """Let `name` be a symbolic link to `target`, a path as seen from the link, in place of what it was.
+
+        Returns False, and changes nothing, where the file system has no such links.
+        """
+        with self.explain_errors(f"write {name} to"):
+            try:
+                with _aside(self.path(name)) as temporary:
+                    temporary.symlink_to(target)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return False
+        return True
 
     def delete(self, name: str) -> None:
         """Remove a file, and its folders when that was the last one; nothing happens where it is gone already."""
@@ -278,9 +291,11 @@ class Output:
     def _clean(self) -> None:
         shutil.rmtree(self.path(WORK), ignore_errors=True)
         # Only names that `_aside` makes, where it makes them.
-        for folder in ("", "scores/", "report/", "store/", "store/*/", f"{RUNS}/**/"):
+        for folder in ("", "scores/", "report/", "store/", "store/*/", f"{RUNS}/*/", f"{RUNS}/*/*/"):
             for leftover in self.root.glob(f"{folder}{TEMPORARY}[0-9]*-{'[0-9a-f]' * 16}"):
-                leftover.unlink(missing_ok=True)
+                within = leftover.relative_to(self.root).as_posix()
+                if not within.startswith(f"{RUNS}/") or RUN_FOLDER.match(within):  # else another output's
+                    leftover.unlink(missing_ok=True)
 
     # Remote names and what went wrong
 
@@ -356,12 +371,14 @@ def _explain(error: OSError, what: str) -> LabelscoreError:
 @contextmanager
 def _aside(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that is renamed to it on success and removed on any failure."""
+    made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}")
     try:
         yield temporary
         temporary.replace(path)
-        _sync(path.parent)
+        for folder in (path.parent, *(folder.parent for folder in made)):
+            _sync(folder)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

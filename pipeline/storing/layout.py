@@ -21,6 +21,7 @@ TABLES = (SCORES, ITEMS, REJECTED, PRIORS)  # what is made from the store
 REPORT_FILES = (PREDICTIONS, METRICS, MARKDOWN, PAGE)  # what is made from these
 RUN_FILES = (*TABLES, HISTORY, *REPORT_FILES)
 RUNS = "runs"  # the folder of run folders
+RUN_FOLDER = re.compile(r"runs/\d{8}T\d{6}-[0-9a-f]{8}(?=/|$)")  # one of them: when it was begun, and its own digits
 CURRENT = "current"  # a link to the folder of the last finished run; those of its files in OUT/ lead through it
 COPIED = (HISTORY, MARKDOWN, PAGE)  # what stands in OUT/ on an object store, where there are no links
 

@@ -23,6 +23,8 @@ from pipeline.storing.layout import (
     MANIFEST,
     PART_NAME,
     PLAN,
+    RUN_FILES,
+    RUN_FOLDER,
     RUNS,
     SCORES,
     SCORES_SCHEMA,
@@ -31,7 +33,7 @@ from pipeline.storing.layout import (
 )
 from pipeline.storing.manifest import Manifest, read_manifest
 from pipeline.storing.parts import BadPart, Part, peek_part, read_part
-from pipeline.storing.runs import changed_files, old_folders, run_folders
+from pipeline.storing.runs import changed_files, files_of_run, old_folders, run_folders
 from pipeline.storing.sealed import unseal
 from pipeline.storing.tables import read_batches
 
@@ -77,7 +79,7 @@ class Pruned:
 
 def status(out: Output) -> Status:
     """What is stored, published, pending and stale. Reads footers only: `verify` is what proves the bytes."""
-    files = out.list()
+    files = {n: size for n, size in out.list().items() if not n.startswith(f"{RUNS}/") or RUN_FOLDER.match(n)}
     manifest = read_manifest(out)
     findings: list[Finding] = []
     stored = []
@@ -164,9 +166,9 @@ def prune(out: Output, *, dry_run: bool) -> list[Pruned]:
     for name, size in out.list(STORE).items():
         if belongs := stale.get(_folder(name)):
             pruned.append(Pruned(name, size, f"prompt '{belongs.prompt}' of {belongs.model} is in no finished run"))
-    for folder in old_folders(out, now.published.folder):
+    for folder in old_folders(out, now.published):
         files = out.list(folder)
-        pruned += [Pruned(name, size, "its run was replaced, or cut short") for name, size in files.items()]
+        pruned += [Pruned(n, files[n], "its run was replaced, or cut short") for n in files_of_run(out, folder)]
     if not dry_run:
         for file in pruned:
             out.delete(file.name)
@@ -225,23 +227,24 @@ def _verify_published(out: Output) -> Iterator[Finding]:
     yield from _verify_names(out, manifest)
     for name in sorted(files - manifest.files.keys() - {MANIFEST}):
         yield Finding(name, "the last finished run did not write it", "run again, or move it elsewhere if it is yours")
-    for folder, _ in run_folders(out):
+    for folder, is_finished in run_folders(out).items():
+        if not is_finished:
+            yield Finding(folder, "its run is at work, or was cut short", "the next run removes it")
         try:
-            if read_manifest(out.inside(folder)) is None:
-                yield Finding(folder, "its run was cut short", "the next run removes it")
+            read_manifest(out.inside(folder))
         except LabelscoreError as error:
             yield Finding(f"{folder}/{MANIFEST}", str(error), "run again")
 
 
 def _verify_names(out: Output, manifest: Manifest) -> Iterator[Finding]:
-    """What stands in OUT/ itself is of the last run."""
-    if out.remote:
-        yield from changed_files(out, {name: manifest.files[name] for name in COPIED if name in manifest.files})
-        return
+    """What stands in OUT/ itself is of the last run: links, or copies."""
     run = out.inside(manifest.folder)
-    for name in filter(run.exists, manifest.files):
-        if out.path(name).exists() and not out.path(name).samefile(run.path(name)):
-            yield Finding(name, "it is not the last run's", "the next run mends it")
+    names = set(COPIED) if out.remote else {n for n in filter(out.exists, RUN_FILES) if not _is_same(out, run, n)}
+    yield from changed_files(out, {name: digest for name, digest in manifest.files.items() if name in names})
+
+
+def _is_same(out: Output, run: Output, name: str) -> bool:
+    return run.exists(name) and out.path(name).samefile(run.path(name))
 
 
 def _verify_run(out: Output, folder: str, manifest: Manifest) -> Iterator[Finding]:
