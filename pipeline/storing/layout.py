@@ -28,7 +28,7 @@ COPIED = (HISTORY, MARKDOWN, PAGE)  # what stands in OUT/ on an object store, wh
 # The store.
 STORE, SET_ASIDE = "store", "store/set-aside"
 FOLDER = re.compile(r"[0-9a-f]{16}")  # what was scored under one fingerprint
-PART_NAME = re.compile(r"[0-9a-f]{64}\.parquet")
+PART = re.compile(r"store/[0-9a-f]{16}/[0-9a-f]{64}\.parquet")  # the hash of its bytes
 PLAN = "plan.json"  # what a run set out to score
 
 

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -28,7 +28,7 @@ from pipeline.storing.layout import (
     HISTORY,
     HISTORY_SCHEMA,
     MANIFEST,
-    PART_NAME,
+    PART,
     PLAN,
     PREDICTIONS,
     RUN_FILES,
@@ -88,13 +88,10 @@ def changed_files(folder: Output, files: Mapping[str, str]) -> Iterator[Finding]
 
 def is_ours(out: Output) -> bool:
     """Whether a run of labelscore wrote here: a part of the store by its name, a plan or a manifest by its content."""
-    for name in out.list(STORE):
-        path = PurePosixPath(name)
-        if len(path.parts) != 3 or not FOLDER.fullmatch(path.parts[1]):
-            continue
-        if PART_NAME.fullmatch(path.name) or (path.name == PLAN and is_sealed(out.read_bytes(name))):
-            return True
-    return bool(_own_manifest(out))
+    stored = out.list(STORE)
+    plans = [name for name in stored if name.endswith(f"/{PLAN}") and FOLDER.fullmatch(name.split("/")[1])]
+    has_store = any(map(PART.fullmatch, stored)) or any(is_sealed(out.read_bytes(plan)) for plan in plans)
+    return has_store or bool(_own_manifest(out))
 
 
 def _own_manifest(folder: Output) -> dict[str, Any]:

@@ -14,15 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import LabelscoreError, RunError
-from pipeline.storing.files import Finding, Output, hash_bytes
+from pipeline.storing.files import Finding, Output
 from pipeline.storing.history import read_history
 from pipeline.storing.layout import (
     COPIED,
     FOLDER,
     ITEMS,
     MANIFEST,
-    PART_NAME,
-    PLAN,
     RUN_FILES,
     RUN_FOLDER,
     RUNS,
@@ -32,9 +30,8 @@ from pipeline.storing.layout import (
     STORE,
 )
 from pipeline.storing.manifest import Manifest, read_manifest
-from pipeline.storing.parts import BadPart, Part, peek_part, read_part
+from pipeline.storing.parts import BadPart, Part, read_stored
 from pipeline.storing.runs import changed_files, files_of_run, old_folders, run_folders
-from pipeline.storing.sealed import unseal
 from pipeline.storing.tables import read_batches
 
 State = Literal["published", "unfinished", "stale"]
@@ -107,19 +104,15 @@ def _peek(out: Output, files: dict[str, int]) -> tuple[dict[str, Any] | None, li
     plan, parts, findings = None, [], []
     for name, size in files.items():
         try:
-            if PurePosixPath(name).name == PLAN:
-                plan = unseal(out.read_bytes(name))
-            else:
-                _check_name(name)
-                parts.append(peek_part(out, name, size))
-        except (BadPart, ValueError, RunError) as error:
+            found = read_stored(out, name, size, verify=False)
+        except (BadPart, RunError) as error:
             findings.append(Finding(name, str(error), "the next run that needs it sets it aside"))
+            continue
+        if isinstance(found, Part):
+            parts.append(found)
+        else:
+            plan = found
     return plan, parts, findings
-
-
-def _check_name(name: str) -> None:
-    if not PART_NAME.fullmatch(PurePosixPath(name).name):
-        raise BadPart("stray", "it is no file of the store")
 
 
 def _stored(folder: str, manifest: Manifest | None, plan: dict[str, Any] | None, parts: list[Part]) -> Stored:
@@ -197,14 +190,10 @@ def _verify_store(out: Output) -> Iterator[Finding]:
         try:
             if not _folder(name):
                 raise BadPart("stray", "it is no file of the store")
-            if PurePosixPath(name).name == PLAN:
-                unseal(out.read_bytes(name))
-                continue
-            _check_name(name)
-            if out.remote and hash_bytes(out.read_bytes(name)) != PurePosixPath(name).stem:  # not its mirrored copy
-                raise BadPart("damaged", "its bytes do not have the hash in its name")
-            read_part(out, name, size)
-        except (BadPart, ValueError) as bad:
+            if out.remote:
+                out.fetch(name)  # what is there now, in place of a mirrored copy
+            read_stored(out, name, size)
+        except BadPart as bad:
             yield Finding(name, str(bad), again if _folder(name) else "move it elsewhere")
         except LabelscoreError as error:
             yield Finding(name, str(error), "see there")
