@@ -17,7 +17,7 @@ from pipeline.reading.labels import printable
 from pipeline.reading.readers import Unreadable
 from pipeline.reading.rows import Row, check_row
 from pipeline.storing.layout import ITEMS_SCHEMA, REJECTED_SCHEMA
-from pipeline.storing.tables import RowWriter
+from pipeline.storing.tables import writing_rows
 
 NUM_BAD_ROWS_SHOWN = 5
 NUM_LOST_LABELS = 1000
@@ -53,15 +53,15 @@ def pull_items(
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit}: give a number of rows, 1 or more")
     tally = _Tally()
-    with RowWriter(items_path, ITEMS_SCHEMA) as items, RowWriter(rejected_path, REJECTED_SCHEMA) as rejected:
+    with writing_rows(items_path, ITEMS_SCHEMA) as add, writing_rows(rejected_path, REJECTED_SCHEMA) as reject:
         for item_id, text, label in _first_rows(dataset, limit):
             row = check_row(text, label, classes)
             tally.add(item_id, row, label, classes)
             if isinstance(row, Unreadable):
                 if on_bad_row == "skip":
-                    rejected.add((item_id, row.reason, row.raw, _shown(label)))
+                    reject((item_id, row.reason, row.raw, _shown(label)))
             elif tally.num_bad == 0 or on_bad_row == "skip":
-                items.add((item_id, *row))
+                add((item_id, *row))
         _refuse(dataset, tally, on_bad_row)
     if not tally.num_bad:
         rejected_path.unlink()
