@@ -98,7 +98,7 @@ class Store:
         missing = np.zeros(num_items + len(extra_texts), bool)
         num_wanted = 0
         parts = [] if force else self.parts(fingerprint)
-        payloads = (_notebook_payload(load_keys(self.out, part), part) for part in parts)
+        payloads = ((load_keys(self.out, part), np.array(part.notebook)) for part in parts)
         wanted = _wanted_keys(items, extra_texts)
         num_keys = len(missing) + sum(part.num_texts for part in parts)
         for has_notebook, positions, first in _hash_join(self.out, wanted, payloads, np.dtype(bool), num_keys):
@@ -147,10 +147,6 @@ class Store:
             yield positions[found], rows[first[found]]
 
 
-def _notebook_payload(keys: Array, part: Part) -> tuple[Array, Array]:
-    return keys, np.full(len(keys), part.notebook)
-
-
 def _wanted_keys(items: Path, extra_texts: Sequence[str]) -> Iterator[Array]:
     batches = read_batches(items, ["text_hash"])
     yield from (keys_of(batch.column(0)) for batch in batches)
@@ -166,6 +162,8 @@ def _hash_join(
     num_keys: int,
 ) -> Iterator[tuple[Array, Array, Array]]:
     """Join on equal keys, bucket by bucket: payloads of the stored keys, positions of the wanted keys, `first`.
+
+    A stored payload is one for each key, or one for all of them.
 
     `first` tells for each wanted key where the first key equal to it is: below len(payloads) in the payloads, from
     there on among the wanted ones themselves. Stored keys that come first win.
