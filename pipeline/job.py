@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
 from uuid import uuid4
 
 import polars as pl
@@ -22,13 +21,22 @@ from pipeline.reporting.report import Report
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS
 from pipeline.scoring.scorer import Counts
 from pipeline.shard import ScoringSpec, Shard, ShardResult, cut_shards
-from pipeline.storing.files import Finding, Output
+from pipeline.storing.files import Output
 from pipeline.storing.fingerprint import StoredPrompt
 from pipeline.storing.history import read_history, write_history
-from pipeline.storing.layout import HISTORY, PREDICTIONS, TABLES
+from pipeline.storing.layout import HISTORY, TABLES
 from pipeline.storing.manifest import Manifest, digest_of_shots
 from pipeline.storing.publish import write_tables
-from pipeline.storing.runs import LastRun, begin_run, need_whole, new_folder, open_run, publish
+from pipeline.storing.runs import (
+    LastRun,
+    begin_run,
+    need_whole,
+    new_folder,
+    open_run,
+    publish,
+    refuse_foreign,
+    remove_old_folders,
+)
 from pipeline.storing.store import Store
 from pipeline.target import Target, make_target
 
@@ -61,11 +69,6 @@ class Planned:
     num_stored: int
     redrawn: tuple[tuple[str, int], ...]
 
-    @property
-    def findings(self) -> list[Finding]:
-        """What was wrong in the store and has been set aside."""
-        return self.store.findings
-
 
 @dataclass(frozen=True, slots=True)
 class Scored:
@@ -75,11 +78,6 @@ class Scored:
     counts: Counts = field(default_factory=Counts)
     path: str | None = None
     path_reason: str | None = None
-
-    def plus(self, result: ShardResult) -> "Scored":
-        """With one more shard."""
-        counts = Counts(*map(sum, zip(astuple(self.counts), astuple(result.counts), strict=True)))
-        return Scored(self.num_texts + result.num_texts, counts, result.path, result.path_reason)
 
 
 class Job:
@@ -123,35 +121,22 @@ class Job:
 
     def plan(self, pulled: Pulled) -> Planned:
         """Verify what is stored, and cut what is missing into shards."""
+        config, model = self.config, pulled.target.model
         with self.timed("plan"):
-            model = pulled.target.model
             store = Store(self.output, pulled.target.prompts, model.name, model.revision)
-            shards: list[Shard] = []
-            redrawn = []
-            num_missing = num_wanted = 0
+            options = {"notebook": config.notebook_rule, "force": config.force}
             # Two prompts that differ in name alone share a fingerprint, and so their scores.
-            for stored in {stored.fingerprint: stored for stored in store.prompts}.values():
-                pending = store.pending(
-                    pulled.items,
-                    stored,
-                    notebook=self.config.notebook_rule,
-                    force=self.config.force,
-                    extra_texts=CONTENT_FREE_TEXTS,
-                )
-                if pending.num_missing and _has_other_shots(stored, pulled.last.manifest):
-                    redrawn.append((stored.prompt.name, pending.num_missing))
-                num_missing += pending.num_missing
-                num_wanted += pending.num_wanted
-                size = self.config.shard_size or SHARD_TEXTS[model.device]
-                shards += cut_shards(stored.prompt.name, pending.path, size)
-            spec = ScoringSpec(
-                model,
-                tuple(map(store.writer, store.prompts)),
-                self.config.max_text_tokens,
-                self.config.notebook_rule,
-                self.config.batch_tokens,
-            )
-        return Planned(store, spec, tuple(shards), num_missing, num_wanted - num_missing, tuple(redrawn))
+            distinct = {stored.fingerprint: stored for stored in store.prompts}.values()
+            found = [(s, store.pending(pulled.items, s, extra_texts=CONTENT_FREE_TEXTS, **options)) for s in distinct]
+            size = config.shard_size or SHARD_TEXTS[model.device]
+            shards = [shard for s, pending in found for shard in cut_shards(s.prompt.name, pending.path, size)]
+            writers = tuple(map(store.writer, store.prompts))
+        spec = ScoringSpec(model, writers, config.max_text_tokens, config.notebook_rule, config.batch_tokens)
+        missing = [(s, pending.num_missing) for s, pending in found if pending.num_missing]
+        redrawn = tuple((s.prompt.name, num) for s, num in missing if _has_other_shots(s, pulled.last.manifest))
+        num_missing = sum(num for _, num in missing)
+        num_stored = sum(pending.num_wanted for _, pending in found) - num_missing
+        return Planned(store, spec, tuple(shards), num_missing, num_stored, redrawn)
 
     def tabulate(self, pulled: Pulled, planned: Planned) -> Output:
         """Write the run's tables into a folder of its own. Raises RunError where a text lacks its scores."""
@@ -172,14 +157,8 @@ class Job:
         """Write the report from the run's tables, and the history with a line of this run."""
         with self.timed("report"):
             previous = pl.scan_parquet(last.predictions, glob=False) if last.predictions else None
-            report = make_report(
-                folder,
-                manifest,
-                self.config.rule,
-                out=str(self.output),
-                previous=previous,
-                past=cast(pl.DataFrame, pl.from_arrow(last.history)),
-            )
+            past = pl.DataFrame(last.history)
+            report = make_report(folder, manifest, self.config.rule, out=str(self.output), previous=previous, past=past)
             write_history(folder, last.history, report.history_rows.to_arrow())
         return report
 
@@ -204,7 +183,8 @@ class Progress:
 
     def add(self, result: ShardResult) -> None:
         """Count what a shard's scoring did."""
-        self.scored = self.scored.plus(result)
+        counts = Counts(*map(sum, zip(astuple(self.scored.counts), astuple(result.counts), strict=True)))
+        self.scored = Scored(self.scored.num_texts + result.num_texts, counts, result.path, result.path_reason)
 
     @property
     def percent(self) -> float:
@@ -225,15 +205,16 @@ def remake_report(output: Output, rule: str | None = None) -> Report:
     It is published as a run is, in a folder of its own. Raises InputError where there is no finished run or the rule's
     scores were not kept, RunError where the tables are not those of the finished run.
     """
+    refuse_foreign(output)
     run, manifest = open_run(output)
-    need_whole(run, manifest, TABLES)
+    need_whole(run, manifest, (*TABLES, HISTORY))
+    remove_old_folders(output)
     folder = output.inside(new_folder())
     kept = {name: digest for name, digest in manifest.files.items() if name in (*TABLES, HISTORY)}
     for name in kept:
         run.link(name, folder, name)
-    past = cast(pl.DataFrame, pl.from_arrow(read_history(run)))
+    past = pl.DataFrame(read_history(run))
     manifest = manifest.model_copy(update={"headline_rule": rule or manifest.headline_rule, "files": kept})
-    previous = pl.scan_parquet(run.fetch(PREDICTIONS), glob=False) if run.exists(PREDICTIONS) else None
-    report = make_report(folder, manifest, manifest.headline_rule, out=str(output), previous=previous, past=past)
+    report = make_report(folder, manifest, manifest.headline_rule, out=str(output), previous=None, past=past)
     publish(output, folder, manifest)
     return report

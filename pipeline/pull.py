@@ -18,7 +18,7 @@ from pipeline.reading.gold import Classes
 from pipeline.reading.labels import printable
 from pipeline.reading.rows import Item, check_row
 from pipeline.storing.layout import ITEMS_SCHEMA, REJECTED_SCHEMA
-from pipeline.storing.tables import RowWriter
+from pipeline.storing.tables import writing_rows
 
 NUM_BAD_ROWS_SHOWN = 5
 NUM_LOST_LABELS = 1000
@@ -54,16 +54,16 @@ def pull_items(
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit}: give a number of rows, 1 or more")
     tally = _Tally()
-    with RowWriter(items_path, ITEMS_SCHEMA) as items, RowWriter(rejected_path, REJECTED_SCHEMA) as rejected:
+    with writing_rows(items_path, ITEMS_SCHEMA) as add, writing_rows(rejected_path, REJECTED_SCHEMA) as reject:
         for row in islice(dataset.rows(), limit):
             found = check_row(row, classes)
             tally.add(row, found, classes)
             if isinstance(found, Item):
                 if tally.num_bad == 0 or on_bad_row == "skip":
-                    items.add(found)
+                    add(found)
             elif on_bad_row == "skip":
                 label = None if row.label is None or isinstance(row.label, Unreadable) else printable(row.label)
-                rejected.add((row.position, found.reason, found.raw, label))
+                reject((row.position, found.reason, found.raw, label))
         _refuse(dataset, tally, on_bad_row)
     if not tally.num_bad:
         rejected_path.unlink()

@@ -44,7 +44,7 @@ def _other_data(job: Job, pulled: Pulled) -> str | None:
 
 def remarks_on_plan(planned: Planned) -> Iterator[str]:
     """What was wrong in the store, and what is scored again though it was scored before."""
-    yield from map(str, planned.findings)
+    yield from map(str, planned.store.findings)
     for prompt, num_texts in planned.redrawn:
         yield (
             f"prompt '{prompt}' has other solved examples than in the last run: {num_texts:,} texts are scored again"

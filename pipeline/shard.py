@@ -7,9 +7,10 @@ stopped is written before it ends.
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedModel
@@ -109,7 +110,7 @@ class ShardScorer:
         }
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self._write: Future[None] | None = None
+        self._write: Future[str] | None = None
         self._ahead: dict[str, Future[tuple[pa.Table, list[TokenSequences]]]] = {}
         try:
             if first:
@@ -139,7 +140,7 @@ class ShardScorer:
         started = time.perf_counter()
         self.encode_ahead(shard, texts)
         texts, encoded = self._ahead.pop(shard.name).result()
-        before = replace(self._scorer.counts)
+        self._scorer.counts = Counts()
         batches: list[ScoredBatch] = []
         last_part = started
         try:
@@ -157,9 +158,8 @@ class ShardScorer:
         finally:
             if batches:
                 self._write_soon(shard, texts, encoded, batches)
-        counts = _difference(self._scorer.counts, before)
-        seconds = time.perf_counter() - started
-        return ShardResult(shard.name, len(texts), seconds, counts, self._scorer.path, self._scorer.path_reason)
+        seconds, scorer = time.perf_counter() - started, self._scorer
+        return ShardResult(shard.name, len(texts), seconds, scorer.counts, scorer.path, scorer.path_reason)
 
     def drain(self) -> None:
         """Wait until all that was scored is on disk. Raises what went wrong in writing it."""
@@ -186,11 +186,9 @@ class ShardScorer:
     ) -> None:
         writer = self._writers[shard.prompt]
         self.drain()  # one write at a time, so that memory stays bounded and an error in writing ends the run
-
-        def write() -> None:
-            writer.append(part_table(writer.stored.prompt, texts, encoded, batches))
-
-        self._write = self._writing.submit(write)
+        self._write = self._writing.submit(
+            lambda: writer.append(part_table(writer.stored.prompt, texts, encoded, batches))
+        )
 
 
 def make_scorer(
@@ -215,39 +213,32 @@ def explain(error: NonFiniteScore, ref: ModelRef, prompt: Prompt, text: str) -> 
     )
 
 
-def _difference(after: Counts, before: Counts) -> Counts:
-    return Counts(*(a - b for a, b in zip(astuple(after), astuple(before), strict=True)))
-
-
 def part_table(
     prompt: Prompt, texts: pa.Table, encoded: Sequence[TokenSequences], batches: Sequence[ScoredBatch]
 ) -> pa.Table:
     """The rows of a part: one for each (text, label) in `batches`, in the order of the texts."""
-    hashes = texts.column("text_hash").to_pylist()
-    rows: list[tuple[object, ...]] = []
-    for batch in batches:
-        logprob, logit = batch.logprob.tolist(), batch.logit.tolist()
-        notebook = batch.notebook_logit.tolist() if batch.notebook_logit is not None else None
-        for row, index in enumerate(batch.indices):
-            item = encoded[index]
-            for column, label in enumerate(prompt.labels):
-                num_tokens = item.num_label_tokens[column]
-                rows.append(
-                    (
-                        index,
-                        hashes[index],
-                        label.words,
-                        num_tokens,
-                        len(label.words.encode()),
-                        logprob[row][column],
-                        logit[row][column],
-                        notebook[row][column] if notebook is not None else None,
-                        len(item.prompt_ids) + len(item.branches[column]) - num_tokens,
-                        item.truncated,
-                    )
-                )
-    rows.sort(key=lambda row: row[0])  # type: ignore[arg-type, return-value]
-    columns = list(zip(*rows, strict=True))[1:]
+    order = np.argsort(np.concatenate([batch.indices for batch in batches]))
+    indices = np.concatenate([batch.indices for batch in batches])[order]  # (texts,)
+    items = [encoded[index] for index in indices]
+    num_labels = len(prompt.labels)
+    num_tokens = np.array([item.num_label_tokens for item in items])  # (texts, labels), as what follows
+    lengths = np.array([[len(item.prompt_ids) + len(branch) for branch in item.branches] for item in items])
+    words = [label.words for label in prompt.labels]
+
+    def scores(name: str) -> pa.Array:
+        found = [getattr(batch, name) for batch in batches]
+        return pa.nulls(lengths.size) if found[0] is None else pa.array(np.concatenate(found)[order].ravel())
+
     return pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
-    )
+        {
+            "text_hash": texts["text_hash"].take(np.repeat(indices, num_labels)),
+            "label_words": words * len(items),
+            "num_tokens": num_tokens.ravel(),
+            "num_bytes": [len(word.encode()) for word in words] * len(items),
+            "logprob": scores("logprob"),
+            "logit": scores("logit"),
+            "notebook_logit": scores("notebook_logit"),
+            "prompt_tokens": (lengths - num_tokens).ravel(),
+            "truncated": np.repeat([item.truncated for item in items], num_labels),
+        }
+    ).cast(SCHEMA)

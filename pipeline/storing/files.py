@@ -7,27 +7,29 @@ What is removed unasked has a name or a content that only we give: a user's file
 
 import copy
 import errno
+import fcntl
 import hashlib
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from pipeline.errors import InputError, LabelscoreError, RunError
-from pipeline.storing.layout import CURRENT, FOLDER, PLAN, RUNS
-from pipeline.storing.lock import hold
+from pipeline.storing.layout import CURRENT, FOLDER, PLAN, RUN_FOLDER, RUNS
 from pipeline.storing.sealed import is_sealed
 
 TEMPORARY = ".tmp-"  # prefix of files being written; the next holder of the lock removes what a killed process left
 WORK = ".labelscore-work"  # scratch files of the running process, never part of the output
 LOCK = ".labelscore.lock"
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs")  # where a PUT is all or nothing
-_DANGLING = "{} is a link to nothing; make the directory it points to, or choose another --out"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without them answers
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
@@ -79,18 +81,16 @@ class Output:
             self._create()
         elif not self.root.is_dir():
             raise InputError(f"{self.location}: no such output directory; give the --out of an earlier run")
+        elif self.root.is_symlink():
+            self.root = self.root.resolve()  # who reads `current` stays in the run that it leads to now
 
     def _create(self) -> None:
+        _check_folder(self.root, self.location)
         try:
-            with self.explain_errors("create"):
-                self._made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
-                if dangling := next(filter(Path.is_symlink, self._made), None):
-                    raise InputError(_DANGLING.format(dangling))
-                self.root.mkdir(parents=True, exist_ok=True)
-        except (RunError, ValueError) as error:  # nothing has run yet: whatever it is, the place is wrong
-            raise InputError(
-                f"cannot create {self.location}: {error.__cause__ or error}; choose another --out"
-            ) from error
+            self._made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+            self.root.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:  # nothing has run yet: whatever it is, the place is wrong
+            raise InputError(f"cannot create {self.location}: {error}; choose another --out") from error
 
     def __str__(self) -> str:
         return self.location
@@ -124,11 +124,11 @@ class Output:
         """Names (relative to the output) and sizes in bytes of all complete files in `folder`, sorted by name."""
         with self.explain_errors("list"):
             found = self._list_remote(folder) if self.remote else _list_local(self.root, folder)
-        hidden = (f"{WORK}/", LOCK, CURRENT)
         return {
             name: size
             for name, size in sorted(found.items())
-            if not name.startswith(hidden) and not PurePosixPath(name).name.startswith(TEMPORARY)
+            if name.partition("/")[0] not in (WORK, LOCK, CURRENT)
+            and not PurePosixPath(name).name.startswith(TEMPORARY)
         }
 
     def exists(self, name: str) -> bool:
@@ -194,10 +194,20 @@ class Output:
                     shutil.copyfile(self.path(name), temporary)
                     _sync(temporary)
 
-    def point(self, name: str, target: str) -> None:
-        """Let `name` be a symbolic link to `target`, a path as seen from the link, in place of what it was."""
-        with self.explain_errors(f"write {name} to"), _aside(self.path(name)) as temporary:
-            temporary.symlink_to(target)
+    def point(self, name: str, target: str) -> bool:
+        """Let `name` be a symbolic link to `target`, a path as seen from the link, in place of what it was.
+
+        Returns False, and changes nothing, where the file system has no such links.
+        """
+        with self.explain_errors(f"write {name} to"):
+            try:
+                with _aside(self.path(name)) as temporary:
+                    temporary.symlink_to(target)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return False
+        return True
 
     def delete(self, name: str) -> None:
         """Remove a file, and its folders when that was the last one; nothing happens where it is gone already."""
@@ -254,7 +264,15 @@ class Output:
         with self.explain_errors("lock"):
             self.root.mkdir(parents=True, exist_ok=True)
             file = held.enter_context(self.path(LOCK).open("a+"))
-        held.enter_context(hold(file, self.location, on_wait))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_wait(f"{self.location} is in use by {_holder(file)}; waiting for it to finish")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            held.callback(fcntl.flock, file, fcntl.LOCK_UN)  # closing is not enough where a forked child has the file
+            file.truncate(0)
+            file.write(json.dumps({"pid": os.getpid(), "started": datetime.now(UTC).isoformat(timespec="seconds")}))
+            file.flush()
         with suppress(FileNotFoundError):
             return os.path.samestat(os.fstat(file.fileno()), self.path(LOCK).stat())
         return False
@@ -278,9 +296,11 @@ class Output:
     def _clean(self) -> None:
         shutil.rmtree(self.path(WORK), ignore_errors=True)
         # Only names that `_aside` makes, where it makes them.
-        for folder in ("", "scores/", "report/", "store/", "store/*/", f"{RUNS}/**/"):
+        for folder in ("", "scores/", "report/", "store/", "store/*/", f"{RUNS}/*/", f"{RUNS}/*/*/"):
             for leftover in self.root.glob(f"{folder}{TEMPORARY}[0-9]*-{'[0-9a-f]' * 16}"):
-                leftover.unlink(missing_ok=True)
+                within = leftover.relative_to(self.root).as_posix()
+                if not within.startswith(f"{RUNS}/") or RUN_FOLDER.match(within):  # else another output's
+                    leftover.unlink(missing_ok=True)
 
     # Remote names and what went wrong
 
@@ -317,10 +337,16 @@ def check_location(location: str) -> Output | None:
         _open_remote(scheme, location)
         return None
     root = Path(rest if separator else location)
+    _check_folder(root, location)
+    return Output(location, create=False) if root.is_dir() else None
+
+
+def _check_folder(root: Path, location: str) -> None:
+    """Raise InputError where the folder cannot be made or written into."""
     try:
         there = next((folder for folder in (root, *root.parents) if folder.exists() or folder.is_symlink()), root)
         if there.is_symlink() and not there.exists():
-            raise InputError(_DANGLING.format(there))
+            raise InputError(f"{there} is a link to nothing; make the directory it points to, or choose another --out")
         reason = "" if there.is_dir() else f"{there} is no directory"
         if not reason and not os.access(there, os.W_OK | os.X_OK):
             is_read_only = os.statvfs(there).f_flag & os.ST_RDONLY
@@ -329,7 +355,6 @@ def check_location(location: str) -> Output | None:
         reason = os.strerror(error.errno) if error.errno else str(error)
     if reason:
         raise InputError(f"cannot create {location}: {reason}; choose another --out")
-    return Output(location, create=False) if there == root else None
 
 
 def _open_remote(scheme: str, url: str) -> tuple[Any, str]:
@@ -353,15 +378,27 @@ def _explain(error: OSError, what: str) -> LabelscoreError:
     return RunError(f"{what}: {reason}; run again, what is finished is kept")
 
 
+def _holder(file: IO[str]) -> str:
+    """Who holds the lock, from what the holder wrote into its file for people."""
+    try:
+        file.seek(0)
+        holder = json.loads(file.read())
+        return f"process {int(holder['pid'])} (since {holder['started']})"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
+
+
 @contextmanager
 def _aside(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that is renamed to it on success and removed on any failure."""
+    made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}")
     try:
         yield temporary
         temporary.replace(path)
-        _sync(path.parent)
+        for folder in (path.parent, *(folder.parent for folder in made)):
+            _sync(folder)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

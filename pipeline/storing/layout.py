@@ -21,96 +21,47 @@ TABLES = (SCORES, ITEMS, REJECTED, PRIORS)  # what is made from the store
 REPORT_FILES = (PREDICTIONS, METRICS, MARKDOWN, PAGE)  # what is made from these
 RUN_FILES = (*TABLES, HISTORY, *REPORT_FILES)
 RUNS = "runs"  # the folder of run folders
+RUN_FOLDER = re.compile(r"runs/\d{8}T\d{6}-[0-9a-f]{8}(?=/|$)")  # one of them: when it was begun, and its own digits
 CURRENT = "current"  # a link to the folder of the last finished run; those of its files in OUT/ lead through it
 COPIED = (HISTORY, MARKDOWN, PAGE)  # what stands in OUT/ on an object store, where there are no links
 
 # The store.
 STORE, SET_ASIDE = "store", "store/set-aside"
 FOLDER = re.compile(r"[0-9a-f]{16}")  # what was scored under one fingerprint
-PART_NAME = re.compile(r"[0-9a-f]{64}\.parquet")
+PART = re.compile(r"store/[0-9a-f]{16}/[0-9a-f]{64}\.parquet")  # the hash of its bytes
 PLAN = "plan.json"  # what a run set out to score
 
 
-def _schema(**types: pa.DataType) -> pa.Schema:
-    return pa.schema(types, metadata={"labelscore.schema_version": str(SCHEMA_VERSION)})
+# The columns of the tables, in order.
 
 
-ITEMS_SCHEMA = _schema(
-    item_id=pa.int64(),
-    text=pa.string(),
-    gold_id=pa.int16(),
-    gold=pa.string(),
-    text_hash=pa.string(),
-    gold_ids=pa.list_(pa.int16()),
-)
-REJECTED_SCHEMA = _schema(item_id=pa.int64(), reason=pa.string(), text=pa.string(), label=pa.string())
+def _schema(columns: str) -> pa.Schema:
+    """A schema from names and types, both as Arrow prints them."""
+    types = {"list<int16>": pa.list_(pa.int16()), "timestamp[us,UTC]": pa.timestamp("us", "UTC")}
+    fields = [(name, types.get(kind) or pa.type_for_alias(kind)) for name, kind in map(str.split, columns.split(", "))]
+    return pa.schema(fields, metadata={"labelscore.schema_version": str(SCHEMA_VERSION)})
+
+
+ITEMS_SCHEMA = _schema("item_id int64, text string, gold_id int16, gold string, text_hash string, gold_ids list<int16>")
+REJECTED_SCHEMA = _schema("item_id int64, reason string, text string, label string")
 SCORES_SCHEMA = _schema(
-    item_id=pa.int64(),
-    text_hash=pa.string(),
-    prompt=pa.string(),
-    model=pa.string(),
-    revision=pa.string(),
-    label_id=pa.int16(),
-    label=pa.string(),
-    label_words=pa.string(),
-    gold_id=pa.int16(),
-    num_tokens=pa.int16(),
-    num_bytes=pa.int16(),
-    logprob=pa.float32(),
-    logit=pa.float32(),
-    notebook_logit=pa.float32(),
-    prompt_tokens=pa.int32(),
-    truncated=pa.bool_(),
+    "item_id int64, text_hash string, prompt string, model string, revision string, "
+    "label_id int16, label string, label_words string, gold_id int16, num_tokens int16, num_bytes int16, "
+    "logprob float32, logit float32, notebook_logit float32, prompt_tokens int32, truncated bool"
 )
 PRIORS_SCHEMA = _schema(
-    prompt=pa.string(),
-    text=pa.string(),
-    label_id=pa.int16(),
-    label=pa.string(),
-    label_words=pa.string(),
-    num_tokens=pa.int16(),
-    num_bytes=pa.int16(),
-    logprob=pa.float32(),
-    logit=pa.float32(),
+    "prompt string, text string, label_id int16, label string, label_words string, "
+    "num_tokens int16, num_bytes int16, logprob float32, logit float32"
 )
 PREDICTIONS_SCHEMA = _schema(
-    item_id=pa.int64(),
-    text_hash=pa.string(),
-    prompt=pa.string(),
-    rule=pa.string(),
-    predicted_id=pa.int16(),
-    predicted=pa.string(),
-    gold_id=pa.int16(),
-    gold=pa.string(),
-    gold_ids=pa.list_(pa.int16()),
-    correct=pa.bool_(),
-    copies=pa.int32(),
-    confidence=pa.float64(),
-    margin=pa.float64(),
-    tie=pa.bool_(),
-    truncated=pa.bool_(),
+    "item_id int64, text_hash string, prompt string, rule string, predicted_id int16, predicted string, "
+    "gold_id int16, gold string, gold_ids list<int16>, correct bool, copies int32, "
+    "confidence float64, margin float64, tie bool, truncated bool"
 )
 METRICS_SCHEMA = _schema(
-    prompt=pa.string(),
-    rule=pa.string(),
-    metric=pa.string(),
-    label=pa.string(),
-    value=pa.float64(),
-    low=pa.float64(),
-    high=pa.float64(),
-    n=pa.int64(),
+    "prompt string, rule string, metric string, label string, value float64, low float64, high float64, n int64"
 )
 HISTORY_SCHEMA = _schema(
-    run_id=pa.string(),
-    finished=pa.timestamp("us", "UTC"),
-    num_items=pa.int64(),
-    prompt=pa.string(),
-    rule=pa.string(),
-    headline=pa.bool_(),
-    accuracy=pa.float64(),
-    num_correct=pa.int64(),
-    num_gold=pa.int64(),
-    num_changed=pa.int64(),
-    num_scored=pa.int64(),
-    seconds=pa.float64(),
+    "run_id string, finished timestamp[us,UTC], num_items int64, prompt string, rule string, headline bool, "
+    "accuracy float64, num_correct int64, num_gold int64, num_changed int64, num_scored int64, seconds float64"
 )

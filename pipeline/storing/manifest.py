@@ -5,6 +5,7 @@ tell a finished run from one that was changed since. Keys of other versions are 
 """
 
 import json
+from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -126,8 +127,9 @@ class ScoringRecord(Record):
 class Manifest(Record):
     """`folder` is where the run's files lie, relative to this manifest; `files` are their names in it with SHA-256.
 
-    `finished` is when its scores were complete, `published` when readers were given them. `libraries` are versions,
-    `timings` seconds by step. Outputs of before there were run folders have neither folder nor `published`.
+    `finished` is when its scores were complete, `published` when readers were given them, `replaced` when readers were
+    given another than the runs in these folders. `libraries` are versions, `timings` seconds by step. Outputs of before
+    there were run folders have neither folder nor `published`, the manifest in a run's folder has no folder.
     """
 
     labelscore: str = ""
@@ -136,6 +138,7 @@ class Manifest(Record):
     started: str
     finished: str
     published: str = ""
+    replaced: dict[str, datetime] = {}
     headline_rule: str
     config: Settings = Settings()
     dataset: DatasetRecord

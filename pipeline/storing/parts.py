@@ -8,6 +8,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,22 +18,17 @@ import pyarrow.parquet as pq
 from pipeline.errors import RunError
 from pipeline.storing.files import Output, hash_bytes
 from pipeline.storing.fingerprint import Fingerprint, StoredPrompt, fingerprint_of
-from pipeline.storing.layout import STORE
+from pipeline.storing.layout import PART, PLAN, SCORES_SCHEMA, STORE
+from pipeline.storing.sealed import unseal
 from pipeline.storing.spill import Array, keys_of
 from pipeline.storing.tables import write_table
 
 SCHEMA_VERSION = 1
+_COLUMNS = ("text_hash", "label_words", "num_tokens", "num_bytes", "logprob", "logit", "notebook_logit")
 SCHEMA = pa.schema(
     [
-        pa.field("text_hash", pa.string(), nullable=False),
-        pa.field("label_words", pa.string(), nullable=False),
-        pa.field("num_tokens", pa.int16(), nullable=False),
-        pa.field("num_bytes", pa.int16(), nullable=False),
-        pa.field("logprob", pa.float32(), nullable=False),
-        pa.field("logit", pa.float32(), nullable=False),
-        pa.field("notebook_logit", pa.float32()),
-        pa.field("prompt_tokens", pa.int32(), nullable=False),
-        pa.field("truncated", pa.bool_(), nullable=False),
+        SCORES_SCHEMA.field(name).with_nullable(name == "notebook_logit")
+        for name in (*_COLUMNS, "prompt_tokens", "truncated")
     ]
 )
 NUMBERS = [(f.name, f.type.to_pandas_dtype()) for f in SCHEMA if f.name not in ("text_hash", "label_words")]
@@ -130,25 +126,24 @@ def _arranged(table: pa.Table, label_words: list[str]) -> pa.Table:
     return table.take(np.argsort(cells))
 
 
-def read_part(out: Output, name: str, num_bytes: int) -> Part:
-    """Verify the file `name` of the store by its bytes and its footer.
+def read_stored(out: Output, name: str, num_bytes: int, *, verify: bool = True) -> Part | dict[str, Any]:
+    """The part that a file of the store is, or the plan; without `verify` only a part's footer is read.
 
     Raises BadPart for one that is damaged, foreign or of an older schema, RunError for one of a newer schema.
     """
-    data = _verified_bytes(out, name)
     try:
-        return _read_footer(name, num_bytes, pq.ParquetFile(io.BytesIO(data)))
-    except (pa.ArrowException, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadPart("foreign", "it is no Parquet file of labelscore") from error
-
-
-def peek_part(out: Output, name: str, num_bytes: int) -> Part:
-    """What the footer of the file `name` of the store says, its bytes not verified. Raises as `read_part` does."""
+        if PurePosixPath(name).name == PLAN:
+            return unseal(out.read_bytes(name))
+    except ValueError as error:
+        raise BadPart("damaged", str(error)) from error
+    if not PART.fullmatch(name):
+        raise BadPart("stray", "it is no file of the store")
+    source = io.BytesIO(_verified_bytes(out, name)) if verify else out.open(name)
     try:
-        with out.open(name) as file:
+        with source as file:
             return _read_footer(name, num_bytes, pq.ParquetFile(file))
     except (OSError, pa.ArrowException, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadPart("damaged", "its footer cannot be read") from error
+        raise BadPart("foreign", "it is no Parquet file of labelscore, or its footer is damaged") from error
 
 
 def _verified_bytes(out: Output, name: str) -> bytes:

@@ -136,20 +136,15 @@ def _tiled(values: list[str], times: int) -> pa.Array:
 
 
 def _priors(columns: list[_Columns], texts: Sequence[str], num_items: int) -> pa.Table:
-    tables = []
-    for column in columns:
-        rows = column.rows(EXTRA, num_items, len(texts)).reshape(-1)
-        labels = [label for _ in texts for label in column.labels]
-        tables.append(
-            pa.table(
-                {
-                    "prompt": [column.prompt.name] * len(rows),
-                    "text": [text for text in texts for _ in column.labels],
-                    "label_id": [label.id for label in labels],
-                    "label": [label.name for label in labels],
-                    "label_words": [label.words for label in labels],
-                    **{name: rows[name] for name in ("num_tokens", "num_bytes", "logprob", "logit")},
-                }
-            ).cast(PRIORS_SCHEMA)
-        )
-    return pa.concat_tables(tables) if tables else PRIORS_SCHEMA.empty_table()
+    cells = [(column.prompt.name, text, label) for column in columns for text in texts for label in column.labels]
+    rows = np.concatenate([column.rows(EXTRA, num_items, len(texts)).reshape(-1) for column in columns])
+    return pa.table(
+        {
+            "prompt": [name for name, _, _ in cells],
+            "text": [text for _, text, _ in cells],
+            "label_id": [label.id for _, _, label in cells],
+            "label": [label.name for _, _, label in cells],
+            "label_words": [label.words for _, _, label in cells],
+            **{name: rows[name] for name in ("num_tokens", "num_bytes", "logprob", "logit")},
+        }
+    ).cast(PRIORS_SCHEMA)

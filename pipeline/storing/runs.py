@@ -8,14 +8,13 @@ the run before stays for a while after.
 """
 
 import json
-import re
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -29,10 +28,11 @@ from pipeline.storing.layout import (
     HISTORY,
     HISTORY_SCHEMA,
     MANIFEST,
-    PART_NAME,
+    PART,
     PLAN,
     PREDICTIONS,
     RUN_FILES,
+    RUN_FOLDER,
     RUNS,
     SET_ASIDE,
     STORE,
@@ -41,8 +41,8 @@ from pipeline.storing.manifest import OWN_KEYS, Manifest, NewerSchema, need_mani
 from pipeline.storing.sealed import is_sealed
 
 GRACE = timedelta(hours=1)  # how long a replaced run stays, for readers who have resolved its folder
+RUN_NAMES = (*RUN_FILES, MANIFEST)
 ABANDONED = timedelta(days=1)  # from when on an unfinished folder on an object store is nobody's, as there is no lock
-_NAME = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")  # of a run folder
 
 
 # Finding a run
@@ -54,7 +54,18 @@ def open_run(out: Output) -> tuple[Output, Manifest]:
     Raises InputError where there is none, RunError where the manifest is damaged or newer.
     """
     manifest = need_manifest(out)
+    if out.remote:
+        _drop_mirrors(out, manifest)
     return out.inside(manifest.folder), manifest
+
+
+def _drop_mirrors(out: Output, manifest: Manifest) -> None:
+    """Remove this machine's copies of runs that are gone from the object store."""
+    for path in out.path(RUNS).glob("*"):
+        folder = f"{RUNS}/{path.name}"
+        is_known = not RUN_FOLDER.fullmatch(folder) or folder in (manifest.folder, *manifest.replaced)
+        if not is_known and datetime.now(UTC) - begun(folder) > ABANDONED:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def need_whole(folder: Output, manifest: Manifest, names: Iterable[str]) -> None:
@@ -77,16 +88,19 @@ def changed_files(folder: Output, files: Mapping[str, str]) -> Iterator[Finding]
 
 def is_ours(out: Output) -> bool:
     """Whether a run of labelscore wrote here: a part of the store by its name, a plan or a manifest by its content."""
-    for name in out.list(STORE):
-        path = PurePosixPath(name)
-        if len(path.parts) != 3 or not FOLDER.fullmatch(path.parts[1]):
-            continue
-        if PART_NAME.fullmatch(path.name) or (path.name == PLAN and is_sealed(out.read_bytes(name))):
-            return True
+    stored = out.list(STORE)
+    plans = [name for name in stored if name.endswith(f"/{PLAN}") and FOLDER.fullmatch(name.split("/")[1])]
+    has_store = any(map(PART.fullmatch, stored)) or any(is_sealed(out.read_bytes(plan)) for plan in plans)
+    return has_store or bool(_own_manifest(out))
+
+
+def _own_manifest(folder: Output) -> dict[str, Any]:
+    """The manifest in a folder as it stands there, sound or not; empty where there is none of ours."""
     try:
-        return out.exists(MANIFEST) and json.loads(out.read_bytes(MANIFEST)).keys() >= OWN_KEYS
+        found = json.loads(folder.read_bytes(MANIFEST)) if folder.exists(MANIFEST) else {}
+        return found if found.keys() >= OWN_KEYS else {}
     except (ValueError, AttributeError):
-        return False
+        return {}
 
 
 # Before a run
@@ -103,7 +117,7 @@ class LastRun:
 
 
 def begin_run(out: Output) -> LastRun:
-    """Make sure that a new run can take the place of the last one.
+    """Make sure that a new run can take the place of the last one, and remove the folders of runs long replaced.
 
     Raises InputError for a directory that is not ours, RunError for one of a newer labelscore.
     """
@@ -113,7 +127,8 @@ def begin_run(out: Output) -> LastRun:
     if manifest and not manifest.folder:
         manifest = _move_into_folder(out, manifest)
     if manifest:
-        renew_links(out, manifest.folder)  # a run may have been killed between manifest and links
+        renew_links(out)  # a run may have been killed between manifest and links
+    remove_old_folders(out)
     folder = out.inside(manifest.folder if manifest else "")
     predictions = None
     if manifest and PREDICTIONS in manifest.files:
@@ -123,17 +138,35 @@ def begin_run(out: Output) -> LastRun:
     try:
         history = read_history(folder)
     except ValueError:
-        history, target = HISTORY_SCHEMA.empty_table(), f"{SET_ASIDE}/damaged-{folder.root.name}-{HISTORY}"
+        history, target = (
+            HISTORY_SCHEMA.empty_table(),
+            f"{SET_ASIDE}/damaged-{folder.root.name}-{HISTORY}",
+        )
         out.copy(target, folder.path(HISTORY))
         findings.append(Finding(HISTORY, "it is damaged", f"copied to {target}, the run begins a new one"))
     return LastRun(manifest, history, predictions, tuple(findings))
 
 
 def refuse_foreign(out: Output) -> None:
-    """Leave a directory alone that has files of our names and is not ours. Raises InputError for one."""
-    foreign = sorted({*RUN_FILES, MANIFEST} & out.list().keys())
+    """Refuse to write into a directory that has files of our names and is not ours, or into the folder of a run.
+
+    Raises InputError for one.
+    """
+    foreign = sorted(out.list().keys() & RUN_NAMES)
     if foreign and not is_ours(out):
         raise InputError(f"{out} holds {foreign[0]}, which no run of labelscore wrote there; choose another --out")
+    manifest = _own_manifest(out)
+    if manifest.get("published") and not manifest.get("folder"):
+        raise InputError(f"{out} is the folder of a finished run, which stays as it is; give the output that holds it")
+    link = out.path(CURRENT)
+    if link.is_symlink():
+        is_ours_too = bool(RUN_FOLDER.fullmatch(str(link.readlink())))
+    else:  # as a folder it is ours in a copy of an output for which links were followed
+        is_ours_too = not link.exists() or bool(_own_manifest(out.inside(CURRENT)))
+    if not is_ours_too and not out.remote:
+        raise InputError(
+            f"{link} is the name of our link to the last run; move yours elsewhere, or choose another --out"
+        )
 
 
 def _set_damaged_manifest_aside(out: Output) -> list[Finding]:
@@ -166,79 +199,109 @@ def new_folder() -> str:
 def publish(out: Output, folder: Output, manifest: Manifest) -> Manifest:
     """Let the run whose files lie in `folder` be the output's; returns the manifest as it was written.
 
-    manifest.files: hashes that are known already. The folders of runs that were replaced a while ago go.
+    manifest.files: hashes that are known already.
     """
     known = manifest.files
     files = {name: known.get(name) or hash_file(folder.path(name)) for name in RUN_FILES if folder.exists(name)}
     manifest = _switch(out, folder, manifest.model_copy(update={"files": files}))
-    renew_links(out, manifest.folder)
-    for name in old_folders(out, manifest.folder):
-        for file in out.list(name):
-            out.delete(file)
+    renew_links(out)
     return manifest
 
 
 def _switch(out: Output, folder: Output, manifest: Manifest) -> Manifest:
     """Write the manifest into the run's folder, which is complete then, and put it in place of the output's."""
-    now = datetime.now(UTC).isoformat(timespec="microseconds")
-    manifest = manifest.model_copy(update={"published": now, "folder": ""})
+    now, name = datetime.now(UTC), folder.location.removeprefix(f"{out.location}/")
+    before = read_manifest(out)
+    known = before.replaced if before else {}
+    then = datetime.fromisoformat(before.published) if before and before.published else now
+    replaced = {  # no run was replaced before it was published, even if clocks say so
+        other: known.get(other, max(now, then))
+        for other, is_finished in run_folders(out).items()
+        if is_finished and other != name
+    }
+    manifest = manifest.model_copy(
+        update={"published": now.isoformat(timespec="microseconds"), "folder": "", "replaced": {}}
+    )
     write_manifest(folder, manifest)
-    manifest = manifest.model_copy(update={"folder": folder.location.removeprefix(f"{out.location}/")})
+    manifest = manifest.model_copy(update={"folder": name, "replaced": replaced})
     write_manifest(out, manifest)
     return manifest
 
 
-def renew_links(out: Output, folder: str) -> None:
-    """Let the names in OUT/ lead to the files of this run: all at one instant, where there are links.
+def renew_links(out: Output) -> None:
+    """Let the names in OUT/ lead to the files of the last run: all at one instant, where there are links.
 
-    On an object store those that are read alone are copied. Where a file system has no links there are none.
+    Without links (on an object store, on some file systems) those that are read alone are copied.
     """
+    folder = need_manifest(out).folder
     run = out.inside(folder)
-    if out.remote:
-        for name in filter(run.exists, COPIED):
-            run.link(name, out, name)
-        return
-    with suppress(RunError):
-        out.point(CURRENT, folder)
+    if out.remote or not _point_to_current(out, folder):
         for name in RUN_FILES:
-            target = f"{'../' * name.count('/')}{CURRENT}/{name}"
-            path = out.path(name)
-            if not run.exists(name):
-                path.unlink(missing_ok=True)
-            elif not (path.is_symlink() and str(path.readlink()) == target):
-                out.point(name, target)
+            if name in COPIED and run.exists(name):
+                run.link(name, out, name)
+            elif out.exists(name):
+                out.delete(name)
+        if need_manifest(out).folder != folder:  # another machine has published meanwhile
+            renew_links(out)
+        return
+    for name in RUN_FILES:
+        target = f"{'../' * name.count('/')}{CURRENT}/{name}"
+        path = out.path(name)
+        if not run.exists(name):
+            path.unlink(missing_ok=True)
+        elif not (path.is_symlink() and str(path.readlink()) == target):
+            out.point(name, target)
 
 
-def old_folders(out: Output, current: str) -> list[str]:
+def _point_to_current(out: Output, folder: str) -> bool:
+    """Turn the link that all others lead through; False where there are no links."""
+    if not out.path(CURRENT).is_symlink():
+        for name in files_of_run(out, CURRENT):  # a copy of a run, see `refuse_foreign`
+            out.delete(name)
+    return out.point(CURRENT, folder)
+
+
+# Replaced runs
+
+
+def remove_old_folders(out: Output) -> None:
+    """Remove the files of runs that were replaced a while ago, or never finished; the caller holds the lock."""
+    for folder in old_folders(out, read_manifest(out)):
+        for name in files_of_run(out, folder):
+            out.delete(name)
+
+
+def files_of_run(out: Output, folder: str) -> list[str]:
+    """Those files in a folder that a run has written: a user may have put others there."""
+    return [name for run in RUN_NAMES if out.exists(name := f"{folder}/{run}")]
+
+
+def old_folders(out: Output, manifest: Manifest | None) -> list[str]:
     """The run folders that may go: those replaced longer ago than GRACE, and those that were never finished."""
     now = datetime.now(UTC)
-    finished: dict[str, datetime] = {}
+    replaced = manifest.replaced if manifest else {}
     old = []
-    for name, begun in run_folders(out):
-        published = _published(out, name)
-        if published:
-            finished[name] = published
-        elif not out.remote or now - begun > ABANDONED:
+    for name, is_finished in run_folders(out).items():
+        if name in replaced:
+            is_old = now - replaced[name] > GRACE
+        else:
+            is_old = not is_finished and (not out.remote or now - begun(name) > ABANDONED)
+        if is_old:
             old.append(name)
-    rising = sorted(finished, key=lambda name: (finished[name], name))
-    old += [name for name, after in pairwise(rising) if now - finished[after] > GRACE]
-    return sorted(name for name in old if name != current)
+    return old
 
 
-def run_folders(out: Output) -> list[tuple[str, datetime]]:
-    """The names of all run folders, and when each was begun."""
-    parts = {PurePosixPath(name).parts[1] for name in out.list(RUNS) if len(PurePosixPath(name).parts) > 2}
-    return [
-        (f"{RUNS}/{name}", datetime.strptime(name[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC))
-        for name in sorted(parts)
-        if _NAME.fullmatch(name)
+def run_folders(out: Output) -> dict[str, bool]:
+    """The names of all run folders, the oldest first, and whether their runs were finished."""
+    files = out.list(RUNS)
+    ours = [
+        name[: found.end()]
+        for name in files
+        if (found := RUN_FOLDER.match(name)) and name[found.end() + 1 :] in RUN_NAMES
     ]
+    return {folder: f"{folder}/{MANIFEST}" in files for folder in ours}
 
 
-def _published(out: Output, folder: str) -> datetime | None:
-    """When the run in a folder was published; None for one that never was."""
-    try:
-        manifest = read_manifest(out.inside(folder))
-        return datetime.fromisoformat(manifest.published) if manifest else None
-    except (LabelscoreError, ValueError):
-        return None
+def begun(folder: str) -> datetime:
+    """When a run folder was begun."""
+    return datetime.strptime(folder[len(RUNS) + 1 :][:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)

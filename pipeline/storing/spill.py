@@ -20,8 +20,6 @@ Array = npt.NDArray[Any]
 KEY = ("key", ">u8", (4,))  # a SHA-256 as four words
 KEYS_AT_ONCE = 1 << 15
 MAX_BUCKETS = 1024  # beyond 33 million keys the buckets grow instead (a quarter of a byte of memory a key)
-_NIBBLE = np.full(256, 255, np.uint8)
-_NIBBLE[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
 
 
 class Spill:
@@ -80,10 +78,7 @@ class Spill:
 
 def num_buckets(num_keys: int) -> int:
     """How many buckets keep about KEYS_AT_ONCE keys in each: a power of two up to MAX_BUCKETS."""
-    buckets = 1
-    while buckets < MAX_BUCKETS and num_keys > buckets * KEYS_AT_ONCE:
-        buckets *= 2
-    return buckets
+    return min(MAX_BUCKETS, 1 << (max(0, num_keys - 1) // KEYS_AT_ONCE).bit_length())
 
 
 def bucket_of(keys: Array, buckets: int) -> Array:
@@ -94,15 +89,9 @@ def bucket_of(keys: Array, buckets: int) -> Array:
 def keys_of(hashes: pa.Array) -> Array:
     """Hex SHA-256 strings as keys  # (n, 4) words. Raises ValueError where one is no such string."""
     strings = hashes.cast(pa.string())
-    if strings.null_count or not pc.all(pc.equal(pc.binary_length(strings), 64), min_count=0).as_py():
+    if strings.null_count or not pc.all(pc.match_substring_regex(strings, "^[0-9a-f]{64}$"), min_count=0).as_py():
         raise ValueError("text_hash is not a hex SHA-256")
-    _, offsets, data = strings.buffers()
-    start = np.frombuffer(offsets, np.int32)[strings.offset] if len(strings) else 0
-    letters = np.frombuffer(data or b"", np.uint8)[start : start + 64 * len(strings)].reshape(-1, 64)
-    digits = _NIBBLE[letters]  # (n, 64)
-    if (digits > 15).any():
-        raise ValueError("text_hash is not a hex SHA-256")
-    return np.ascontiguousarray(digits[:, 0::2] << 4 | digits[:, 1::2]).view(">u8")
+    return np.frombuffer(bytes.fromhex("".join(strings.to_pylist())), ">u8").reshape(-1, 4)
 
 
 def first_equal(keys: Array) -> Array:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.storing.files import Finding, Output, hash_bytes
 from pipeline.storing.fingerprint import Fingerprint, StoredPrompt
-from pipeline.storing.layout import PART_NAME, PLAN, SET_ASIDE
+from pipeline.storing.layout import PART, PLAN, SET_ASIDE
 from pipeline.storing.parts import (
     NUMBERS,
     BadPart,
@@ -25,7 +25,7 @@ from pipeline.storing.parts import (
     folder_of,
     load_keys,
     load_scores,
-    read_part,
+    read_stored,
 )
 from pipeline.storing.sealed import seal
 from pipeline.storing.spill import KEY, Array, Spill, bucket_of, first_equal, keys_of, num_buckets, rebatch
@@ -60,22 +60,15 @@ class Store:
         known, self._parts = self._parts, {}
         for fingerprint in dict.fromkeys(stored.fingerprint for stored in self.prompts):
             for name, size in self.out.list(folder_of(fingerprint.digest)).items():
-                part = known.get(name) or self._read(name, size)
-                if part:
+                try:
+                    part = known.get(name) or read_stored(self.out, name, size)
+                except BadPart as bad:
+                    target = self.out.move(name, f"{SET_ASIDE}/{bad.reason}-{PurePosixPath(name).name}")
+                    again = ", its texts are scored again" if PART.fullmatch(name) else ""
+                    self.findings.append(Finding(name, str(bad), f"moved to {target}{again}"))
+                    continue
+                if isinstance(part, Part):  # the other is a plan
                     self._parts[name] = part
-
-    def _read(self, name: str, size: int) -> Part | None:
-        if PurePosixPath(name).name == PLAN:
-            return None
-        try:
-            if not PART_NAME.fullmatch(PurePosixPath(name).name):
-                raise BadPart("stray", "it is no file of the store")
-            return read_part(self.out, name, size)
-        except BadPart as bad:
-            target = self.out.move(name, f"{SET_ASIDE}/{bad.reason}-{PurePosixPath(name).name}")
-            again = "" if bad.reason == "stray" else ", its texts are scored again"
-            self.findings.append(Finding(name, str(bad), f"moved to {target}{again}"))
-            return None
 
     def parts(self, fingerprint: Fingerprint) -> list[Part]:
         """The fingerprint's parts, the ones to be believed first first."""
@@ -105,7 +98,7 @@ class Store:
         missing = np.zeros(num_items + len(extra_texts), bool)
         num_wanted = 0
         parts = [] if force else self.parts(fingerprint)
-        payloads = (_notebook_payload(load_keys(self.out, part), part) for part in parts)
+        payloads = ((load_keys(self.out, part), np.array(part.notebook)) for part in parts)
         wanted = _wanted_keys(items, extra_texts)
         num_keys = len(missing) + sum(part.num_texts for part in parts)
         for has_notebook, positions, first in _hash_join(self.out, wanted, payloads, np.dtype(bool), num_keys):
@@ -154,10 +147,6 @@ class Store:
             yield positions[found], rows[first[found]]
 
 
-def _notebook_payload(keys: Array, part: Part) -> tuple[Array, Array]:
-    return keys, np.full(len(keys), part.notebook)
-
-
 def _wanted_keys(items: Path, extra_texts: Sequence[str]) -> Iterator[Array]:
     batches = read_batches(items, ["text_hash"])
     yield from (keys_of(batch.column(0)) for batch in batches)
@@ -173,6 +162,8 @@ def _hash_join(
     num_keys: int,
 ) -> Iterator[tuple[Array, Array, Array]]:
     """Join on equal keys, bucket by bucket: payloads of the stored keys, positions of the wanted keys, `first`.
+
+    A stored payload is one for each key, or one for all of them.
 
     `first` tells for each wanted key where the first key equal to it is: below len(payloads) in the payloads, from
     there on among the wanted ones themselves. Stored keys that come first win.

@@ -4,10 +4,9 @@ Invariant: every page carries its checksum, and whoever reads a file back here h
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import pyarrow as pa
@@ -15,6 +14,8 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import RunError
 from pipeline.storing.files import Output
+
+Row = tuple[Any, ...]
 
 ROWS_AT_ONCE = 8192
 ROWS_IN_GROUP = 10_000
@@ -28,58 +29,54 @@ def write_table(file: Path | IO[bytes], schema: pa.Schema, tables: Iterable[pa.T
             writer.write_table(table)
 
 
-class RowWriter:
-    """A Parquet file of a run's work folder, written aside row by row; memory holds one row group.
+@contextmanager
+def writing_rows(path: Path, schema: pa.Schema) -> Iterator[Callable[[Row], None]]:
+    """Yield what appends a row to a file of a run's work folder: values in the order of the schema.
 
-    It takes its name at the end of its block; after an error in it, what had the name before keeps it. Raises RunError
+    Memory holds one row group. After an error in the block the file is what it was, if there was one. Raises RunError
     where the disk is full or cannot be written.
     """
+    rows: list[Row] = []
+    num_chars, partial = 0, path.with_name(f"{path.name}.partial")
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._path, self._schema = path, schema
-        self._aside = path.with_name(f"{path.name}.partial")
-        self._rows: list[tuple[Any, ...]] = []
-        self._num_chars = 0
-        with self._explain_errors():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(self._aside, schema, compression="zstd", write_page_checksum=True)
+    def add(row: Row) -> None:
+        nonlocal num_chars
+        rows.append(row)
+        num_chars += sum(len(value) for value in row if isinstance(value, str))
+        if len(rows) >= ROWS_IN_GROUP or num_chars >= CHARS_IN_GROUP:
+            flush()
+            num_chars = 0
 
-    def __enter__(self) -> "RowWriter":
-        return self
+    def flush() -> None:
+        columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+        with _explained(path):
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+        rows.clear()
 
-    def add(self, row: tuple[Any, ...]) -> None:
-        """Append a row: its values in the order of the schema."""
-        self._rows.append(row)
-        self._num_chars += sum(len(value) for value in row if isinstance(value, str))
-        if len(self._rows) >= ROWS_IN_GROUP or self._num_chars >= CHARS_IN_GROUP:
-            self._flush()
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = pq.ParquetWriter(partial, schema, compression="zstd", write_page_checksum=True)
+    try:
+        yield add
+        flush()
+        with _explained(path):
+            writer.close()
+            partial.replace(path)
+    except BaseException:
+        with suppress(OSError):  # whatever went wrong has been said
+            writer.close()
+        partial.unlink(missing_ok=True)
+        raise
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        try:
-            if error is None:
-                self._flush()
-                with self._explain_errors():
-                    self._writer.close()
-                    self._aside.replace(self._path)
-        finally:
-            with suppress(OSError):  # whatever went wrong has been said
-                self._writer.close()
-            self._aside.unlink(missing_ok=True)
 
-    def _flush(self) -> None:
-        columns = list(zip(*self._rows, strict=True)) or [()] * len(self._schema)
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
-        with self._explain_errors():
-            self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
-        self._rows, self._num_chars = [], 0
-
-    @contextmanager
-    def _explain_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise RunError(f"{self._path}: cannot be written ({reason}); make room, or choose another --out") from None
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise RunError(f"{path}: cannot be written ({reason}); make room, or choose another --out") from None
 
 
 def read_batches(path: Path, columns: list[str], num_rows: int = ROWS_AT_ONCE) -> Iterator[pa.RecordBatch]:

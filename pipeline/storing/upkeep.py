@@ -11,18 +11,19 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import LabelscoreError, RunError
-from pipeline.storing.files import Finding, Output, hash_bytes
+from pipeline.storing.files import Finding, Output
 from pipeline.storing.history import read_history
 from pipeline.storing.layout import (
     COPIED,
     FOLDER,
     ITEMS,
     MANIFEST,
-    PART_NAME,
-    PLAN,
+    RUN_FILES,
+    RUN_FOLDER,
     RUNS,
     SCORES,
     SCORES_SCHEMA,
@@ -30,9 +31,8 @@ from pipeline.storing.layout import (
     STORE,
 )
 from pipeline.storing.manifest import Manifest, read_manifest
-from pipeline.storing.parts import BadPart, Part, peek_part, read_part
-from pipeline.storing.runs import changed_files, old_folders, run_folders
-from pipeline.storing.sealed import unseal
+from pipeline.storing.parts import BadPart, Part, read_stored
+from pipeline.storing.runs import changed_files, files_of_run, old_folders, run_folders
 from pipeline.storing.tables import read_batches
 
 State = Literal["published", "unfinished", "stale"]
@@ -47,12 +47,9 @@ class Stored:
     model: str
     revision: str
     prompt: str
-    notebook: bool
     num_texts: int
     num_pending: int
-    num_parts: int
     num_bytes: int
-    files: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +74,7 @@ class Pruned:
 
 def status(out: Output) -> Status:
     """What is stored, published, pending and stale. Reads footers only: `verify` is what proves the bytes."""
-    files = out.list()
+    files = {n: size for n, size in out.list().items() if not n.startswith(f"{RUNS}/") or RUN_FOLDER.match(n)}
     manifest = read_manifest(out)
     findings: list[Finding] = []
     stored = []
@@ -105,24 +102,19 @@ def _peek(out: Output, files: dict[str, int]) -> tuple[dict[str, Any] | None, li
     plan, parts, findings = None, [], []
     for name, size in files.items():
         try:
-            if PurePosixPath(name).name == PLAN:
-                plan = unseal(out.read_bytes(name))
-            else:
-                _check_name(name)
-                parts.append(peek_part(out, name, size))
-        except (BadPart, ValueError, RunError) as error:
+            found = read_stored(out, name, size, verify=False)
+        except (BadPart, RunError) as error:
             findings.append(Finding(name, str(error), "the next run that needs it sets it aside"))
+            continue
+        if isinstance(found, Part):
+            parts.append(found)
+        else:
+            plan = found
     return plan, parts, findings
 
 
-def _check_name(name: str) -> None:
-    if not PART_NAME.fullmatch(PurePosixPath(name).name):
-        raise BadPart("stray", "it is no file of the store")
-
-
 def _stored(folder: str, manifest: Manifest | None, plan: dict[str, Any] | None, parts: list[Part]) -> Stored:
-    newest = max(parts, key=lambda part: part.generation) if parts else None
-    pending = 0
+    names, pending = ("", "", ""), 0
     if plan:
         written = sum(part.num_texts for part in parts if part.generation >= plan["generation"])
         pending = max(0, plan["num_missing"] - written)
@@ -132,19 +124,18 @@ def _stored(folder: str, manifest: Manifest | None, plan: dict[str, Any] | None,
         state = "published"
     elif manifest is None or (plan and pending and plan["started"] > manifest.finished):
         state = "unfinished"
-    names = (newest.model, newest.revision, newest.prompt) if newest else ("", "", "")
+    if parts:
+        newest = max(parts, key=lambda part: part.generation)
+        names = (newest.model, newest.revision, newest.prompt)
     if plan:
         names = (plan["model"], plan["revision"], plan["prompt"])
     return Stored(
         folder,
         state,
         *names,
-        notebook=any(part.notebook for part in parts),
         num_texts=sum(part.num_texts for part in parts),
         num_pending=pending,
-        num_parts=len(parts),
         num_bytes=sum(part.num_bytes for part in parts),
-        files=tuple(part.name for part in parts),
     )
 
 
@@ -164,9 +155,9 @@ def prune(out: Output, *, dry_run: bool) -> list[Pruned]:
     for name, size in out.list(STORE).items():
         if belongs := stale.get(_folder(name)):
             pruned.append(Pruned(name, size, f"prompt '{belongs.prompt}' of {belongs.model} is in no finished run"))
-    for folder in old_folders(out, now.published.folder):
+    for folder in old_folders(out, now.published):
         files = out.list(folder)
-        pruned += [Pruned(name, size, "its run was replaced, or cut short") for name, size in files.items()]
+        pruned += [Pruned(n, files[n], "its run was replaced, or cut short") for n in files_of_run(out, folder)]
     if not dry_run:
         for file in pruned:
             out.delete(file.name)
@@ -195,65 +186,57 @@ def _verify_store(out: Output) -> Iterator[Finding]:
         try:
             if not _folder(name):
                 raise BadPart("stray", "it is no file of the store")
-            if PurePosixPath(name).name == PLAN:
-                unseal(out.read_bytes(name))
-                continue
-            _check_name(name)
-            if out.remote and hash_bytes(out.read_bytes(name)) != PurePosixPath(name).stem:  # not its mirrored copy
-                raise BadPart("damaged", "its bytes do not have the hash in its name")
-            read_part(out, name, size)
-        except (BadPart, ValueError) as bad:
+            if out.remote:
+                out.fetch(name)  # what is there now, in place of a mirrored copy
+            read_stored(out, name, size)
+        except BadPart as bad:
             yield Finding(name, str(bad), again if _folder(name) else "move it elsewhere")
         except LabelscoreError as error:
             yield Finding(name, str(error), "see there")
 
 
 def _verify_published(out: Output) -> Iterator[Finding]:
-    files = {name for name in out.list() if not name.startswith((f"{STORE}/", f"{RUNS}/"))}
     try:
         manifest = read_manifest(out)
     except LabelscoreError as error:
         yield Finding(MANIFEST, str(error), "nothing published can be checked without it")
         return
     if manifest is None:
-        if files:
+        if any(_published(out)):
             yield Finding(MANIFEST, "it is missing: no run has finished", "run again to publish")
         return
-    yield from _verify_run(out, manifest.folder, manifest)
+    run = out.inside(manifest.folder)
+    problems = [*changed_files(run, manifest.files), *_strays(run, manifest)]
+    prefix = f"{manifest.folder}/" if manifest.folder else ""
+    yield from (replace(problem, name=f"{prefix}{problem.name}") for problem in problems)
+    if not problems:
+        yield from _verify_scores(run, manifest)
     if not manifest.folder:
         return
-    yield from _verify_names(out, manifest)
-    for name in sorted(files - manifest.files.keys() - {MANIFEST}):
-        yield Finding(name, "the last finished run did not write it", "run again, or move it elsewhere if it is yours")
-    for folder, _ in run_folders(out):
+    # What stands in OUT/ itself is of the last run: links, or copies.
+    names = COPIED if out.remote else [name for name in filter(out.exists, RUN_FILES) if not _is_same(out, run, name)]
+    yield from changed_files(out, {name: manifest.files[name] for name in names if name in manifest.files})
+    yield from _strays(out, manifest)
+    for folder, is_finished in run_folders(out).items():
+        if not is_finished:
+            yield Finding(folder, "its run is at work, or was cut short", "the next run removes it")
         try:
-            if read_manifest(out.inside(folder)) is None:
-                yield Finding(folder, "its run was cut short", "the next run removes it")
+            read_manifest(out.inside(folder))
         except LabelscoreError as error:
             yield Finding(f"{folder}/{MANIFEST}", str(error), "run again")
 
 
-def _verify_names(out: Output, manifest: Manifest) -> Iterator[Finding]:
-    """What stands in OUT/ itself is of the last run."""
-    if out.remote:
-        yield from changed_files(out, {name: manifest.files[name] for name in COPIED if name in manifest.files})
-        return
-    run = out.inside(manifest.folder)
-    for name in filter(run.exists, manifest.files):
-        if out.path(name).exists() and not out.path(name).samefile(run.path(name)):
-            yield Finding(name, "it is not the last run's", "the next run mends it")
+def _published(folder: Output) -> set[str]:
+    return {name for name in folder.list() if not name.startswith((f"{STORE}/", f"{RUNS}/"))}
 
 
-def _verify_run(out: Output, folder: str, manifest: Manifest) -> Iterator[Finding]:
-    """Every file in the folder of a run; `manifest` may be the output's own, which the folder has, too."""
-    run, prefix = out.inside(folder), f"{folder}/" if folder else ""
-    problems = list(changed_files(run, manifest.files))
-    others = {name for name in run.list() if not name.startswith((f"{STORE}/", f"{RUNS}/"))}
-    for name in sorted(others - manifest.files.keys() - {MANIFEST}):
-        problems.append(Finding(name, "its run did not write it", "run again, or move it elsewhere if it is yours"))
-    yield from (replace(problem, name=f"{prefix}{problem.name}") for problem in problems)
-    if not problems:
-        yield from _verify_scores(run, manifest)
+def _strays(folder: Output, manifest: Manifest) -> Iterator[Finding]:
+    for name in sorted(_published(folder) - manifest.files.keys() - {MANIFEST}):
+        yield Finding(name, "the last finished run did not write it", "run again, or move it elsewhere if it is yours")
+
+
+def _is_same(out: Output, run: Output, name: str) -> bool:
+    return run.exists(name) and out.path(name).samefile(run.path(name))
 
 
 def _verify_scores(out: Output, manifest: Manifest) -> Iterator[Finding]:
@@ -264,24 +247,15 @@ def _verify_scores(out: Output, manifest: Manifest) -> Iterator[Finding]:
     if pq.read_schema(file) != SCORES_SCHEMA:
         yield Finding(SCORES, "its columns are not those of this version", "run again")
         return
-    num_rows, in_order = 0, True
-    last: tuple[Any, ...] = (-1, "", -1)
+    names = pa.array(sorted(prompt.name for prompt in manifest.prompts))
+    num_rows, in_order, last = 0, True, np.array([-1])
     for batch in read_batches(file, ["item_id", "prompt", "label_id"]):
-        num_rows += batch.num_rows
-        in_order &= _rises(batch, last)
-        last = tuple(column[-1].as_py() for column in batch.columns)
+        item, label = batch["item_id"].to_numpy(), batch["label_id"].to_numpy()
+        prompt = pc.fill_null(pc.index_in(batch["prompt"], names), -1).to_numpy()
+        keys = (item * len(names) + prompt) * (1 << 16) + label  # an int16 has room; one that is no prompt's falls back
+        in_order &= bool((np.diff(keys, prepend=last) > 0).all())
+        num_rows, last = num_rows + batch.num_rows, keys[-1:]
     if not in_order:
         yield Finding(SCORES, "an item, prompt and label is there twice or out of order", "run again")
     if num_rows != num_items * rows or num_items != manifest.dataset.num_items:
         yield Finding(SCORES, f"{num_rows} rows, not {rows} for each of {num_items} items", "run again")
-
-
-def _rises(batch: pa.RecordBatch, last: tuple[Any, ...]) -> bool:
-    """Whether (item_id, prompt, label_id) rises from row to row, beginning above `last`."""
-    item, label = (batch.column(i).to_numpy() for i in (0, 2))
-    names = batch.column(1).dictionary_encode()
-    ranks = np.argsort(np.argsort(np.array(names.dictionary.to_pylist(), object)))
-    prompt = ranks[names.indices.to_numpy()]
-    above = (np.diff(prompt) > 0) | ((np.diff(prompt) == 0) & (np.diff(label) > 0))
-    rises = (np.diff(item) > 0) | ((np.diff(item) == 0) & above)
-    return bool(rises.all()) and tuple(column[0].as_py() for column in batch.columns) > last

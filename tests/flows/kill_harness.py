@@ -30,7 +30,7 @@ import polars as pl
 
 from pipeline.analysis import load_run
 from pipeline.storing.files import LOCK, WORK, Output
-from pipeline.storing.layout import MANIFEST, PART_NAME, PREDICTIONS, SCORES
+from pipeline.storing.layout import MANIFEST, PART, PREDICTIONS, SCORES
 from pipeline.storing.upkeep import verify
 from tests.flows.runs import Nursery, Run, quiet_server, start_command
 
@@ -83,7 +83,7 @@ def _writes_aside(seen: Seen) -> bool:
 
 
 def _stored(num_parts: int, seen: Seen) -> bool:
-    return sum(1 for name in seen.new() if PART_NAME.fullmatch(Path(name).name)) >= num_parts
+    return sum(1 for name in seen.new() if PART.fullmatch(name)) >= num_parts
 
 
 # What to wait for, and how long the random delay after it may be, in seconds.

@@ -41,8 +41,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> Path
 
 @pytest.fixture
 def out(finished: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be damaged."""
-    return Path(shutil.copytree(finished, tmp_path / "out"))
+    """A copy of it, to be damaged; its names in OUT/ lead to the files in the run's folder."""
+    return Path(shutil.copytree(finished, tmp_path / "out", symlinks=True))
 
 
 def parts(out: Path) -> list[Path]:
@@ -262,8 +262,9 @@ def test_a_directory_that_is_no_output_is_refused(
 
 def test_the_status_of_a_run_that_never_finished_is_shown(out: Path, labelscore: Command) -> None:
     """A first run that was killed leaves a store and no manifest; it is an output all the same."""
-    for path in (*out.glob("*.*"), *out.glob("*/*.*")):
+    for path in (*out.glob("*.*"), *out.glob("*/*.*"), out / "current"):
         path.unlink()
+    shutil.rmtree(out / "runs")
     done = labelscore("status", str(out))
     assert done.code == 0, done
     assert "unfinished" in done.out
@@ -286,7 +287,7 @@ def test_a_link_to_nothing_is_told_as_one(tmp_path: Path, labelscore: Command) -
 def test_a_publication_cut_short_is_no_finished_run(
     name: str, out: Path, tmp_path: Path, labelscore: Command, nursery: Nursery
 ) -> None:
-    """A kill between two published files leaves a table of the next run beside the old manifest: no report of both."""
+    """A table of another run beside the manifest, as a kill left it when a run had no folder: no report of both."""
     other = tmp_path / "other"
     run = nursery.start(["run", "--limit", "24", "--prompt", "topic", "--out", str(other)], tmp_path / "log")
     assert run.wait() == 0, run.said()
@@ -301,6 +302,40 @@ def test_a_publication_cut_short_is_no_finished_run(
     assert contents(out) == before
     assert labelscore(*RUN, "--out", str(out)).code == 0
     assert labelscore("report", str(out)).code == 0
+
+
+def test_a_report_is_not_made_with_a_damaged_history(out: Path, labelscore: Command) -> None:
+    """It would show a past that was not; one line, and the next run mends it."""
+    flip(out / "history.parquet")
+    done = labelscore("report", str(out))
+    assert done.code == 1, done
+    (line,) = done.complaints
+    assert "history.parquet is not the one that manifest.json names" in line
+    assert "run again" in line
+
+
+def test_the_folder_of_a_run_is_no_out(out: Path, labelscore: Command) -> None:
+    """A run or report there would change what readers of it hold; both are refused before anything is made."""
+    folder = labelscore("path", str(out)).out.strip()
+    before = contents(out)
+    for arguments in (("report", folder), (*RUN, "--out", folder), ("report", str(out / "current"))):
+        done = labelscore(*arguments)
+        assert done.code == 2, done
+        (line,) = done.complaints
+        assert "is the folder of a finished run" in line
+        assert "give the output that holds it" in line
+    assert contents(out) == before
+
+
+def test_a_copy_for_which_links_were_followed_goes_on(finished: Path, tmp_path: Path, labelscore: Command) -> None:
+    """rsync -L, a zip, a cloud folder: `current` is a folder then, and each file is there three times."""
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    assert labelscore("report", str(out)).code == 0
+    done = labelscore(*RUN, "--out", str(out))
+    assert done.code == 0, done
+    assert "nothing to score" in done.err
+    assert (out / "current").is_symlink()
+    assert labelscore("verify", str(out)).code == 0
 
 
 def test_a_single_finding_is_counted_as_one(out: Path, labelscore: Command) -> None:

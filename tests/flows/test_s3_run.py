@@ -1,5 +1,6 @@
 """The whole command with its output in an object store: a real S3 protocol server on loopback."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import polars as pl
 import pytest
 from moto.server import ThreadedMotoServer
 
+from pipeline.storing.layout import COPIED
 from tests.conftest import FinishedRun
 
 BUCKET = "labelscore-tests"
@@ -87,12 +89,17 @@ def test_a_bucket_gets_the_tables_that_a_folder_gets(
     assert "nothing to score" in finish(start(s3, tmp_path / "d", prefect_home))
 
     columns = ["item_id", "prompt", "label_id", "text_hash", "label_words", "gold_id", "num_tokens", "logprob", "logit"]
-    ours = pl.read_parquet(fetch(s3, "scores/scores.parquet", tmp_path)).select(columns)
+    folder = json.loads(fetch(s3, "manifest.json", tmp_path).read_text())["folder"]
+    ours = pl.read_parquet(fetch(s3, f"{folder}/scores/scores.parquet", tmp_path)).select(columns)
     local = pl.read_parquet(demo_run.out / "scores" / "scores.parquet").select(columns)
     assert ours.drop("logprob", "logit").equals(local.drop("logprob", "logit"))
     for name in ("logprob", "logit"):
         difference = (ours[name] - local[name]).abs()
         assert (difference <= 1e-6 * local[name].abs().clip(lower_bound=1) + 1e-5).all()
     names = stored(s3)
-    assert {"run/manifest.json", "run/history.parquet", "run/report/report.html"} <= names.keys()
+    published = {name for name in names if not name.startswith(("run/runs/", "run/store/"))}
+    assert published == {f"run/{name}" for name in ("manifest.json", *COPIED)}
+    for name in COPIED:  # those of the last run
+        page = fetch(s3, name, tmp_path).read_bytes()
+        assert page == fetch(s3, f"{folder}/{name}", tmp_path).read_bytes()
     assert not [name for name in names if ".tmp-" in name or ".labelscore" in name]

@@ -4,14 +4,17 @@ import io
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from pipeline.storing.files import LOCK, WORK, Output
 from pipeline.storing.upkeep import verify
 from tests.flows.kill_harness import KEYS, SCORES
 from tests.flows.runs import Nursery
+from tests.pipeline.test_analysis import DOCUMENT, FOLDER, blocks_of, plain
 
 NUM_ITEMS = 60
 
@@ -54,6 +57,35 @@ def test_readers_beside_a_run_see_the_last_finished_one(tmp_path: Path, nursery:
     assert run.wait() == 0, run.said()
     assert heights <= {(4 * NUM_ITEMS, 4 * NUM_ITEMS), (4 * 90, 4 * 90)}
     assert (4 * NUM_ITEMS, 4 * NUM_ITEMS) in heights
+
+
+def answers(out: Path) -> tuple[str, list[pl.DataFrame]]:
+    """The run that `load_run` finds now, and what every block of data/README.md answers for it."""
+    names: dict[str, Any] = {}
+    found = []
+    for _, code in blocks_of(DOCUMENT.read_text().replace(FOLDER, str(out))):
+        exec(compile(code, DOCUMENT.name, "exec"), names)
+        found.append(plain(names["answer"]))
+    return names["run"].manifest.run_id, found
+
+
+def test_every_documented_join_holds_through_two_runs(tmp_path: Path, nursery: Nursery) -> None:
+    """Whenever they are asked, the questions have the answers of one run: no refusal, no lost row, no wrong pair."""
+    out = tmp_path / "out"
+    prompts = ["--prompt", "answer", "--prompt", "topic"]
+    assert nursery.start([*command(out), *prompts], tmp_path / "first").wait() == 0
+    expected, polled = dict([answers(out)]), []
+    for limit in ("90", "40"):
+        run = nursery.start([*command(out), *prompts, "--limit", limit], tmp_path / limit)
+        while run.alive():
+            polled.append(answers(out))
+        assert run.wait() == 0, run.said()
+        expected |= dict([answers(out)])
+    assert len(expected) == 3
+    assert len({run_id for run_id, _ in polled}) >= 2
+    for run_id, found in polled:
+        for answer, right in zip(found, expected[run_id], strict=True):
+            assert_frame_equal(answer, right, check_row_order=False, rel_tol=1e-9)
 
 
 def test_the_lock_of_a_killed_run_does_not_block(tmp_path: Path, nursery: Nursery) -> None:

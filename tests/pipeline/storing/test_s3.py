@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import boto3
@@ -13,6 +14,9 @@ from moto.server import ThreadedMotoServer
 
 from pipeline.errors import InputError, LabelscoreError
 from pipeline.storing.files import Output
+from pipeline.storing.layout import HISTORY, SCORES
+from pipeline.storing.manifest import need_manifest, write_manifest
+from pipeline.storing.runs import new_folder, publish, renew_links
 from pipeline.storing.store import hash_text
 from pipeline.storing.upkeep import history, prune, status, verify
 from tests.pipeline.storing.stored import (
@@ -20,7 +24,9 @@ from tests.pipeline.storing.stored import (
     TOPIC,
     expected_scores,
     fingerprint,
+    manifest,
     open_store,
+    published,
     published_scores,
     run,
     scored,
@@ -156,9 +162,61 @@ def test_two_runs_at_once_from_two_machines_both_succeed(out: Output, machine: d
     for process in runs:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
+    assert verify(out) == []  # the pages in OUT/, too, are of the run that the manifest names
     assert published_scores(out) == expected_scores(texts_of(60))
     assert run(out, texts_of(60)) == []
     assert verify(out) == []
+
+
+def test_what_is_copied_is_of_the_run_that_was_published_last(out: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another machine publishes between two of the copies."""
+    run(out, TEXTS[:5])
+    link, folder = Output.link, out.inside(new_folder())
+
+    def overtaken(self: Output, name: str, target: Output, target_name: str) -> None:
+        link(self, name, target, target_name)
+        monkeypatch.setattr(Output, "link", link)
+        folder.write_bytes(HISTORY, b"of the other run")
+        publish(out, folder, manifest())
+
+    monkeypatch.setattr(Output, "link", overtaken)
+    renew_links(out)
+    assert out.read_bytes(HISTORY) == b"of the other run"
+    (first,) = need_manifest(out).replaced
+    assert out.exists(f"{first}/{SCORES}")
+
+
+def test_an_output_of_before_there_were_folders_keeps_no_table_that_no_manifest_names(out: Output) -> None:
+    """There are no links to put in their place: what was OUT/scores would stand beside the new run for ever."""
+    run(out, TEXTS[:5])
+    before = need_manifest(out)
+    for name in before.files:
+        out.write_bytes(name, out.read_bytes(f"{before.folder}/{name}"))
+    for name in out.list(before.folder):
+        out.delete(name)
+    write_manifest(out, before.model_copy(update={"folder": "", "published": ""}))
+    assert len(published_scores(out)) == 20
+    run(out, TEXTS)
+    assert {name for name in out.list() if not name.startswith(("runs/", "store/"))} == {HISTORY, "manifest.json"}
+    assert len(history(out)) == 2
+    assert verify(out) == []
+
+
+def test_copies_of_runs_that_are_gone_do_not_fill_a_machine(
+    out: Output, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A machine that only reads keeps what it may be reading, and nothing of runs that others removed long ago."""
+    run(out, TEXTS)
+    reader = elsewhere(out, monkeypatch, tmp_path / "machine-2")
+    gone, begun = (
+        reader.path(f"runs/{name}-01234567") for name in ("20200101T000000", f"{datetime.now(UTC):%Y%m%dT%H%M%S}")
+    )
+    for folder in (gone, begun):
+        (folder / "scores").mkdir(parents=True)
+    published(reader)
+    assert not gone.exists()
+    assert begun.exists()
+    assert reader.path(need_manifest(reader).folder).exists()
 
 
 @pytest.mark.parametrize("num_parts", [1, 4, 9])

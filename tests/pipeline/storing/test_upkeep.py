@@ -63,7 +63,9 @@ def test_status_tells_for_each_fingerprint_what_is_stored_and_whose(out: Output)
         ("stale", "model-old", "topic", NUM_TEXTS, 0),
     ]
     published = now.stored[0]
-    assert published.num_bytes == sum(out.path(name).stat().st_size for name in published.files)
+    assert published.num_bytes == sum(
+        size for name, size in out.list(f"store/{published.folder}").items() if name.endswith(".parquet")
+    )
     assert now.num_bytes == sum(out.list().values())
     assert now.published
     assert now.published.prompts[0].name == "answer"
@@ -185,7 +187,7 @@ def test_prune_says_first_and_then_removes_what_is_stale(out: Output) -> None:
     """Parts that the last finished run does not use, and what was set aside; a dry run removes nothing."""
     run(out, TEXTS, [TOPIC])
     run(out, TEXTS, [ANSWER])
-    victim = status(out).stored[0].files[0]
+    victim = next(iter(out.list(f"store/{status(out).stored[0].folder}")))
     out.path(victim).write_bytes(b"torn")
     run(out, TEXTS, [ANSWER])
     before = snapshot(out)
