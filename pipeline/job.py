@@ -26,7 +26,6 @@ from pipeline.storing.fingerprint import StoredPrompt
 from pipeline.storing.history import read_history, write_history
 from pipeline.storing.layout import HISTORY, TABLES
 from pipeline.storing.manifest import Manifest, digest_of_shots
-from pipeline.storing.publish import write_tables
 from pipeline.storing.runs import (
     LastRun,
     begin_run,
@@ -37,6 +36,7 @@ from pipeline.storing.runs import (
     refuse_foreign,
     remove_old_folders,
 )
+from pipeline.storing.score_tables import write_tables
 from pipeline.storing.store import Store
 from pipeline.target import Target, make_target
 

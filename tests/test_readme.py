@@ -20,7 +20,7 @@ def blocks(language: str) -> list[str]:
 
 COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("labelscore ")]
 # Commands that only read a finished run or score one text; the others start runs and are run by tests of their own.
-HARMLESS = [c for c in COMMANDS if c.split()[1] in ("status", "verify", "history", "report", "prune", "compare",
+HARMLESS = [c for c in COMMANDS if c.split()[1] in ("status", "path", "verify", "history", "report", "prune", "compare",
                                                     "classify", "tokens", "generate", "prompts")]  # fmt: skip
 
 
@@ -63,6 +63,13 @@ def test_every_configuration_is_valid(text: str, tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text(text)
     load_config(str(path), None, {})
+
+
+def test_the_map_has_every_file() -> None:
+    """Each module of flows/ and pipeline/ is named in "Where things are", and no other."""
+    named = set(re.findall(r"\b\w+\.py\b", README.partition("## Where things are")[2].partition("```text")[2]))
+    modules = {path.name for package in ("flows", "pipeline") for path in (ROOT / package).rglob("*.py")}
+    assert named == modules - {"__init__.py"} | {"make_demo.py"}
 
 
 def test_every_link_to_a_file_leads_somewhere() -> None:

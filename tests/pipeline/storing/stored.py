@@ -18,8 +18,8 @@ from pipeline.storing.fingerprint import Fingerprint, StoredPrompt, make_fingerp
 from pipeline.storing.history import write_history
 from pipeline.storing.layout import HISTORY_SCHEMA, SCORES
 from pipeline.storing.manifest import Manifest
-from pipeline.storing.publish import write_tables
 from pipeline.storing.runs import begin_run, new_folder, open_run, publish
+from pipeline.storing.score_tables import write_tables
 from pipeline.storing.store import Store, hash_text
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from pipeline.errors import RunError
 from pipeline.prompts import Label
-from pipeline.storing import publish
+from pipeline.storing import score_tables
 from pipeline.storing.files import Output, hash_file
 from pipeline.storing.layout import SCORES
-from pipeline.storing.publish import write_tables
 from pipeline.storing.runs import new_folder
+from pipeline.storing.score_tables import write_tables
 from pipeline.storing.store import Store, hash_text
 from tests.pipeline.storing.stored import (
     ANSWER,
@@ -123,13 +123,13 @@ def test_chunks_parts_and_label_order_do_not_show(
     labels = tuple(Label(i, f"class {i}", label.words) for i, label in zip(ids, ANSWER.labels, strict=True))
     prompt = replace(ANSWER, labels=labels)
     items = write_items(out.work / "items.parquet", texts)
-    publish.ROWS_IN_GROUP, usual = rows_in_group, publish.ROWS_IN_GROUP
+    score_tables.ROWS_IN_GROUP, usual = rows_in_group, score_tables.ROWS_IN_GROUP
     try:
         store = open_store(out, [prompt])
         fill(store, items, wanted(prompt), part_size=part_size)
         write_tables(out, store, items, PRIORS, notebook=False)
     finally:
-        publish.ROWS_IN_GROUP = usual
+        score_tables.ROWS_IN_GROUP = usual
     assert scores_in(out.path(SCORES)) == sorted(expected_scores(texts, [prompt]))
 
 
