@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @torch.inference_mode()
 def notebook_loop(model: Any, items: Sequence[Sequences]) -> torch.Tensor:
-    """One forward pass for each label of each article: the whole prompt again, logits at every position."""
+    """One forward pass for each label of each item: the whole prompt again, logits at every position."""
     scores = torch.empty(len(items), len(items[0].branches))  # (items, labels)
     for row, item in enumerate(items):
         for column, (branch, num_scored) in enumerate(zip(item.branches, item.num_label_tokens, strict=True)):
@@ -91,7 +91,7 @@ def harness(model: Any, tokenizer: Any) -> "HFLM":
 
 
 def harness_scores(lm: "HFLM", prompt: "Prompt", texts: Sequence[str], batch_size: int) -> torch.Tensor:
-    """`loglikelihood` requests as a task would send them: (prompt with article, label words)."""
+    """`loglikelihood` requests as a task would send them: (prompt with item, label words)."""
     from lm_eval.api.instance import Instance
 
     lm.batch_size_per_gpu = batch_size

@@ -38,7 +38,7 @@ def our_scores(scorer: Scorer, encoder: Encoder, texts: list[str]) -> torch.Tens
 def compare(name: str, model: Any, prompt: Prompt, num_items: int, rounds: int) -> list[object]:
     """A row of the table."""
     tokenizer = inputs.tiny_tokenizer()
-    texts = inputs.articles(num_items)
+    texts = inputs.texts(num_items)
     encoder = Encoder(tokenizer, prompt, context_tokens=inputs.CONTEXT_TOKENS)
     scorer, lm = Scorer(model), contenders.harness(model, tokenizer)
     few = texts[:: max(1, num_items // 20)]  # the notebook's loop takes a subset, and is scaled by items

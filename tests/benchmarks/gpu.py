@@ -92,7 +92,7 @@ def random_model(shape: Shape, device: str, dtype: torch.dtype) -> Any:
 
 
 def synthetic_items(num_items: int, vocabulary: int) -> list[TokenSequences]:
-    """Random ids; article lengths log-normal (median 49.5, sigma 0.37), clipped to 15..250: mean 53, as AG News has."""
+    """Random ids; item lengths log-normal (median 49.5, sigma 0.37), clipped to 15..250: mean 53, as AG News has."""
     source = random.Random(0)
 
     def draw(num_tokens: int) -> tuple[int, ...]:
@@ -217,7 +217,7 @@ def run_all(
     work = needed_work(items)
     flops = work.flops(body_parameters(model), shape.hidden, shape.vocabulary) / len(items)
     known = variants(model, shape)
-    figures |= {"work": asdict(work), "flops_per_item": flops, "mean_article_tokens": mean_article_tokens(items)}
+    figures |= {"work": asdict(work), "flops_per_item": flops, "mean_text_tokens": mean_text_tokens(items)}
     figures |= {"variants": {}, "missing": list(known), "matrix_flops_per_second": None}
     errors = figures["errors"]
     reference = attempt(errors, "notebook_loop", lambda: notebook_loop(model, items[: shape.notebook_items]))
@@ -238,7 +238,7 @@ def run_all(
         save()
 
 
-def mean_article_tokens(items: Sequence[TokenSequences]) -> float:
+def mean_text_tokens(items: Sequence[TokenSequences]) -> float:
     return statistics.mean(len(item.prompt_ids) - PREFIX_TOKENS for item in items)
 
 
@@ -296,8 +296,8 @@ def render(figures: dict[str, Any]) -> str:
     labels = ", ".join(map(str, figures["label_tokens"]))
     return (
         f"Random weights, hidden {shape['hidden']}, {shape['layers']} layers, {figures['dtype']}; {work.num_items:,} "
-        "items of random ids, article lengths log-normal (mean "
-        f"{figures['mean_article_tokens']:.1f}, 15 to 250), shared prefix of {figures['prefix_tokens']} tokens, four "
+        "items of random ids, item lengths log-normal (mean "
+        f"{figures['mean_text_tokens']:.1f}, 15 to 250), shared prefix of {figures['prefix_tokens']} tokens, four "
         f"labels of {labels} tokens; {flops / 1e9:.3g} needed GFLOP an item, matrix rate "
         f"{or_dash('{:.3g}', matrix and matrix / 1e12)} TFLOP/s, limit {or_dash('{:,.0f}', limit)} items/s. Needed "
         "FLOP/s of the loops count the needed work too, not what they recompute. The notebook's loop ran "

@@ -24,7 +24,7 @@ def shared_folder() -> Path:
     return folder
 
 
-def articles(num_items: int | None = None) -> list[str]:
+def texts(num_items: int | None = None) -> list[str]:
     """The first rows of AG News' test split, repeated with a running number where more than 7,600 are wanted."""
     import polars as pl
 
@@ -53,7 +53,7 @@ def random_gemma(
 
 
 def tiny_tokenizer() -> Any:
-    """agnews-tiny-gemma's tokenizer (4,096 tokens): its ids fit every model here, 74 tokens to an article."""
+    """agnews-tiny-gemma's tokenizer (4,096 tokens): its ids fit every model here, 74 tokens to an item."""
     return AutoTokenizer.from_pretrained(shared_folder() / "models" / "agnews-tiny-gemma")
 
 

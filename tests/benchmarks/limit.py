@@ -32,7 +32,7 @@ MIN_SHARE = 0.01  # operators below it are summed up
 def share(name: str, model: Any, prompt: Prompt, num_items: int, rounds: int) -> list[object]:
     """A row of the table: rates, share of the limit, and the tokens forwarded and padded beyond the needed ones."""
     encoder = Encoder(inputs.tiny_tokenizer(), prompt, context_tokens=inputs.CONTEXT_TOKENS)
-    items = encoder.encode(inputs.articles(num_items))
+    items = encoder.encode(inputs.texts(num_items))
     work = needed_work(items)
     flops = work.flops(body_parameters(model), model.config.hidden_size, model.config.vocab_size)
     scorer = Scorer(model)
@@ -89,7 +89,7 @@ def attention_padding(items: Sequence[TokenSequences], batch_tokens: int) -> flo
 def profile(model: Any, prompt: Prompt, num_items: int) -> list[list[object]]:
     """[operator, share of the processor time] of one warm pass in one thread, largest first."""
     encoder = Encoder(inputs.tiny_tokenizer(), prompt, context_tokens=inputs.CONTEXT_TOKENS)
-    items = encoder.encode(inputs.articles(num_items))
+    items = encoder.encode(inputs.texts(num_items))
     scorer = Scorer(model)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the profiler sees the caller's thread, not the lanes

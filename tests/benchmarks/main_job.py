@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows.append([f"`{prompt}`", f"{first} ({counted})", f"{right:,}", f"{right / mine.height:.1%}"])
     scoring, timings = run.manifest["scoring"], run.manifest["timings"]
     body = (
-        f"{run.manifest['counts']['items']:,} articles, agnews-tiny-gemma (2.1 M parameters), five prompts: "
+        f"{run.manifest['counts']['items']:,} items, agnews-tiny-gemma (2.1 M parameters), five prompts: "
         f"{run.manifest['counts']['scored']:,} texts x prompts at **{number(scoring['items_per_second'])} items/s**; "
         f"{', '.join(f'{step} {seconds:.1f} s' for step, seconds in timings.items())}; the whole command "
         f"{run.seconds:.0f} s.\n\n"

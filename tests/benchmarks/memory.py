@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
         for num_items in options.items:
             dataset = Path(folder) / f"{num_items}.parquet"
             labels = [i % 4 for i in range(num_items)]
-            pl.DataFrame({"text": inputs.articles(num_items), "label": labels}).write_parquet(dataset)
+            pl.DataFrame({"text": inputs.texts(num_items), "label": labels}).write_parquet(dataset)
             run = run_labelscore(dataset, directory, options.prompt, Path(folder) / f"out-{num_items}")
             peaks.append(run.peak_bytes)
             timings = run.manifest["timings"]

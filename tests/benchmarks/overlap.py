@@ -161,11 +161,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--prompt", default="detailed")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    texts = list(dict.fromkeys(inputs.articles(options.items)))
+    texts = list(dict.fromkeys(inputs.texts(options.items)))
     rows, shares = [], []
     with tempfile.TemporaryDirectory() as folder:
         model = inputs.save_model_folder(Path(folder) / "random-gemma", inputs.random_gemma())
-        dataset = Path(folder) / "articles.parquet"
+        dataset = Path(folder) / "items.parquet"
         pl.DataFrame({"text": texts, "label": [i % 4 for i in range(len(texts))]}).write_parquet(dataset)
         for index in range(options.rounds):
             command = ["run", "--dataset", str(dataset), "--model", str(model), "--prompt", options.prompt]

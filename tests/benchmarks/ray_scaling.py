@@ -1,6 +1,6 @@
 """Workers: one process beside two on Ray, a thread each, and the bytes that an item leaves behind.
 
-Invariant: the same model, articles, prompt and shards on both sides, in turn; starting Ray and loading models count for
+Invariant: the same model, items, prompt and shards on both sides, in turn; starting Ray and loading models count for
 neither, waiting for the last shard does.
 """
 
@@ -55,10 +55,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
-    model, texts = inputs.shared_folder() / "models" / MODEL, inputs.articles(options.items)
+    model, texts = inputs.shared_folder() / "models" / MODEL, inputs.texts(options.items)
     rows, gains = [], []
     with tempfile.TemporaryDirectory() as folder:
-        dataset = Path(folder) / "articles.parquet"
+        dataset = Path(folder) / "items.parquet"
         pl.DataFrame({"text": texts, "label": [i % 4 for i in range(len(texts))]}).write_parquet(dataset)
         for index in range(options.rounds):
             shards = ("--shard-size", str(options.shard_size))
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
         "peak 2, GB",
     ]
     body = (
-        f"{MODEL}, {options.items:,} articles, prompt `answer`, shards of {options.shard_size:,}, one thread for each "
+        f"{MODEL}, {options.items:,} items, prompt `answer`, shards of {options.shard_size:,}, one thread for each "
         f"worker. Median gain **{statistics.median(gains):.2f}**. `load` is starting Ray and loading the models. Load "
         f"average of the machine at the end: {os.getloadavg()[0]:.1f} (2 is what two workers make by themselves).\n\n"
         + table(header, rows)

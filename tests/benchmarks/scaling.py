@@ -1,6 +1,6 @@
-"""Scaling: items a second against the number of items, of labels, and the length of the articles.
+"""Scaling: items a second against the number of items, of labels, and the length of the items.
 
-Invariant: one thing varies at a time, everything else stays: agnews-tiny-gemma, the prompt `answer`, real articles.
+Invariant: one thing varies at a time, everything else stays: agnews-tiny-gemma, the prompt `answer`, real items.
 """
 
 import argparse
@@ -42,8 +42,8 @@ def rates(scorer: Scorer, encoder: Encoder, texts: Sequence[str], rounds: int) -
 
 
 def long_articles(num_items: int) -> list[str]:
-    """Texts of well over 1,000 tokens: each joins 40 articles in a row."""
-    texts = inputs.articles()
+    """Texts of well over 1,000 tokens: each joins 40 items in a row."""
+    texts = inputs.texts()
     return [" ".join(texts[(40 * i + k) % len(texts)] for k in range(40)) for i in range(num_items)]
 
 
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--labels", type=int, nargs="+", default=NUM_LABELS)
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--label-items", type=int, default=1_000, help="items for each number of labels")
-    parser.add_argument("--length-tokens", type=int, default=100_000, help="article tokens for each length")
+    parser.add_argument("--length-tokens", type=int, default=100_000, help="item tokens for each length")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
@@ -63,13 +63,13 @@ def main(arguments: list[str] | None = None) -> None:
         return Encoder(tokenizer, prompt, context_tokens=CONTEXT_TOKENS, max_text_tokens=max_text_tokens)
 
     answer = encoder(BUILT_IN["answer"])
-    rates(scorer, answer, inputs.articles(100), 1)  # warm
+    rates(scorer, answer, inputs.texts(100), 1)  # warm
     by_items, by_labels, by_length = [], [], []
     for num_items in options.items:
         rounds = options.rounds if num_items <= 7_600 else 1
-        by_items.append([f"{num_items:,}", *rates(scorer, answer, inputs.articles(num_items), rounds)])
+        by_items.append([f"{num_items:,}", *rates(scorer, answer, inputs.texts(num_items), rounds)])
         print(by_items[-1], flush=True)
-    texts = inputs.articles(options.label_items)
+    texts = inputs.texts(options.label_items)
     label_sets = [("1 (as 2) of one token", inputs.short_labels(2)), ("4 of one token", inputs.short_labels(4))]
     label_sets += [(f"{n:,}", inputs.many_labels(n)) for n in options.labels]
     for name, prompt in label_sets:
@@ -85,14 +85,14 @@ def main(arguments: list[str] | None = None) -> None:
     header = ["items/s from text", "items/s scoring", "trie tokens/s scoring"]
     body = (
         f"agnews-tiny-gemma, prompt `answer`, medians of {options.rounds} rounds (one above 7,600 items). Above 7,600 "
-        "the test rows repeat with a number after the text; long articles are 40 rows joined and cut.\n\n"
+        "the test rows repeat with a number after the text; long items are 40 rows joined and cut.\n\n"
         + table(["items, 4 labels", *header], by_items)
         + f"\n\nOver {options.label_items:,} items. The first two rows have labels of one token, which are read at the "
-        "article's last token and forward nothing; a prompt takes no fewer than two labels, so 1 is measured as 2, "
+        "item's last token and forward nothing; a prompt takes no fewer than two labels, so 1 is measured as 2, "
         "which reads and forwards the same. The others have two words, five labels to a first word:\n\n"
         + table(["labels", "trie nodes an item", "reads an item", *header], by_labels)
-        + f"\n\nOver about {options.length_tokens:,} article tokens each; `from text` tokenises all 40 rows before it "
-        "cuts them:\n\n" + table(["article tokens", *header], by_length)
+        + f"\n\nOver about {options.length_tokens:,} item tokens each; `from text` tokenises all 40 rows before it "
+        "cuts them:\n\n" + table(["item tokens", *header], by_length)
     )
     write_section(TITLE, command_line(COMMAND, parser, options), body, options.results)
 

@@ -63,12 +63,12 @@ def our_scores(model: Any, items: list[TokenSequences]) -> torch.Tensor:
 
 
 def test_needed_work_counts_every_distinct_token_once() -> None:
-    """Prefix once for all items, article once for all labels, common label tokens once, a label's last token never."""
+    """Prefix once for all items, item once for all labels, common label tokens once, a label's last token never."""
     first = TokenSequences((2, 5, 6, 7), ((8,), (9, 10), (9, 11)), (1, 2, 2), False)
     second = TokenSequences((2, 5, 7), ((8,), (9, 10), (9, 11)), (1, 2, 2), False)
     work = needed_work([first, second])
     assert work.trie_tokens == 2 + (2 + 1) + (1 + 1)
-    assert work.read_positions == 2 + 2  # the article's end and the 9 that two labels share, for each item
+    assert work.read_positions == 2 + 2  # the item's end and the 9 that two labels share, for each item
     assert work.row_tokens == (5 + 6 + 6) + (4 + 5 + 5)
 
 
@@ -118,7 +118,7 @@ def test_flex_attention_over_packed_rows_is_exact(items: list[TokenSequences]) -
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
-def test_the_synthetic_articles_have_the_lengths_of_ag_news() -> None:
+def test_the_synthetic_texts_have_the_lengths_of_ag_news() -> None:
     """About 53 tokens on average, between 15 and 250, the same every time."""
     items = synthetic_items(2_000, TOY.vocabulary)
     lengths = [len(item.prompt_ids) - 38 for item in items]
@@ -205,7 +205,7 @@ def test_overlap_and_memory_run_the_whole_command(shared: Path, tmp_path: Path) 
 
 def test_more_labels_make_more_trie_nodes_and_one_token_labels_none(shared: Path) -> None:
     """What the scaling benchmark varies: nodes grow with the labels up to 200; four labels of one token cost as two."""
-    tokenizer, texts = inputs.tiny_tokenizer(), inputs.articles(2)
+    tokenizer, texts = inputs.tiny_tokenizer(), inputs.texts(2)
 
     def work(prompt: Prompt) -> Work:
         return needed_work(Encoder(tokenizer, prompt, context_tokens=inputs.CONTEXT_TOKENS).encode(texts))
@@ -249,10 +249,10 @@ def test_our_logprobs_are_the_harness_log_likelihoods(toy: Any, items: list[Toke
 
 @pytest.mark.bench
 @pytest.mark.parametrize("name", ["answer", "detailed", "described", "topic", "topic-science"])
-def test_real_articles_score_as_in_the_harness(shared: Path, name: str) -> None:
+def test_real_texts_score_as_in_the_harness(shared: Path, name: str) -> None:
     """Every built-in prompt over real rows and a model with signal; `answer`, whose seam is clean, from strings too."""
     pytest.importorskip("lm_eval")
-    model, tokenizer, texts = inputs.tiny_gemma(), inputs.tiny_tokenizer(), inputs.articles(12)
+    model, tokenizer, texts = inputs.tiny_gemma(), inputs.tiny_tokenizer(), inputs.texts(12)
     items = Encoder(tokenizer, BUILT_IN[name], context_tokens=inputs.CONTEXT_TOKENS).encode(texts)
     lm = contenders.harness(model, tokenizer)
     found = our_scores(model, items)

@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     prompt = BUILT_IN[options.prompt]
     encoder = Encoder(inputs.tiny_tokenizer(), prompt, context_tokens=inputs.CONTEXT_TOKENS)
-    items = encoder.encode(inputs.articles(options.items))
+    items = encoder.encode(inputs.texts(options.items))
     ready = {name: warm(variants()[name], items) for name in dict.fromkeys([SHIPPED, *options.variants])}
     expected = ready[SHIPPED][1]
     for name, (_, scores, _) in ready.items():

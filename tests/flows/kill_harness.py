@@ -235,7 +235,7 @@ def _reference(nursery: Nursery, folder: Path) -> Path:
 
 
 def _finish(nursery: Nursery, out: Path, limit: int, reference: Path, outcome: Outcome) -> None:
-    """One undisturbed run, which must leave what the reference holds of the same articles."""
+    """One undisturbed run, which must leave what the reference holds of the same items."""
     run = nursery.start(command(out, limit), out.with_name(f"{out.name}-last.log"))
     code = run.wait()
     outcome.undisturbed += 1

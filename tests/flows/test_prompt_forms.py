@@ -48,7 +48,7 @@ def test_chat_and_shots_store_the_scores_of_the_whole_conversation(
     num_shots: int, chat_model: Path, tmp_path: Path, prefect_home: Path
 ) -> None:
     """Each stored log-likelihood is that of the label's words after the template that the tokenizer renders; before
-    every article stand the same solved examples, as many of each class."""
+    every item stand the same solved examples, as many of each class."""
     forms = ("--chat-template", "--num-shots", str(num_shots))
     run("--model", str(chat_model), *forms, cwd=tmp_path, prefect_home=prefect_home)
     scores = pl.read_parquet(tmp_path / "out" / "scores" / "scores.parquet")

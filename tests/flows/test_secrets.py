@@ -136,7 +136,7 @@ class Elements(HTMLParser):
 
 
 def test_reports_escape_texts_and_names(labelscore: Command, tmp_path: Path) -> None:
-    """A page of articles that hold markup has the elements of one that holds letters, and so have its tables."""
+    """A page of items that hold markup has the elements of one that holds letters, and so have its tables."""
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)> | a | `b` ](http://x) {{7*7}} <!-- \"' & \\"
     pages, tables = [], []
     for text in (evil, "x" * len(evil)):

@@ -88,7 +88,7 @@ def test_a_template_without_one_slot_is_refused_and_what_looks_like_one_is_named
     "seen", ["{{text}}", "{{{text}}}", "${text}", "{text}}", "{{text}", "{ text }", "{Text}", "{{ text }}"]
 )
 def test_braces_that_can_be_read_in_two_ways_are_refused(seen: str) -> None:
-    """Scored as written, the article would stand in braces, or the second slot would be read by the model."""
+    """Scored as written, the item would stand in braces, or the second slot would be read by the model."""
     template = f"News: {seen}\nDesk:" if "{text}" in seen else f"News: {{text}}\n{seen}\nDesk:"
     with pytest.raises(InputError, match=re.escape(f"'{seen}'") + r".* write \{text\}"):
         make(template)
@@ -98,7 +98,7 @@ def test_braces_that_can_be_read_in_two_ways_are_refused(seen: str) -> None:
     "seen", ["{title}", "{{ title }}", "{answers.text}", "{choices[0]}", "{ sentence }", "${title}"]
 )
 def test_another_slot_is_refused(seen: str) -> None:
-    """It would stand before every article as it is written: nothing but {text} is filled in."""
+    """It would stand before every item as it is written: nothing but {text} is filled in."""
     with pytest.raises(InputError, match=re.escape(f"'{seen}'") + r".* only \{text\} is filled in"):
         make(f"{seen}\n{{text}}\nDesk:")
 
@@ -131,7 +131,7 @@ def test_a_line_break_of_a_backslash_and_a_letter_is_refused(typed: str, meaning
 
 
 def test_solved_examples_may_hold_anything() -> None:
-    """They are articles, and what stands in an article is text."""
+    """They are items, and what stands in an item is text."""
     labels = make("{text}").labels
     examples = "{{text}} \\n {title} a\n\n"
     assert Prompt("p", "Article: {text}", labels, examples=examples).head == f"{examples}Article: "

@@ -174,7 +174,7 @@ def start(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
 
 
 def texts_of(num_items: int) -> list[str]:
-    return [f"article {i % max(1, num_items - 3)}" for i in range(num_items)]  # the last three are duplicates
+    return [f"item {i % max(1, num_items - 3)}" for i in range(num_items)]  # the last three are duplicates
 
 
 def main(verb: str, location: str, *numbers: str) -> None:
@@ -190,7 +190,7 @@ def main(verb: str, location: str, *numbers: str) -> None:
         writer = open_store(out).writer(wanted())
         print("ready", flush=True)
         for number in range(*map(int, numbers)):
-            writer.append(scored([hash_text(f"article {number}")], print_))
+            writer.append(scored([hash_text(f"item {number}")], print_))
 
 
 if __name__ == "__main__":

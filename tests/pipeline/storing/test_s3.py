@@ -229,7 +229,7 @@ def test_a_killed_writer_leaves_nothing_half(
         assert process.poll() is None
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    texts = [f"article {number}" for number in range(80)]
+    texts = [f"item {number}" for number in range(80)]
     store = open_store(out)
     assert store.findings == []
     num_whole = len(store.parts(fingerprint()))

@@ -38,7 +38,7 @@ from tests.pipeline.storing.stored import (
     write_items,
 )
 
-TEXTS = [f"article {i}" for i in range(20)]
+TEXTS = [f"item {i}" for i in range(20)]
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def missing(store: Store, folder: Output, texts: Sequence[str], **options: bool)
 
 
 def test_a_finished_run_has_nothing_left_to_score(out: Output) -> None:
-    """The second run of the same articles forwards none."""
+    """The second run of the same items forwards none."""
     assert run(out, TEXTS) == [*TEXTS, *PRIORS]
     assert run(out, TEXTS) == []
 
@@ -74,7 +74,7 @@ def test_a_finished_run_has_nothing_left_to_score(out: Output) -> None:
         ([*TEXTS, *TEXTS], []),
         (["new", "new", *TEXTS, "new"], ["new"]),
         (TEXTS[:3], []),
-        (["article 1 ", "Article 1"], ["article 1 ", "Article 1"]),
+        (["item 1 ", "Item 1"], ["item 1 ", "Item 1"]),
     ],
     ids=["appended", "changed", "reordered", "doubled", "new duplicates", "smaller slice", "nearly equal"],
 )
@@ -258,7 +258,7 @@ def test_processes_append_side_by_side(out: Output) -> None:
         assert process.returncode == 0, errors
     store = open_store(out)
     assert store.findings == []
-    assert missing(store, out, [f"article {i}" for i in range(60)]) == [f"article {i}" for i in range(50, 60)]
+    assert missing(store, out, [f"item {i}" for i in range(60)]) == [f"item {i}" for i in range(50, 60)]
 
 
 # What is damaged or foreign

@@ -16,7 +16,7 @@ out, print_ = Output(sys.argv[1]), fingerprint()
 schema = pa.schema({"item_id": pa.int64(), "text": pa.string(), "gold_id": pa.int16(), "text_hash": pa.string()})
 with out.lock(print), pq.ParquetWriter(out.work / "items.parquet", schema) as writer:
     for start in range(0, num_items, 4000):
-        texts = [f"article {i} " + "of some two hundred and fifty letters " * 6 for i in range(start, start + 4000)]
+        texts = [f"item {i} " + "of some two hundred and fifty letters " * 6 for i in range(start, start + 4000)]
         ids = list(range(start, start + 4000))
         writer.write_table(pa.table([ids, texts, [0] * 4000, [hash_text(t) for t in texts]], schema=schema))
     writer.close()
