@@ -306,14 +306,14 @@ def _check_encoding(arguments: Sequence[str]) -> None:
 
 def _explain(error: CycloptsError) -> str:
     """What cyclopts found wrong with the arguments, and where help is."""
-    told = str(error).removesuffix(".")
+    problem = str(error).removesuffix(".")
     if isinstance(error, UnknownCommandError) and error.unused_tokens:
         known = ", ".join(name for name in app if not name.startswith("-"))
-        told = f"no command '{error.unused_tokens[0]}'; choose from {known}"
+        problem = f"no command '{error.unused_tokens[0]}'; choose from {known}"
     elif isinstance(error, UnusedCliTokensError) and error.unused_tokens:
-        told = f"one argument too many: '{error.unused_tokens[0]}'"
+        problem = f"one argument too many: '{error.unused_tokens[0]}'"
     command = " ".join(("labelscore", *(error.command_chain or ())))
-    return f"{told[:1].lower()}{told[1:]} (see '{command} --help')"
+    return f"{problem[:1].lower()}{problem[1:]} (see '{command} --help')"
 
 
 def _fail(message: str, code: int) -> int:

@@ -75,7 +75,8 @@ def score_dataset(config: RunConfig) -> tuple[Report, list[str]]:
         report = write_report(job, folder, manifest, pulled.last)
         manifest = publish(job, folder, manifest)
     publish_artifacts(output, folder, report)
-    return report, sorted([*manifest.files, MANIFEST])
+    names = [name if output.exists(name) else f"{manifest.folder}/{name}" for name in (*manifest.files, MANIFEST)]
+    return report, sorted(names)
 
 
 @task(name="pull", task_run_name="pull {job.config.dataset}", **RETRIES)
@@ -116,12 +117,12 @@ def score_shards(job: Job, planned: Planned) -> Scored:
             opened = open_workers(planned.spec, planned.shards[0], job.config.workers, should_stop)
             workers = running.enter_context(opened)
         with scoring_progress(planned.num_missing) as advance, job.timed("score"):
-            progress, shown, told = Progress(planned.num_missing), time.monotonic(), False
+            progress, shown, has_warned = Progress(planned.num_missing), time.monotonic(), False
             for result in workers.score(list(planned.shards), score_shard, advance):
                 progress.add(result)
-                if result.path_reason and not told:
+                if result.path_reason and not has_warned:
                     log.warning("the slower path, a row for each label: %s", result.path_reason)
-                    told = True
+                    has_warned = True
                 shard_log.info("%s", progress)
                 if time.monotonic() - shown > SECONDS_BETWEEN_UPDATES:
                     artifacts.update_progress_artifact(artifact, progress.percent)

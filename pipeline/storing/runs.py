@@ -138,10 +138,8 @@ def begin_run(out: Output) -> LastRun:
     try:
         history = read_history(folder)
     except ValueError:
-        history, target = (
-            HISTORY_SCHEMA.empty_table(),
-            f"{SET_ASIDE}/damaged-{folder.root.name}-{HISTORY}",
-        )
+        history = HISTORY_SCHEMA.empty_table()
+        target = f"{SET_ASIDE}/damaged-{folder.root.name}-{HISTORY}"
         out.copy(target, folder.path(HISTORY))
         findings.append(Finding(HISTORY, "it is damaged", f"copied to {target}, the run begins a new one"))
     return LastRun(manifest, history, predictions, tuple(findings))
