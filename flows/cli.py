@@ -11,7 +11,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError, UnusedCliTokensError
+from cyclopts import (
+    App,
+    CycloptsError,
+    Group,
+    MissingArgumentError,
+    Parameter,
+    UnknownCommandError,
+    UnusedCliTokensError,
+)
 from cyclopts.help import DefaultFormatter, PanelSpec
 from rich.box import Box
 
@@ -172,8 +180,8 @@ def status(out: Out, /) -> None:
 def path(out: Out, /) -> None:
     """Print the folder of the last finished run, which stays that run's whatever is published later.
 
-    For example, to count the items that a rule gets right, in one run:
-      duckdb -c "SELECT rule, sum(correct::int) FROM '$(labelscore path OUT)/report/predictions.parquet' GROUP BY 1"
+    For example:
+      cp -r "$(labelscore path data/runs/sample-demo)" last-night
     """
     from pipeline.storing.runs import open_run
 
@@ -198,7 +206,7 @@ def history(out: Out, /) -> None:
 
 @app.command(group=RUNS)
 def prune(out: Out, /, *, yes: Yes = False) -> None:
-    """Remove stored scores that the last run did not use, after saying which."""
+    """Remove stored scores that the last run did not use, and runs replaced long ago, after saying which."""
     from pipeline.storing import upkeep
 
     output = _open(out)
@@ -238,6 +246,10 @@ def deploy(config: Config = None, /, *, pool: Pool, when: When = None, keys: Key
     from flows import schedule
 
     schedule.deploy(loaded, pool, when or Schedule())
+
+
+for place, name in enumerate(app):  # help lists them in the order of use
+    app[name].sort_key = place
 
 
 def _open(location: str) -> "Output":
@@ -310,6 +322,10 @@ def _explain(error: CycloptsError) -> str:
     if isinstance(error, UnknownCommandError) and error.unused_tokens:
         known = ", ".join(name for name in app if not name.startswith("-"))
         problem = f"no command '{error.unused_tokens[0]}'; choose from {known}"
+    elif isinstance(error, MissingArgumentError) and error.argument:
+        problem = f"the argument {error.argument.name} is missing"
+    elif "Mutually exclusive" in problem:
+        problem = "give --cron or --interval, not both"
     elif isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         problem = f"one argument too many: '{error.unused_tokens[0]}'"
     command = " ".join(("labelscore", *(error.command_chain or ())))

@@ -193,6 +193,8 @@ def print_status(status: "Status") -> None:
     if status.set_aside:
         aside = decimal(sum(status.set_aside.values()))
         say(f"set aside as unusable: {len(status.set_aside)} files, {aside} (removed by 'labelscore prune')")
+    if status.num_replaced_bytes:
+        say(f"replaced runs: {decimal(status.num_replaced_bytes)} (kept for an hour for their readers, then removed)")
     for finding in status.findings:
         say(finding)
     say(f"in all {decimal(status.num_bytes)}")

@@ -36,7 +36,8 @@ def load_run(out: str | Path) -> Run:
     """
     output = Output(out, create=False)
     folder, manifest = open_run(output)
-    is_cut_short = SCORES in manifest.files and PREDICTIONS not in manifest.files  # killed before its report
+    # An older version, which had no folders, could be killed before its report.
+    is_cut_short = SCORES in manifest.files and PREDICTIONS not in manifest.files
     if is_cut_short or not folder.exists(PREDICTIONS):
         raise InputError(f"{out} has no {PREDICTIONS} of its last run; make it with `labelscore report {out}`")
     need_whole(folder, manifest, (SCORES, ITEMS, PREDICTIONS))

@@ -1,4 +1,6 @@
-"""One run from its configuration to its report, step by step; the flow calls the steps in the order they stand here.
+"""One run from its configuration to its report, step by step: the flow calls the steps as they stand here.
+
+Between `plan` and `tabulate` its workers score the shards (flows/run.py).
 
 Invariant: a step takes what the steps before it found, and leaves the output in a state that a later run can go on
 from. The caller holds the output's lock.
@@ -158,13 +160,25 @@ class Job:
         with self.timed("report"):
             previous = pl.scan_parquet(last.predictions, glob=False) if last.predictions else None
             past = pl.DataFrame(last.history)
-            report = make_report(folder, manifest, self.config.rule, out=str(self.output), previous=previous, past=past)
+            report = make_report(
+                folder,
+                manifest,
+                self.config.rule,
+                out=_shown(self.output, folder),
+                previous=previous,
+                past=past,
+            )
             write_history(folder, last.history, report.history_rows.to_arrow())
         return report
 
     def publish(self, folder: Output, manifest: Manifest) -> Manifest:
         """Let readers see this run instead of the one before it."""
         return publish(self.output, folder, manifest.model_copy(update={"timings": dict(self.timings)}))
+
+
+def _shown(output: Output, folder: Output) -> str:
+    """Where a report says that its files lie: on an object store most of them only in the folder of the run."""
+    return str(folder if output.remote else output)
 
 
 def _has_other_shots(stored: StoredPrompt, last: Manifest | None) -> bool:
@@ -215,6 +229,6 @@ def remake_report(output: Output, rule: str | None = None) -> Report:
         run.link(name, folder, name)
     past = pl.DataFrame(read_history(run))
     manifest = manifest.model_copy(update={"headline_rule": rule or manifest.headline_rule, "files": kept})
-    report = make_report(folder, manifest, manifest.headline_rule, out=str(output), previous=None, past=past)
+    report = make_report(folder, manifest, manifest.headline_rule, out=_shown(output, folder), previous=None, past=past)
     publish(output, folder, manifest)
     return report

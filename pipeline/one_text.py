@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.bundled import DEMO_MODEL
-from pipeline.config import RunConfig
+from pipeline.config import load_config
 from pipeline.errors import InputError
 from pipeline.prompts import Boundary, Labels, Prompt, make_one_text_prompt
 from pipeline.reading.model import ModelRef, load_model, load_tokenizer
@@ -39,7 +39,7 @@ class Loaded:
 def load(model: str = DEMO_MODEL, *, revision: str | None = None, device: str = "auto", dtype: str = "auto") -> Loaded:
     """Load a model by hub id or directory. Raises InputError where it cannot be had or used."""
     settings = {"model": model, "revision": revision, "device": device, "dtype": dtype}
-    ref = find_model(RunConfig.model_validate(settings))
+    ref = find_model(load_config(None, None, settings))
     tokenizer = load_tokenizer(ref)
     return Loaded(ref, load_model(ref), tokenizer)
 

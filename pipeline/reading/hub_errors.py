@@ -85,8 +85,9 @@ def explain(error: Exception, repo_id: str, kind: Kind, revision: str | None) ->
         return InputError(f"{what}: neither a path that exists nor a name the hub could know; check the spelling")
     if code == "GatedRepo" or find_cause(error, GatedRepoError):
         return InputError(_licence_steps(what, repo_id, kind, status))
+    option = "--dataset-revision" if kind == "dataset" else "--revision"
     if code == "RevisionNotFound" or find_cause(error, RevisionNotFoundError):
-        return InputError(f"{what}: the hub has no revision '{revision}' of it; check --revision")
+        return InputError(f"{what}: the hub has no revision '{revision}' of it; check {option}")
     if status == 401 and get_token() and "credentials" in redact(str(error)):
         return InputError(
             f"{what}: the hub refused the token in HF_TOKEN (401); make a new one at {_page('settings/tokens')}"

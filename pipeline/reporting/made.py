@@ -9,10 +9,10 @@ from pipeline.reporting.document import Block, Definitions, Paragraph, Section, 
 from pipeline.reporting.formats import exact, text
 from pipeline.reporting.report import Report
 from pipeline.reporting.run_facts import setting_facts
-from pipeline.storing.layout import ITEMS, MANIFEST, MARKDOWN, METRICS, PAGE, PREDICTIONS, SCORES
+from pipeline.storing.layout import HISTORY, ITEMS, MANIFEST, PRIORS, REPORT_FILES, SCORES
 from pipeline.storing.manifest import PromptRecord
 
-FILES = (SCORES, ITEMS, PREDICTIONS, METRICS, PAGE, MARKDOWN, MANIFEST)
+FILES = (SCORES, ITEMS, PRIORS, *REPORT_FILES, HISTORY, MANIFEST)
 
 TERMS = (
     ("Label score", "The log-likelihood of a label's words after the prompt (natural logarithm): where rules start."),

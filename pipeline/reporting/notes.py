@@ -5,6 +5,7 @@ Invariant: plain text, whatever names and labels are in it.
 
 import polars as pl
 
+from pipeline.bundled import DEMO_NOTE
 from pipeline.prompts import AG_NEWS
 from pipeline.reporting.formats import count_of, percent, short_percent
 from pipeline.reporting.metrics import collapsed
@@ -52,14 +53,10 @@ def context_lines(report: Report) -> list[str]:
 
 def warnings(report: Report) -> list[str]:
     """What a reader must know before the figures; empty where there is nothing."""
-    demonstration = (
-        "This is the demonstration model: tiny, built from this project's own sample texts. Its figures show that the "
-        "machinery works; they say nothing about any other model or data set."
-    )
     histogram = report.histogram.filter(pl.col("rule") == report.headline_rule)
     others = ~pl.col("prompt").is_in(collapsed(histogram)["prompt"].implode())
     found = [
-        demonstration if report.manifest.model.demonstration else "",
+        DEMO_NOTE if report.manifest.model.demonstration else "",
         _repeat_line(report),
         _several_line(report),
         _width_line(report),

@@ -51,7 +51,7 @@ def _describe_scoring(manifest: Manifest) -> str:
     if not num_scored or not seconds:
         return "nothing: all scores were stored"
     rate = num_scored / seconds
-    return f"{num_scored:,} texts, once for each prompt, in {seconds:,.1f} s ({rate:,.1f} a second)"
+    return f"{num_scored:,} texts x prompts in {seconds:,.1f} s ({rate:,.1f} a second)"
 
 
 def setting_facts(settings: Settings) -> list[tuple[str, str]]:

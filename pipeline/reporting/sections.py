@@ -109,9 +109,7 @@ def _prompt(report: Report, index: int) -> doc.Folded:
     prompt = report.manifest.prompts[index]
     row = report.headline.row(index, named=True)
     note = f"{percent(row['accuracy'])} of {row['num_gold']:,} items right" if row["num_gold"] else ""
-    blocks: list[doc.Block] = [
-        doc.Paragraph(line) for line in notes.collapse_lines(report.under_headline(report.histogram, prompt.name))
-    ]
+    blocks: list[doc.Block] = []
     if figures := prompt_figures(report, index):
         blocks.append(doc.Figures(figures))
     if row["num_single"]:
@@ -126,8 +124,8 @@ def _prompt(report: Report, index: int) -> doc.Folded:
 
 
 def _comparisons(report: Report) -> doc.Section:
-    nothing = "There is one prompt, or no gold label, so there is nothing to compare."
-    return comparison_section(report.prompt_comparisons, nothing)
+    why = "There is one prompt" if report.has_gold else "No item has a gold label"
+    return comparison_section(report.prompt_comparisons, f"{why}, so there is nothing to compare.")
 
 
 def _wrong(report: Report) -> doc.Section:

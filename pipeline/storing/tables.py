@@ -22,9 +22,13 @@ ROWS_IN_GROUP = 10_000
 CHARS_IN_GROUP = 64_000_000  # a group of very long texts is written earlier, so that memory stays bounded
 
 
+def _open_writer(file: Path | IO[bytes], schema: pa.Schema, **options: Any) -> pq.ParquetWriter:
+    return pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True, **options)
+
+
 def write_table(file: Path | IO[bytes], schema: pa.Schema, tables: Iterable[pa.Table], **options: Any) -> None:
     """Write tables one after the other as one Parquet file; `options` are those of pyarrow's writer."""
-    with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True, **options) as writer:
+    with _open_writer(file, schema, **options) as writer:
         for table in tables:
             writer.write_table(table)
 
@@ -56,7 +60,7 @@ def writing_rows(path: Path, schema: pa.Schema) -> Iterator[Callable[[Row], None
 
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer = pq.ParquetWriter(partial, schema, compression="zstd", write_page_checksum=True)
+        writer = _open_writer(partial, schema)
     try:
         yield add
         flush()

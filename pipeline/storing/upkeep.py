@@ -54,9 +54,10 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """An output at a glance; `published` is the manifest of the last finished run."""
+    """An output at a glance. `published` is the manifest of the last finished run, the replaced ones came before it."""
 
     published: Manifest | None
+    num_replaced_bytes: int
     stored: list[Stored]
     set_aside: dict[str, int]
     num_bytes: int
@@ -83,13 +84,20 @@ def status(out: Output) -> Status:
         findings += found
         if parts or plan:
             stored.append(_stored(folder, manifest, plan, parts))
+    old = [size for name, size in files.items() if name.startswith(RUNS) and not _is_of(manifest, name)]
     return Status(
         manifest,
+        sum(old),
         sorted(stored, key=lambda s: (s.state, s.model, s.prompt, s.folder)),
         {name: size for name, size in files.items() if name.startswith(f"{SET_ASIDE}/")},
         sum(files.values()),
         findings,
     )
+
+
+def _is_of(manifest: Manifest | None, name: str) -> bool:
+    """Whether a file lies in the folder of the last finished run."""
+    return bool(manifest and manifest.folder and name.startswith(f"{manifest.folder}/"))
 
 
 def _folder(name: str) -> str:
