@@ -6,6 +6,7 @@ command is its help.
 """
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -59,6 +60,8 @@ the report of a run again, from its files:
     result_action="return_value",
 )
 SCORES, RUNS, SCHEDULES = map(Group.create_ordered, ("scores", "finished runs", "schedules"))
+
+FLAGS = {"--", "--force", "--notebook", "--notebook-rule", "--chat-template", "--trust-remote-code", "--yes", "--help"}
 
 Config = Annotated[str | None, Parameter(help="configuration file, in TOML; may be left out")]
 Keys = Annotated[Options | None, Parameter(name="*")]
@@ -183,9 +186,13 @@ def path(out: Out, /) -> None:
     For example:
       cp -r "$(labelscore path data/runs/sample-demo)" last-night
     """
+    from pipeline.storing.layout import MANIFEST
     from pipeline.storing.runs import open_run
 
-    terminal.say(str(open_run(_open(out))[0]))
+    folder, _ = open_run(_open(out))
+    if not folder.exists(MANIFEST):
+        raise InputError(f"{folder} is gone; make it again with `labelscore run --out {out}`")
+    terminal.say(str(folder))
 
 
 @app.command(group=RUNS)
@@ -289,8 +296,11 @@ def _need_server() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 failed run, 2 usage or bad input."""
     arguments = sys.argv[1:] if argv is None else list(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a sign shows another
     try:
         _check_encoding(arguments)
+        arguments = _mark_values(arguments)
         if not arguments:
             return _fail("name a command (see 'labelscore --help')", 2)
         return app(arguments) or 0
@@ -300,7 +310,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _fail("stopped on request; what was scored is kept, run the same command to go on", 1)
-    except BrokenPipeError:  # the reader of our output (such as head) has gone
+    except (BrokenPipeError, SystemExit):  # the reader of our output (such as head) has gone; rich exits then
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -314,6 +324,24 @@ def _check_encoding(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if any("\ud800" <= character <= "\udfff" for character in argument):
             raise InputError(f"'{argument:.80}' is not valid Unicode; write the option, text or path in UTF-8")
+
+
+def _mark_values(arguments: list[str]) -> list[str]:
+    """The arguments with those marked as values that begin with a hyphen and hold a blank, as no option does."""
+    marked: list[str] = []
+    for place, argument in enumerate(arguments):
+        name = argument.partition("=")[0] if argument.startswith("--") else argument
+        if not (name == "-" or (name.startswith("-") and " " in name)):
+            marked.append(argument)
+        elif marked and marked[-1].startswith("--") and "=" not in marked[-1] and marked[-1] not in FLAGS:
+            marked[-1] += f"={argument}"
+        elif "--" in marked:
+            marked.append(argument)
+        elif any(later.startswith("--") for later in arguments[place + 1 :]):
+            return [*marked, *_mark_values(arguments[place + 1 :]), "--", argument]
+        else:
+            marked += ["--", argument]
+    return marked
 
 
 def _explain(error: CycloptsError) -> str:

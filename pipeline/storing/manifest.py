@@ -27,11 +27,19 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
+    def keys(self) -> list[str]:
+        return [*type(self).model_fields, *(self.model_extra or {})]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.keys()
+
     def __getitem__(self, name: str) -> Any:
-        try:
-            return getattr(self, name)
-        except AttributeError:
-            raise KeyError(name) from None
+        if name not in self:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return getattr(self, name) if name in self else default
 
 
 class Settings(Record):

@@ -19,6 +19,7 @@ from pipeline.storing.files import Finding, Output
 from pipeline.storing.history import read_history
 from pipeline.storing.layout import (
     COPIED,
+    CURRENT,
     FOLDER,
     ITEMS,
     MANIFEST,
@@ -221,8 +222,10 @@ def _verify_published(out: Output) -> Iterator[Finding]:
         yield from _verify_scores(run, manifest)
     if not manifest.folder:
         return
-    # What stands in OUT/ itself is of the last run: links, or copies.
-    names = COPIED if out.remote else [name for name in filter(out.exists, RUN_FILES) if not _is_same(out, run, name)]
+    # What stands in OUT/ itself is of the last run: links to all of it, or copies of some.
+    has_links = any(out.path(name).is_symlink() for name in (CURRENT, *RUN_FILES))
+    there = [name for name in manifest.files if run.exists(name) and (has_links or out.exists(name))]
+    names = COPIED if out.remote else [name for name in there if not _is_same(out, run, name)]
     yield from changed_files(out, {name: manifest.files[name] for name in names if name in manifest.files})
     yield from _strays(out, manifest)
     for folder, is_finished in run_folders(out).items():
@@ -244,7 +247,7 @@ def _strays(folder: Output, manifest: Manifest) -> Iterator[Finding]:
 
 
 def _is_same(out: Output, run: Output, name: str) -> bool:
-    return run.exists(name) and out.path(name).samefile(run.path(name))
+    return out.exists(name) and out.path(name).samefile(run.path(name))
 
 
 def _verify_scores(out: Output, manifest: Manifest) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flows.cli import app, main
+from flows.cli import _mark_values, app, main
 from pipeline.config import RunConfig
 
 OPTIONS = {name: field for name, field in RunConfig.model_fields.items() if name not in ("prompts", "published")}
@@ -88,10 +88,28 @@ def test_no_variable_of_the_environment_is_an_option(monkeypatch: pytest.MonkeyP
 
 
 def test_a_text_with_a_hyphen_stands_behind_two(capsys: pytest.CaptureFixture[str]) -> None:
-    """Alone it is taken for an option, and the help says what to write; a template is what it is."""
-    assert main(["tokens", "- 5 % on Monday"]) == 2
+    """Without a blank it is taken for an option, and the help says what to write; a template is what it is."""
+    assert main(["tokens", "-x"]) == 2
     assert "'labelscore tokens --help'" in capsys.readouterr().err
     bound = app.parse_args(["tokens", "--", "- 5 % on Monday"])[1]
     assert bound.arguments["text"] == "- 5 % on Monday"
     bound = app.parse_args(["classify", "x", "--template", "- {text}:", "--labels", "- a,- b"])[1]
     assert (bound.arguments["template"], bound.arguments["labels"]) == ("- {text}:", ("- a", "- b"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        (["tokens", "- item"], ["tokens", "--", "- item"]),
+        (["tokens", "- item", "--model", "demo"], ["tokens", "--model", "demo", "--", "- item"]),
+        (["tokens", "--notebook", "-5 degrees"], ["tokens", "--notebook", "--", "-5 degrees"]),
+        (["compare", "- a", "b"], ["compare", "--", "- a", "b"]),
+        (["run", "--label-names", "-1=neg, 1=pos"], ["run", "--label-names=-1=neg, 1=pos"]),
+        (["run", "--limit=5", "--force"], ["run", "--limit=5", "--force"]),
+        (["run", "--no such"], ["run", "--", "--no such"]),
+        (["tokens", "--", "- item"], ["tokens", "--", "- item"]),
+    ],
+)
+def test_what_no_option_looks_like_is_a_value(typed: list[str], read: list[str]) -> None:
+    """A text, a path or a list that begins with a hyphen and holds a blank, wherever it stands."""
+    assert _mark_values(typed) == read

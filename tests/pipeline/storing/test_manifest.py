@@ -31,6 +31,8 @@ def test_the_manifest_comes_back_as_it_was_written(out: Output) -> None:
     assert written["dataset"]["num_items"] == written.dataset.num_items == 3
     with pytest.raises(KeyError, match="nothing"):
         written["nothing"]
+    assert ("dataset" in written, "nothing" in written, written.get("nothing", 7)) == (True, False, 7)
+    assert dict(written)["run_id"] == {**written}["run_id"] == "é\ud800"
 
 
 def test_keys_of_another_version_are_kept(out: Output) -> None:

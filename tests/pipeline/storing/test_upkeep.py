@@ -139,6 +139,16 @@ def test_verify_names_what_is_missing_and_what_is_not_ours(out: Output) -> None:
     assert "no run has finished; run again" in str(verify(out)[0])
 
 
+@pytest.mark.parametrize("gone", ["scores/scores.parquet", "items.parquet", "current"])
+def test_verify_misses_a_name_that_leads_to_the_last_run(out: Output, gone: str) -> None:
+    """Whoever reads OUT/scores would not find it; the next run makes it again."""
+    run(out, TEXTS)
+    out.path(gone).unlink()
+    assert {f.problem for f in verify(out)} == {"it is missing"}
+    run(out, TEXTS)
+    assert verify(out) == []
+
+
 def test_verify_tells_a_newer_manifest_and_part_from_damage(out: Output) -> None:
     """What a newer labelscore wrote is not called damaged."""
     run(out, TEXTS)
