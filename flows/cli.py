@@ -305,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail("name a command (see 'labelscore --help')", 2)
         return app(arguments) or 0
     except CycloptsError as error:
-        return _fail(_explain(error), 2)
+        return _fail(_explain(error, arguments), 2)
     except LabelscoreError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -344,14 +344,15 @@ def _mark_values(arguments: list[str]) -> list[str]:
     return marked
 
 
-def _explain(error: CycloptsError) -> str:
+def _explain(error: CycloptsError, arguments: Sequence[str]) -> str:
     """What cyclopts found wrong with the arguments, and where help is."""
     problem = str(error).removesuffix(".")
     if isinstance(error, UnknownCommandError) and error.unused_tokens:
         known = ", ".join(name for name in app if not name.startswith("-"))
         problem = f"no command '{error.unused_tokens[0]}'; choose from {known}"
     elif isinstance(error, MissingArgumentError) and error.argument:
-        problem = f"the argument {error.argument.name} is missing"
+        name = error.argument.name
+        problem = f"{name} requires an argument" if name in arguments else f"the argument {name} is missing"
     elif "Mutually exclusive" in problem:
         problem = "give --cron or --interval, not both"
     elif isinstance(error, UnusedCliTokensError) and error.unused_tokens:

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -100,7 +101,7 @@ def test_every_row_belongs_to_its_item_prompt_and_label(out: Output) -> None:
             "num_tokens": 1 + len(label.words) % 3,
             "num_bytes": len(label.words),
             "logprob": logprob,
-            "logit": logprob + 0.5,
+            "logit": float(np.float32(logprob) + np.float32(0.5)),
             "notebook_logit": None,
             "prompt_tokens": 20 + int(hash_text(TEXTS[i])[:2], 16),
             "truncated": hash_text(TEXTS[i])[0] == "0",
