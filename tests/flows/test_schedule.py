@@ -28,6 +28,16 @@ pytestmark = pytest.mark.server
 SECRET = "recognisable-webhook-secret"
 
 
+class PatientClient(httpx.Client):
+    """A server whose database is locked for a moment answers 503; it is asked again, as Prefect's own client does."""
+
+    def request(self, *arguments: Any, **options: Any) -> httpx.Response:
+        deadline = time.monotonic() + 60
+        while (answer := super().request(*arguments, **options)).status_code == 503 and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return answer
+
+
 @dataclass
 class Server:
     """A Prefect server and what was started beside it; `env` leads processes to it."""
@@ -112,7 +122,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             "LABELSCORE_FAILURE_WEBHOOK": f"{listening.address}/{SECRET}",
             "HF_HUB_OFFLINE": "1",
         }
-        with httpx.Client(base_url=env["PREFECT_API_URL"], timeout=60) as api:
+        with PatientClient(base_url=env["PREFECT_API_URL"], timeout=60) as api:
             found = Server(env, api, folder, listening)
             try:
                 found.start_server()
