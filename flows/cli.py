@@ -25,7 +25,17 @@ from cyclopts.help import DefaultFormatter, PanelSpec
 from rich.box import Box
 
 from flows import terminal
-from flows.options import ModelOptions, Options, Schedule, configure, count, label_words, read_by, with_line_breaks
+from flows.options import (
+    FLAGS,
+    ModelOptions,
+    Options,
+    Schedule,
+    configure,
+    count,
+    label_words,
+    read_by,
+    with_line_breaks,
+)
 from pipeline.config import Rule
 from pipeline.errors import InputError, LabelscoreError, RunError
 from pipeline.prompts import Boundary, make_one_text_prompt, seam_note
@@ -61,7 +71,7 @@ the report of a run again, from its files:
 )
 SCORES, RUNS, SCHEDULES = map(Group.create_ordered, ("scores", "finished runs", "schedules"))
 
-FLAGS = {"--", "--force", "--notebook", "--notebook-rule", "--chat-template", "--trust-remote-code", "--yes", "--help"}
+NO_VALUE = FLAGS | {"--", "--help", "--notebook", "--yes"}
 
 Config = Annotated[str | None, Parameter(help="configuration file, in TOML; may be left out")]
 Keys = Annotated[Options | None, Parameter(name="*")]
@@ -333,7 +343,7 @@ def _mark_values(arguments: list[str]) -> list[str]:
         name = argument.partition("=")[0] if argument.startswith("--") else argument
         if not (name == "-" or (name.startswith("-") and " " in name)):
             marked.append(argument)
-        elif marked and marked[-1].startswith("--") and "=" not in marked[-1] and marked[-1] not in FLAGS:
+        elif marked and marked[-1].startswith("--") and "=" not in marked[-1] and marked[-1] not in NO_VALUE:
             marked[-1] += f"={argument}"
         elif "--" in marked:
             marked.append(argument)

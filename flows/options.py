@@ -123,6 +123,9 @@ _SCHEMAS = RunConfig.model_json_schema()["properties"]
 # Tables belong into the file.
 _OPTIONS = {name: _option(name, schema) for name, schema in _SCHEMAS.items() if schema.get("type") != "object"}
 
+# Those that take no value; the others are flags of single commands.
+FLAGS = {f"--{name.replace('_', '-')}" for name, schema in _SCHEMAS.items() if schema.get("type") == "boolean"}
+
 if TYPE_CHECKING:
     Options: TypeAlias = dict[str, Any]
     ModelOptions: TypeAlias = dict[str, Any]

@@ -85,20 +85,16 @@ def status(out: Output) -> Status:
         findings += found
         if parts or plan:
             stored.append(_stored(folder, manifest, plan, parts))
-    old = [size for name, size in files.items() if name.startswith(RUNS) and not _is_of(manifest, name)]
+    current = manifest.folder if manifest else ""
+    replaced = [size for name, size in files.items() if (run := RUN_FOLDER.match(name)) and run[0] != current]
     return Status(
         manifest,
-        sum(old),
+        sum(replaced),
         sorted(stored, key=lambda s: (s.state, s.model, s.prompt, s.folder)),
         {name: size for name, size in files.items() if name.startswith(f"{SET_ASIDE}/")},
         sum(files.values()),
         findings,
     )
-
-
-def _is_of(manifest: Manifest | None, name: str) -> bool:
-    """Whether a file lies in the folder of the last finished run."""
-    return bool(manifest and manifest.folder and name.startswith(f"{manifest.folder}/"))
 
 
 def _folder(name: str) -> str:

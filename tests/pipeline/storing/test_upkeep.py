@@ -149,6 +149,16 @@ def test_verify_misses_a_name_that_leads_to_the_last_run(out: Output, gone: str)
     assert verify(out) == []
 
 
+def test_status_counts_the_runs_that_were_replaced(out: Output) -> None:
+    """Those before the last one, and nothing else that is called alike."""
+    run(out, TEXTS)
+    out.write_bytes("runs.txt", b"mine")
+    assert status(out).num_replaced_bytes == 0
+    before = sum(out.list(open_run(out)[1].folder).values())
+    run(out, TEXTS)
+    assert status(out).num_replaced_bytes == before
+
+
 def test_verify_tells_a_newer_manifest_and_part_from_damage(out: Output) -> None:
     """What a newer labelscore wrote is not called damaged."""
     run(out, TEXTS)
