@@ -23,7 +23,7 @@ from pipeline.scoring.strings import Ids
 from pipeline.scoring.terms import score_terms
 from pipeline.scoring.trie import make_trie
 
-_NO_LABELS = make_trie(((0,),), (1,), False)
+_NO_LABELS = make_trie(((0,),), (1,), (0,), False)
 
 
 S = TypeVar("S", TokenTree, LabelRow)

@@ -1,7 +1,7 @@
 """The fast way's batches: items as token trees behind a shared prefix, packed side by side into one row of tokens.
 
-Invariant: trees depend on the items alone; each item is one tree, and a batch holds each of its tokens after the prefix
-once and no padding.
+Invariant: trees depend on the items alone; each part of an item is one tree, and a batch holds each of its tokens after
+the prefix once and no padding.
 """
 
 from collections import Counter
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pipeline.scoring.attention import Group, Prefix
+from pipeline.scoring.parts import ItemPart, num_common
 from pipeline.scoring.strings import Ids
-from pipeline.scoring.tokens import TokenSequences, num_shared
 from pipeline.scoring.trie import LabelTrie, make_trie
 
 # The prefix goes on while so large a share of the items goes along with it; the others leave it where they depart.
@@ -27,7 +27,7 @@ def find_prefix(prompts: Sequence[Ids]) -> Ids:
     if len(prompts) < 2:
         return ()
     needed = _FOLLOWERS * len(prompts)
-    size = num_shared(min(prompts), max(prompts))
+    size = num_common(min(prompts), max(prompts))
     following = [ids for ids in prompts if len(ids) > size + 1]
     prefix = list(prompts[0][: min(size, *(len(ids) - 1 for ids in prompts))])
     while len(prefix) >= size and len(following) >= needed:
@@ -42,7 +42,7 @@ def find_prefix(prompts: Sequence[Ids]) -> Ids:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenTree:
-    """One item: it sees the prefix's first `depth` tokens, and brings its `own` and, behind them, its trie's."""
+    """A part of an item: it sees the prefix's first `depth` tokens, and brings `own` ones and, behind them, a trie."""
 
     index: int  # place among the caller's items
     depth: int
@@ -54,17 +54,17 @@ class TokenTree:
         return len(self.own) + len(self.trie.tokens)
 
 
-def make_trees(items: Sequence[TokenSequences], prefix: Ids, *, notebook: bool) -> list[TokenTree]:
-    """The items' trees, longest first; those of one length that share a trie side by side."""
+def make_trees(parts: Sequence[ItemPart], prefix: Ids, *, notebook: bool) -> list[TokenTree]:
+    """The parts' trees, longest first; those of one length that share a trie side by side."""
     trees = []
     tries: dict[LabelTrie, int] = {}
-    for index, item in enumerate(items):
+    for part in parts:
         depth = len(prefix)
-        if item.prompt_ids[:depth] != prefix or len(item.prompt_ids) <= depth:
-            depth = min(num_shared(item.prompt_ids, prefix), len(item.prompt_ids) - 1)
-        trie = make_trie(item.branches, item.num_label_tokens, notebook)
+        if part.prompt[:depth] != prefix or len(part.prompt) <= depth:
+            depth = min(num_common(part.prompt, prefix), len(part.prompt) - 1)
+        trie = make_trie(part.branches, part.num_label_tokens, part.labels, notebook)
         tries.setdefault(trie, len(tries))
-        trees.append(TokenTree(index, depth, item.prompt_ids[depth:], trie))
+        trees.append(TokenTree(part.index, depth, part.prompt[depth:], trie))
     return sorted(trees, key=lambda tree: (-tree.num_tokens, tries[tree.trie], tree.depth, tree.index))
 
 

@@ -20,6 +20,7 @@ from pipeline.scoring.lanes import Lanes, open_lanes
 from pipeline.scoring.memory import attempt
 from pipeline.scoring.packed import PackedBatch, find_prefix, make_trees
 from pipeline.scoring.padded import PaddedBatch, make_rows
+from pipeline.scoring.parts import split_items
 from pipeline.scoring.probe import Probe, make_probe
 from pipeline.scoring.scheduler import Scheduled, Scheduler, smallest_budget
 from pipeline.scoring.strings import Ids
@@ -45,8 +46,9 @@ class ScoredBatch:
     """Scores of the items at `indices` of what was given to `Scorer.score`, each (items, labels) float32 on the CPU.
 
     logprob: sum over label tokens of log p(token | all before it), natural logarithm. logit: sum of the raw logits at
-    the same places. notebook_logit: sum of the logits at the label tokens' own places in reverse order, or None. An
-    item with fewer labels than another of the call has 0 behind its own.
+    the same places. notebook_logit: sum of the logits at the label tokens' own places in reverse order, or None.
+    Items may have different numbers of labels: `labels` is the most that one of the call has, and NaN stands behind
+    an item's own.
     """
 
     indices: list[int]
@@ -69,6 +71,14 @@ class Counts:
     padding_tokens: int = 0
     read_positions: int = 0
     out_of_memory: int = 0
+
+
+class _StrangeScores(Exception):
+    """Some scores are no finite numbers: those of the `suspects`, each an (item, label)."""
+
+    def __init__(self, suspects: list[tuple[int, int]]) -> None:
+        super().__init__(suspects)
+        self.suspects = suspects
 
 
 class _Running(NamedTuple):
@@ -105,21 +115,23 @@ class Scorer:
         self.counts = Counts()
 
     def score(self, items: Sequence[TokenSequences]) -> Iterator[ScoredBatch]:
-        """Score items of one prompt, longest first, a batch at a time; stop by not going on.
+        """Score items, longest first, a batch at a time; stop by not going on.
 
-        Out of memory halves `batch_tokens` and goes on. Raises NonFiniteScore for NaN or infinity, RunError where a
-        single item does not fit into memory.
+        Items may differ in their labels and how many they have; `prompt_ids` may be empty where every branch begins
+        with tokens that are not scored (ValueError where one does not). Out of memory halves `batch_tokens` and goes
+        on. Raises NonFiniteScore for NaN or infinity, RunError where a single item does not fit into memory.
         """
         try:
             for batch in self._score(items, self.path) if items else ():
                 self.counts.items += len(batch.indices)
                 yield batch
-        except NonFiniteScore as error:
-            raise NonFiniteScore(error.index, self._find_culprit(items[error.index], error.label_index)) from None
+        except _StrangeScores as error:
+            raise NonFiniteScore(*self._find_culprit(items, error.suspects)) from None
 
     def _score(self, items: Sequence[TokenSequences], path: str) -> Iterator[ScoredBatch]:
-        prefix = find_prefix([item.prompt_ids for item in items])
-        trees = make_trees(items, prefix, notebook=self.notebook)
+        parts = split_items(items)
+        prefix = find_prefix([part.prompt for part in parts])
+        trees = make_trees(parts, prefix, notebook=self.notebook)
         num_tokens = sum(tree.num_tokens for tree in trees)
         self.counts.trie_tokens += len(prefix) + num_tokens
         if path == "tree":
@@ -152,7 +164,7 @@ class Scorer:
             if scores is None:
                 self._put_back(first, scheduler, len(prefix))
             elif done := self._collect(first.batch, scores, sums):
-                yield _to_batch(done, sums.of(done), notebook=self.notebook)
+                yield _to_batch(done, sums, notebook=self.notebook)
 
     def _run(self, scheduled: Scheduled[S], lanes: Lanes[S, B], prefix: Ids) -> _Running:
         """Lay out a batch and begin its forward, after `prefix`."""
@@ -228,21 +240,22 @@ class Scorer:
             found[batch.indices] = batch.logprob
         return float((found - probe.logprob).abs().max())
 
-    def _find_culprit(self, item: TokenSequences, suspect: int) -> int:
-        """The label whose own forward gives no number: within a batch NaN spreads, even past a mask (0 * NaN)."""
-        for label, (branch, num_tokens) in enumerate(zip(item.branches, item.num_label_tokens, strict=True)):
-            try:
-                list(self._score([TokenSequences(item.prompt_ids, (branch,), (num_tokens,), item.truncated)], "rows"))
-            except NonFiniteScore:
-                return label
-        return suspect
+    def _find_culprit(self, items: Sequence[TokenSequences], suspects: list[tuple[int, int]]) -> tuple[int, int]:
+        """The item and label whose own forward gives no number: in a batch NaN spreads, even past a mask (0 * NaN)."""
+        for index in dict.fromkeys(index for index, _ in suspects):
+            item = items[index]
+            for label, (branch, num_tokens) in enumerate(zip(item.branches, item.num_label_tokens, strict=True)):
+                alone = TokenSequences(item.prompt_ids, (branch,), (num_tokens,), item.truncated)
+                try:
+                    list(self._score([alone], "rows"))
+                except _StrangeScores:
+                    return index, label
+        return suspects[0]
 
 
-def _to_batch(indices: list[int], sums: Tensor, *, notebook: bool) -> ScoredBatch:
-    """`sums` (3, items, labels). Raises NonFiniteScore for the first score that is no number."""
-    strange = (~sums.isfinite()).any(dim=0).nonzero()
-    if len(strange):
-        item, label = strange[0].tolist()
-        raise NonFiniteScore(indices[item], label)
-    logprob, logit, notebook_logit = sums.float().unbind()
+def _to_batch(indices: list[int], sums: LabelSums, *, notebook: bool) -> ScoredBatch:
+    """The scores of complete items. Raises _StrangeScores where one of their own labels has no number."""
+    if not sums.are_finite(indices):
+        raise _StrangeScores(sums.find_strange())
+    logprob, logit, notebook_logit = sums.of(indices).float().unbind()
     return ScoredBatch(indices, logprob, logit, notebook_logit if notebook else None)

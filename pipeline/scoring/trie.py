@@ -32,11 +32,13 @@ class LabelTrie:
 
 
 @lru_cache(maxsize=64)
-def make_trie(branches: tuple[Ids, ...], num_label_tokens: tuple[int, ...], notebook: bool) -> LabelTrie:
-    """The trie of an item's branches; cached, because items mostly share theirs."""
+def make_trie(
+    branches: tuple[Ids, ...], num_label_tokens: tuple[int, ...], labels: tuple[int, ...], notebook: bool
+) -> LabelTrie:
+    """The trie of the branches of an item's labels; cached, because items mostly share theirs."""
     nodes: dict[Ids, int] = {(): ROOT}
     found: list[tuple[int, int, int]] = []  # (slot, node whose logits are read, token)
-    for label, (branch, num_tokens) in enumerate(zip(branches, num_label_tokens, strict=True)):
+    for label, branch, num_tokens in zip(labels, branches, num_label_tokens, strict=True):
         terms = label_terms(label, branch, num_tokens, notebook=notebook)
         for last in range(max(term.place for term in terms) + 1):
             nodes.setdefault(branch[: last + 1], len(nodes) - 1)

@@ -16,6 +16,7 @@ import torch
 
 from pipeline.prompts import BUILT_IN, Prompt
 from pipeline.scoring.packed import find_prefix, make_trees, num_fitting, pack
+from pipeline.scoring.parts import split_items
 from pipeline.scoring.scheduler import Scheduler
 from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.tokens import Encoder, TokenSequences
@@ -76,7 +77,7 @@ def best_matrix_rate(model: Any, num_tokens: int) -> float:
 
 def attention_padding(items: Sequence[TokenSequences], batch_tokens: int) -> float:
     """The share of cells without a token when the tree path folds items of about one length for attention."""
-    trees = make_trees(items, find_prefix([item.prompt_ids for item in items]), notebook=False)
+    trees = make_trees(split_items(items), find_prefix([item.prompt_ids for item in items]), notebook=False)
     scheduler = Scheduler(trees, num_fitting, max_tokens=batch_tokens, max_reads=batch_tokens)
     num_tokens = num_cells = 0
     while (scheduled := scheduler.schedule()) is not None:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.scoring.packed import find_prefix, make_trees, num_fitting, pack
+from pipeline.scoring.parts import split_items
 from pipeline.scoring.tokens import Ids, TokenSequences
 from pipeline.scoring.trie import make_trie
 from tests.pipeline.scoring.items import item_sets, label_sets
@@ -38,7 +39,7 @@ def test_every_item_is_in_one_batch_within_the_budgets(
 ) -> None:
     """Prefix and tree put together again are the item; a batch over a budget holds one item."""
     prefix = find_prefix([item.prompt_ids for item in items])
-    trees = make_trees(items, prefix, notebook=False)
+    trees = make_trees(split_items(items), prefix, notebook=False)
     for tree in trees:
         assert prefix[: tree.depth] + tree.own == items[tree.index].prompt_ids
         assert tree.own
@@ -54,7 +55,7 @@ def test_every_item_is_in_one_batch_within_the_budgets(
 @given(items=item_sets())
 def test_a_batch_holds_the_tokens_of_its_trees_side_by_side(items: list[TokenSequences]) -> None:
     """In the trees' order; terms read at places of their own item alone."""
-    trees = make_trees(items, (), notebook=True)
+    trees = make_trees(split_items(items), (), notebook=True)
     batch = pack(trees)
     assert batch.ids[0].tolist() == [token for tree in trees for token in (*tree.own, *tree.trie.tokens)]
     assert batch.indices == [tree.index for tree in trees]
@@ -69,7 +70,7 @@ def test_a_batch_holds_the_tokens_of_its_trees_side_by_side(items: list[TokenSeq
 @given(labels=label_sets(), notebook=st.booleans())
 def test_a_trie_holds_each_distinct_beginning_once(labels: tuple[Ids, ...], notebook: bool) -> None:
     """All beginnings of labels without (for the notebook with) their last token; ancestors are beginnings."""
-    trie = make_trie(labels, tuple(map(len, labels)), notebook)
+    trie = make_trie(labels, tuple(map(len, labels)), tuple(range(len(labels))), notebook)
     paths = {label[:end] for label in labels for end in range(1, len(label) + notebook)}
     assert len(trie.tokens) == len(paths)
     found = set()
