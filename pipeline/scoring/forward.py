@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pipeline.scoring import attention, packed, padded
-from pipeline.scoring.attention import Group, KeysKept, Prefix, Row
+from pipeline.scoring.attention import KeysKept, Prefix, Row
 from pipeline.scoring.packed import PackedBatch, TokenTree, pack
 from pipeline.scoring.padded import LabelRow, PaddedBatch, pad
 from pipeline.scoring.strings import Ids
 from pipeline.scoring.terms import score_terms
-from pipeline.scoring.trie import make_trie
+from pipeline.scoring.trie import Branch, make_trie
 
-_NO_LABELS = make_trie(((0,),), (1,), (0,), False)
+# Its only read is the last token's, as every forward has some.
+_NO_LABELS = make_trie([Branch(0, 0, (0,), 1)], notebook=False)
 
 
 S = TypeVar("S", TokenTree, LabelRow)
@@ -88,10 +89,9 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
         if not ids:
             return False
         device = self.device
-        group = Group(0, 0, torch.tensor([len(ids)], device=device), _NO_LABELS)
-        row = Row([group], self._prefix, is_prefix=True)
-        last = torch.tensor([len(ids) - 1], device=device)
-        self._forward(torch.tensor([ids], device=device), torch.arange(len(ids), device=device)[None], last, row)
+        batch = pack([TokenTree((0,), 0, ids, _NO_LABELS)])
+        row = Row([group.to(device) for group in batch.groups], self._prefix, is_prefix=True)
+        self._forward(batch.ids.to(device), batch.positions.to(device), batch.reads.to(device), row)
         self._prefix_ids = ids
         return True
 

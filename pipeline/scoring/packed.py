@@ -1,20 +1,22 @@
 """The fast way's batches: items as token trees behind a shared prefix, packed side by side into one row of tokens.
 
-Invariant: trees depend on the items alone; each part of an item is one tree, and a batch holds each of its tokens after
-the prefix once and no padding.
+Invariant: trees depend on the items alone; each part of an item is in one tree, and a batch holds each of its tokens
+after the prefix once and no padding.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pipeline.scoring.attention import Group, Prefix
+from pipeline.scoring.attention import Prefix
+from pipeline.scoring.groups import Group
 from pipeline.scoring.parts import ItemPart, num_common
 from pipeline.scoring.strings import Ids
-from pipeline.scoring.trie import LabelTrie, make_trie
+from pipeline.scoring.trie import LabelTrie, part_trie
 
 # The prefix goes on while so large a share of the items goes along with it; the others leave it where they depart.
 _FOLLOWERS = 0.9
@@ -42,9 +44,12 @@ def find_prefix(prompts: Sequence[Ids]) -> Ids:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenTree:
-    """A part of an item: it sees the prefix's first `depth` tokens, and brings `own` ones and, behind them, a trie."""
+    """Parts of items that are forwarded together.
 
-    index: int  # place among the caller's items
+    They see the prefix's first `depth` tokens, and bring `own` ones and, behind these, a trie.
+    """
+
+    indices: tuple[int, ...]  # the item of each part
     depth: int
     own: Ids
     trie: LabelTrie
@@ -55,17 +60,15 @@ class TokenTree:
 
 
 def make_trees(parts: Sequence[ItemPart], prefix: Ids, *, notebook: bool) -> list[TokenTree]:
-    """The parts' trees, longest first; those of one length that share a trie side by side."""
+    """The parts' trees, longest first."""
     trees = []
-    tries: dict[LabelTrie, int] = {}
     for part in parts:
         depth = len(prefix)
         if part.prompt[:depth] != prefix or len(part.prompt) <= depth:
             depth = min(num_common(part.prompt, prefix), len(part.prompt) - 1)
-        trie = make_trie(part.branches, part.num_label_tokens, part.labels, notebook)
-        tries.setdefault(trie, len(tries))
-        trees.append(TokenTree(part.index, depth, part.prompt[depth:], trie))
-    return sorted(trees, key=lambda tree: (-tree.num_tokens, tries[tree.trie], tree.depth, tree.index))
+        trie = part_trie(part.branches, part.num_label_tokens, part.labels, notebook)
+        trees.append(TokenTree((part.index,), depth, part.prompt[depth:], trie))
+    return sorted(trees, key=lambda tree: (-tree.num_tokens, tree.depth, tree.indices))
 
 
 def num_fitting(trees: Iterable[TokenTree], max_tokens: int, max_reads: int) -> int:
@@ -83,7 +86,7 @@ def num_fitting(trees: Iterable[TokenTree], max_tokens: int, max_reads: int) -> 
 class PackedBatch:
     """Trees that go on from `prefix`, side by side in one row, on the CPU."""
 
-    indices: list[int]  # the item of each tree
+    indices: list[int]  # the item of each part
     ids: Tensor  # (1, tokens)
     positions: Tensor  # (1, tokens)
     reads: Tensor  # (reads,) places in the row
@@ -94,49 +97,128 @@ class PackedBatch:
 
 
 def pack(trees: Sequence[TokenTree], prefix: Prefix | None = None) -> PackedBatch:
-    """Lay trees side by side: item, trie, item, trie, ..."""
-    groups: list[Group] = []
-    positions, reads, terms = [], [], []
-    num_tokens = num_reads = 0
-    for alike in _find_groups(trees):
-        trie = alike[0].trie
-        group = Group(num_tokens, alike[0].depth, torch.tensor([len(tree.own) for tree in alike]), trie)
-        positions.append(group.positions()[group.filled()])
-        reads.append(_places_of_reads(group).flatten())
-        firsts = [(tree.index, 0, num_reads + i * len(trie.reads), 0) for i, tree in enumerate(alike)]
-        terms.append((torch.tensor(firsts)[:, None] + trie.terms).flatten(0, 1))
-        num_tokens += group.num_tokens
-        num_reads += group.num_reads
-        groups.append(group)
+    """Lay trees side by side, those of one depth in a row: own tokens, trie, own tokens, trie, ..."""
+    trees = sorted(trees, key=lambda tree: tree.depth)
+    cells = _Cells.of(trees)
+    groups, first = [], 0
+    for num_trees in _group_sizes(trees):
+        groups.append(cells.group(first, first + num_trees, trees[first].depth))
+        first += num_trees
+    indices = [index for tree in trees for index in tree.indices]
     return PackedBatch(
-        indices=[tree.index for tree in trees],
+        indices=indices,
         ids=torch.tensor([[token for tree in trees for token in (*tree.own, *tree.trie.tokens)]]),
-        positions=torch.cat(positions)[None],
-        reads=torch.cat(reads),
-        terms=torch.cat(terms),
-        num_tokens=num_tokens,
+        positions=cells.positions[None],
+        reads=cells.reads + _repeat(cells.starts, cells.num_reads),
+        terms=_place_terms(trees, torch.tensor(indices), cells.num_reads),
+        num_tokens=len(cells.ends),
         groups=groups,
         prefix=prefix or Prefix(),
     )
 
 
-def _find_groups(trees: Sequence[TokenTree]) -> list[list[TokenTree]]:
-    """Neighbours with one trie, one depth and about one length."""
-    groups = [[trees[0]]]
-    num_tokens = trees[0].num_tokens  # of the last group
-    for tree in trees[1:]:
-        group, first = groups[-1], groups[-1][0]
-        num_tokens += tree.num_tokens
-        is_alike = tree.trie is first.trie and tree.depth == first.depth
-        if is_alike and num_tokens >= (len(group) + 1) * first.num_tokens * (1 - _MAX_PADDED):
-            group.append(tree)
-        else:
-            groups.append([tree])
-            num_tokens = tree.num_tokens
-    return groups
+def _group_sizes(trees: Sequence[TokenTree]) -> list[int]:
+    """How many neighbours of one depth and about one size, longest first, make each group."""
+    sizes: list[int] = []
+    num_tokens = 0  # of the last group
+    for place, tree in enumerate(trees):
+        if sizes:
+            first = trees[place - sizes[-1]]
+            num_tokens += tree.num_tokens
+            num_filled = (sizes[-1] + 1) * first.num_tokens * (1 - _MAX_PADDED)
+            if tree.depth == first.depth and num_tokens >= num_filled:
+                sizes[-1] += 1
+                continue
+        sizes.append(1)
+        num_tokens = tree.num_tokens
+    return sizes
 
 
-def _places_of_reads(group: Group) -> Tensor:
-    """(items, reads) places in the flat row."""
-    cells = torch.arange(len(group.lengths))[:, None] * group.width + group.read_cells()
-    return group.begin + cells if group.index is None else group.index[cells]
+def _place_terms(trees: Sequence[TokenTree], indices: Tensor, num_reads: Tensor) -> Tensor:
+    """(terms, 4) of all trees: parts become items, and reads are counted through the batch."""
+    terms = torch.cat([tree.trie.terms for tree in trees])
+    num_terms = torch.tensor([len(tree.trie.terms) for tree in trees])
+    num_parts = torch.tensor([len(tree.indices) for tree in trees])
+    terms[:, 0] = indices[terms[:, 0] + _repeat(num_parts.cumsum(0) - num_parts, num_terms)]
+    terms[:, 2] += _repeat(num_reads.cumsum(0) - num_reads, num_terms)
+    return terms
+
+
+def _repeat(values: Tensor, times: Tensor) -> Tensor:
+    """Each value so many times, at least once.
+
+    Not repeat_interleave: it asks all threads to help however little there is to do, and they are busy in lanes.
+    """
+    begins = torch.zeros(int(times.sum()), dtype=torch.int64)
+    begins[times.cumsum(0)[:-1]] = 1
+    return values[begins.cumsum(0)]
+
+
+class _Cells(NamedTuple):
+    """The cells of all trees of a batch, one tree after the other; places count in the tree."""
+
+    starts: Tensor  # (trees,) places in the row
+    sizes: Tensor  # (trees,)
+    num_reads: Tensor  # (trees,)
+    positions: Tensor  # (tokens,) in a sequence of its own
+    ends: Tensor  # (tokens,) behind the last cell that the cell is on the way to
+    reads: Tensor  # (reads,)
+
+    @classmethod
+    def of(cls, trees: Sequence[TokenTree]) -> "_Cells":
+        tries = [tree.trie for tree in trees]
+        num_own = torch.tensor([len(tree.own) for tree in trees])
+        sizes = num_own + torch.tensor([len(trie.tokens) for trie in tries])
+        num_reads = torch.tensor([len(trie.reads) for trie in tries])
+        starts = sizes.cumsum(0) - sizes
+        own = _repeat(num_own, sizes)  # (tokens,) how many own tokens the cell's tree has
+        positions = torch.arange(len(own)) - _repeat(starts, sizes)
+        ends = _repeat(sizes, sizes)
+        is_node = positions >= own
+        positions[is_node] = own[is_node] - 1 + torch.cat([trie.depths for trie in tries])
+        ends[is_node] = own[is_node] + torch.cat([trie.ends for trie in tries])
+        positions += _repeat(torch.tensor([tree.depth for tree in trees]), sizes)
+        reads = torch.cat([trie.reads for trie in tries]) + _repeat(num_own, num_reads)  # the root is the last of own
+        return cls(starts, sizes, num_reads, positions, ends, reads)
+
+    def group(self, first: int, last: int, depth: int) -> Group:
+        """The trees [first, last) folded into a matrix."""
+        sizes, num_reads = self.sizes[first:last], self.num_reads[first:last]
+        begin, first_read = int(self.starts[first]), int(self.num_reads[:first].sum())
+        index, inverse = _fold(sizes)
+        read_index, read_inverse = _fold(num_reads)
+        width = int(sizes.max())
+        is_filled = torch.arange(width) < sizes[:, None]
+        ends = torch.where(is_filled, self.ends[begin + index], width)  # padding sees itself, as it must see something
+        positions, reads = self.positions[begin + index], self.reads[first_read + read_index]
+        is_padded, reads_are_padded = len(inverse) < index.numel(), len(read_inverse) < read_index.numel()
+        if not is_padded and not reads_are_padded and bool((ends == ends[0]).all() and (reads == reads[0]).all()):
+            ends, positions, reads = ends[:1], positions[:1], reads[:1]
+        return Group(
+            begin=begin,
+            depth=depth,
+            num_trees=last - first,
+            width=width,
+            num_tokens=len(inverse),
+            num_reads=len(read_inverse),
+            span=int(positions.max()) + 1,
+            ends=ends,
+            positions=positions,
+            reads=reads,
+            index=(begin + index).flatten() if is_padded else None,
+            inverse=inverse if is_padded else None,
+            read_index=read_index.flatten() if reads_are_padded else None,
+            read_inverse=read_inverse if reads_are_padded else None,
+        )
+
+
+def _fold(sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Pieces of these sizes as lines of a matrix: (pieces, longest) the place of each cell, and each place's cell.
+
+    Padding repeats its own piece's last place, so that what is wrong with a piece stays in it.
+    """
+    width = int(sizes.max())
+    starts = sizes.cumsum(0) - sizes
+    index = starts[:, None] + torch.minimum(torch.arange(width), sizes[:, None] - 1)
+    shifts = torch.arange(len(sizes)) * width - starts
+    return index, torch.arange(int(sizes.sum())) + _repeat(shifts, sizes)

@@ -136,14 +136,16 @@ class Scorer:
         self.counts.trie_tokens += len(prefix) + num_tokens
         if path == "tree":
             with open_lanes(self._tree, num_tokens // smallest_budget(self.batch_tokens)) as lanes:
-                yield from self._forward(items, trees, lanes, prefix)
+                sums = LabelSums(items, [index for tree in trees for index in tree.indices])
+                yield from self._forward(sums, trees, lanes, prefix)
         else:
-            yield from self._forward(items, make_rows(items, notebook=self.notebook), Lanes(self._rows), ())
+            rows = make_rows(items, notebook=self.notebook)
+            yield from self._forward(LabelSums(items, [row.index for row in rows]), rows, Lanes(self._rows), ())
 
     # --- schedule, run, collect -------------------------------------------------------------------------------------
 
     def _forward(
-        self, items: Sequence[TokenSequences], sequences: Sequence[S], lanes: Lanes[S, B], prefix: Ids
+        self, sums: LabelSums, sequences: Sequence[S], lanes: Lanes[S, B], prefix: Ids
     ) -> Iterator[ScoredBatch]:
         scheduler = Scheduler(
             sequences,
@@ -153,7 +155,6 @@ class Scorer:
             num_lanes=lanes.num,
             max_running=lanes.max_running,
         )
-        sums = LabelSums(items, [sequence.index for sequence in sequences])
         running: deque[_Running] = deque()
         while scheduler.num_waiting or running:
             # Asking for scores first would leave a lane, or a GPU, idle until the next batch is laid out.

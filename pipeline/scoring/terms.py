@@ -58,7 +58,7 @@ class LabelSums:
     """
 
     def __init__(self, items: Sequence[TokenSequences], forwarded: Iterable[int]) -> None:
-        """`forwarded`: the item of each sequence that will be forwarded."""
+        """`forwarded`: the item of each part or row that will be forwarded."""
         self._missing = Counter(forwarded)
         num_labels = torch.tensor([len(item.branches) for item in items])
         places = torch.arange(int(num_labels.max()))
@@ -66,7 +66,7 @@ class LabelSums:
         self._sums = torch.zeros(2, len(items), len(places) * NUM_KINDS, dtype=torch.float64)
 
     def add(self, indices: Sequence[int], terms: Tensor, scores: Tensor) -> list[int]:
-        """Add the scores (2, terms) of forwarded sequences of the items `indices`; returns the items now complete."""
+        """Add the scores (2, terms) of what was forwarded of the items `indices`; returns those now complete."""
         places = terms[:, 0] * self._sums.shape[2] + terms[:, 1]
         for sums, added in zip(self._sums.flatten(1), scores.double().cpu(), strict=True):
             sums.index_add_(0, places, added)

@@ -83,7 +83,7 @@ def attention_padding(items: Sequence[TokenSequences], batch_tokens: int) -> flo
     while (scheduled := scheduler.schedule()) is not None:
         batch = pack(scheduled.sequences)
         num_tokens += batch.num_tokens
-        num_cells += sum(len(group.lengths) * group.width for group in batch.groups)
+        num_cells += sum(group.num_trees * group.width for group in batch.groups)
     return 1 - num_tokens / num_cells
 
 
