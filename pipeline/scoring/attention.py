@@ -27,6 +27,13 @@ class Prefix:
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
 
+    def cut(self, num_tokens: int) -> "Prefix":
+        """Its beginning."""
+        keys, values = (
+            {layer: kept[:, :num_tokens] for layer, kept in all_.items()} for all_ in (self.keys, self.values)
+        )
+        return Prefix(keys, values)
+
 
 @dataclass(slots=True, eq=False)
 class Row:
@@ -34,7 +41,7 @@ class Row:
 
     groups: list[Group]
     prefix: Prefix
-    is_prefix: bool = False  # the row is the prefix itself, to be kept
+    kept: Prefix | None = None  # where to keep the row's tokens, all of one tree, behind what they see of the prefix
     keeps_keys: bool = False  # the next layer is to keep its keys and values and go no further
     keys_and_values: tuple[Tensor, Tensor] | None = None  # what it kept: its queries are then the places that are read
     windows: dict[int, int | None] = field(default_factory=dict)  # sliding window of each layer that asked
@@ -67,8 +74,10 @@ def attend(
         raise NotImplementedError(f"attention with {', '.join(sorted(strange)) or 'a mask of its own'}")
     row, layer = labelscore_row, int(module.layer_idx)  # type: ignore[arg-type]
     row.windows[layer] = sliding_window
-    if row.is_prefix:
-        row.prefix.keys[layer], row.prefix.values[layer] = key[0], value[0]
+    if row.kept is not None:
+        depth = row.groups[0].depth
+        row.kept.keys[layer] = _go_on(row.prefix.keys, layer, depth, key[0])
+        row.kept.values[layer] = _go_on(row.prefix.values, layer, depth, value[0])
     if row.keeps_keys:
         row.keys_and_values = key, value
         raise KeysKept
@@ -93,6 +102,11 @@ def attend(
             cells = _attend_cells(group.fold(query), keys, values, mask, scaling, softcap)
             out[group.begin : group.begin + group.num_tokens] = group.unfold(cells)
     return out[None], None
+
+
+def _go_on(kept: dict[int, Tensor], layer: int, depth: int, own: Tensor) -> Tensor:
+    """The first `depth` tokens of what is kept, and `own` (heads, tokens, size)."""
+    return torch.cat([kept[layer][:, :depth], own], dim=1) if depth else own
 
 
 def _prepend(prefix: Tensor, own: Tensor) -> Tensor:

@@ -1,84 +1,93 @@
 """The fast way's batches: items as token trees behind a shared prefix, packed side by side into one row of tokens.
 
-Invariant: trees depend on the items alone; each part of an item is in one tree, and a batch holds each of its tokens
-after the prefix once and no padding.
+Invariant: a batch holds each token of its trees once and no padding; a tree holds each token that its parts need, after
+those of the prefix, once.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pipeline.scoring.attention import Prefix
+from pipeline.scoring.cells import Cells, repeat
 from pipeline.scoring.groups import Group
 from pipeline.scoring.parts import ItemPart, num_common
 from pipeline.scoring.strings import Ids
-from pipeline.scoring.trie import LabelTrie, part_trie
+from pipeline.scoring.trie import Branch, LabelTrie, make_trie, part_trie
 
-# The prefix goes on while so large a share of the items goes along with it; the others leave it where they depart.
-_FOLLOWERS = 0.9
-# Items join a group for attention while at most this share of its cells would be padding.
+# Trees join a group for attention while at most this share of its cells would be padding.
 _MAX_PADDED = 0.06
-
-
-def find_prefix(prompts: Sequence[Ids]) -> Ids:
-    """The tokens with which (nearly) all prompts begin; each that follows it to its end has a token of its own left."""
-    if len(prompts) < 2:
-        return ()
-    needed = _FOLLOWERS * len(prompts)
-    size = num_common(min(prompts), max(prompts))
-    following = [ids for ids in prompts if len(ids) > size + 1]
-    prefix = list(prompts[0][: min(size, *(len(ids) - 1 for ids in prompts))])
-    while len(prefix) >= size and len(following) >= needed:
-        counts = Counter(ids[len(prefix)] for ids in following)
-        token = min(counts, key=lambda token: (-counts[token], token))
-        if counts[token] < needed:
-            break
-        prefix.append(token)
-        following = [ids for ids in following if ids[len(prefix) - 1] == token and len(ids) > len(prefix) + 1]
-    return tuple(prefix)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenTree:
     """Parts of items that are forwarded together.
 
-    They see the prefix's first `depth` tokens, and bring `own` ones and, behind these, a trie.
+    They see the first `depth` tokens of their section's prefix, and bring `own` ones and, behind these, a trie.
     """
 
-    indices: tuple[int, ...]  # the item of each part
+    parts: tuple[ItemPart, ...]  # in alphabetical order
+    prefix: Ids
     depth: int
+    section: int
     own: Ids
     trie: LabelTrie
+    notebook: bool
 
     @property
     def num_tokens(self) -> int:
         return len(self.own) + len(self.trie.tokens)
 
+    @property
+    def order(self) -> tuple[int, int]:
+        """Section by section, longest first."""
+        return self.section, -self.num_tokens
 
-def make_trees(parts: Sequence[ItemPart], prefix: Ids, *, notebook: bool) -> list[TokenTree]:
-    """The parts' trees, longest first."""
-    trees = []
-    for part in parts:
-        depth = len(prefix)
-        if part.prompt[:depth] != prefix or len(part.prompt) <= depth:
-            depth = min(num_common(part.prompt, prefix), len(part.prompt) - 1)
-        trie = part_trie(part.branches, part.num_label_tokens, part.labels, notebook)
-        trees.append(TokenTree((part.index,), depth, part.prompt[depth:], trie))
-    return sorted(trees, key=lambda tree: (-tree.num_tokens, tree.depth, tree.indices))
+    def split(self) -> list["TokenTree"]:
+        """Two smaller trees with the same parts; none where there is one part alone."""
+        if len(self.parts) == 1:
+            return []
+        half = len(self.parts) // 2
+        trees = [
+            make_tree(parts, self.prefix, self.depth, self.section, notebook=self.notebook)
+            for parts in (self.parts[:half], self.parts[half:])
+        ]
+        return sorted(trees, key=lambda tree: tree.order)
+
+
+def make_tree(parts: tuple[ItemPart, ...], prefix: Ids, depth: int, section: int, *, notebook: bool) -> TokenTree:
+    """One tree for parts, in alphabetical order, that have more than `depth` tokens in common."""
+    first = parts[0]
+    if len(parts) == 1:
+        own = first.prompt[depth:]
+        trie = part_trie(first.branches, first.num_label_tokens, first.labels, notebook)
+    else:
+        root = num_common(first.prompt, parts[-1].prompt)
+        own = first.prompt[depth:root]
+        trie = make_trie(_branches(parts, root), notebook=notebook)
+    return TokenTree(parts, prefix, depth, section, own, trie, notebook)
+
+
+def _branches(parts: Sequence[ItemPart], root: int) -> list[Branch]:
+    """What follows the first `root` tokens of each label's sequence."""
+    return [
+        Branch(place, label, part.prompt[root:] + branch, num_tokens)
+        for place, part in enumerate(parts)
+        for label, branch, num_tokens in zip(part.labels, part.branches, part.num_label_tokens, strict=True)
+    ]
 
 
 def num_fitting(trees: Iterable[TokenTree], max_tokens: int, max_reads: int) -> int:
-    """How many of the first trees make a batch within both budgets, at least one."""
-    num = num_tokens = num_reads = 0
+    """How many of the first trees make a batch within both budgets, at least one; all of one section."""
+    num = num_tokens = num_reads = section = 0
     for num, tree in enumerate(trees):
         num_tokens += tree.num_tokens
         num_reads += len(tree.trie.reads)
-        if num and (num_tokens > max_tokens or num_reads > max_reads):
+        if num and (num_tokens > max_tokens or num_reads > max_reads or tree.section != section):
             return num
+        section = tree.section
     return num + 1
 
 
@@ -99,17 +108,17 @@ class PackedBatch:
 def pack(trees: Sequence[TokenTree], prefix: Prefix | None = None) -> PackedBatch:
     """Lay trees side by side, those of one depth in a row: own tokens, trie, own tokens, trie, ..."""
     trees = sorted(trees, key=lambda tree: tree.depth)
-    cells = _Cells.of(trees)
+    cells = Cells.of(trees)
     groups, first = [], 0
     for num_trees in _group_sizes(trees):
         groups.append(cells.group(first, first + num_trees, trees[first].depth))
         first += num_trees
-    indices = [index for tree in trees for index in tree.indices]
+    indices = [part.index for tree in trees for part in tree.parts]
     return PackedBatch(
         indices=indices,
         ids=torch.tensor([[token for tree in trees for token in (*tree.own, *tree.trie.tokens)]]),
         positions=cells.positions[None],
-        reads=cells.reads + _repeat(cells.starts, cells.num_reads),
+        reads=cells.reads + repeat(cells.starts, cells.num_reads),
         terms=_place_terms(trees, torch.tensor(indices), cells.num_reads),
         num_tokens=len(cells.ends),
         groups=groups,
@@ -138,87 +147,7 @@ def _place_terms(trees: Sequence[TokenTree], indices: Tensor, num_reads: Tensor)
     """(terms, 4) of all trees: parts become items, and reads are counted through the batch."""
     terms = torch.cat([tree.trie.terms for tree in trees])
     num_terms = torch.tensor([len(tree.trie.terms) for tree in trees])
-    num_parts = torch.tensor([len(tree.indices) for tree in trees])
-    terms[:, 0] = indices[terms[:, 0] + _repeat(num_parts.cumsum(0) - num_parts, num_terms)]
-    terms[:, 2] += _repeat(num_reads.cumsum(0) - num_reads, num_terms)
+    num_parts = torch.tensor([len(tree.parts) for tree in trees])
+    terms[:, 0] = indices[terms[:, 0] + repeat(num_parts.cumsum(0) - num_parts, num_terms)]
+    terms[:, 2] += repeat(num_reads.cumsum(0) - num_reads, num_terms)
     return terms
-
-
-def _repeat(values: Tensor, times: Tensor) -> Tensor:
-    """Each value so many times, at least once.
-
-    Not repeat_interleave: it asks all threads to help however little there is to do, and they are busy in lanes.
-    """
-    begins = torch.zeros(int(times.sum()), dtype=torch.int64)
-    begins[times.cumsum(0)[:-1]] = 1
-    return values[begins.cumsum(0)]
-
-
-class _Cells(NamedTuple):
-    """The cells of all trees of a batch, one tree after the other; places count in the tree."""
-
-    starts: Tensor  # (trees,) places in the row
-    sizes: Tensor  # (trees,)
-    num_reads: Tensor  # (trees,)
-    positions: Tensor  # (tokens,) in a sequence of its own
-    ends: Tensor  # (tokens,) behind the last cell that the cell is on the way to
-    reads: Tensor  # (reads,)
-
-    @classmethod
-    def of(cls, trees: Sequence[TokenTree]) -> "_Cells":
-        tries = [tree.trie for tree in trees]
-        num_own = torch.tensor([len(tree.own) for tree in trees])
-        sizes = num_own + torch.tensor([len(trie.tokens) for trie in tries])
-        num_reads = torch.tensor([len(trie.reads) for trie in tries])
-        starts = sizes.cumsum(0) - sizes
-        own = _repeat(num_own, sizes)  # (tokens,) how many own tokens the cell's tree has
-        positions = torch.arange(len(own)) - _repeat(starts, sizes)
-        ends = _repeat(sizes, sizes)
-        is_node = positions >= own
-        positions[is_node] = own[is_node] - 1 + torch.cat([trie.depths for trie in tries])
-        ends[is_node] = own[is_node] + torch.cat([trie.ends for trie in tries])
-        positions += _repeat(torch.tensor([tree.depth for tree in trees]), sizes)
-        reads = torch.cat([trie.reads for trie in tries]) + _repeat(num_own, num_reads)  # the root is the last of own
-        return cls(starts, sizes, num_reads, positions, ends, reads)
-
-    def group(self, first: int, last: int, depth: int) -> Group:
-        """The trees [first, last) folded into a matrix."""
-        sizes, num_reads = self.sizes[first:last], self.num_reads[first:last]
-        begin, first_read = int(self.starts[first]), int(self.num_reads[:first].sum())
-        index, inverse = _fold(sizes)
-        read_index, read_inverse = _fold(num_reads)
-        width = int(sizes.max())
-        is_filled = torch.arange(width) < sizes[:, None]
-        ends = torch.where(is_filled, self.ends[begin + index], width)  # padding sees itself, as it must see something
-        positions, reads = self.positions[begin + index], self.reads[first_read + read_index]
-        is_padded, reads_are_padded = len(inverse) < index.numel(), len(read_inverse) < read_index.numel()
-        if not is_padded and not reads_are_padded and bool((ends == ends[0]).all() and (reads == reads[0]).all()):
-            ends, positions, reads = ends[:1], positions[:1], reads[:1]
-        return Group(
-            begin=begin,
-            depth=depth,
-            num_trees=last - first,
-            width=width,
-            num_tokens=len(inverse),
-            num_reads=len(read_inverse),
-            span=int(positions.max()) + 1,
-            ends=ends,
-            positions=positions,
-            reads=reads,
-            index=(begin + index).flatten() if is_padded else None,
-            inverse=inverse if is_padded else None,
-            read_index=read_index.flatten() if reads_are_padded else None,
-            read_inverse=read_inverse if reads_are_padded else None,
-        )
-
-
-def _fold(sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """Pieces of these sizes as lines of a matrix: (pieces, longest) the place of each cell, and each place's cell.
-
-    Padding repeats its own piece's last place, so that what is wrong with a piece stays in it.
-    """
-    width = int(sizes.max())
-    starts = sizes.cumsum(0) - sizes
-    index = starts[:, None] + torch.minimum(torch.arange(width), sizes[:, None] - 1)
-    shifts = torch.arange(len(sizes)) * width - starts
-    return index, torch.arange(int(sizes.sum())) + _repeat(shifts, sizes)

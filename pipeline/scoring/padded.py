@@ -32,6 +32,20 @@ class LabelRow:
     def num_tokens(self) -> int:
         return len(self.ids)
 
+    @property
+    def prefix(self) -> Ids:
+        """Rows bring all that they need."""
+        return ()
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Longest first."""
+        return 0, -self.num_tokens
+
+    def split(self) -> list["LabelRow"]:
+        """A row is no smaller in pieces."""
+        return []
+
 
 def make_rows(items: Sequence[TokenSequences], *, notebook: bool) -> list[LabelRow]:
     """The rows of all items, longest first; labels that need the same sequence, or the beginning of it, share a row."""

@@ -18,11 +18,12 @@ from pipeline.errors import RunError
 from pipeline.scoring.forward import B, RowsForward, S, TreeForward
 from pipeline.scoring.lanes import Lanes, open_lanes
 from pipeline.scoring.memory import attempt
-from pipeline.scoring.packed import PackedBatch, find_prefix, make_trees
+from pipeline.scoring.packed import PackedBatch
 from pipeline.scoring.padded import PaddedBatch, make_rows
 from pipeline.scoring.parts import split_items
 from pipeline.scoring.probe import Probe, make_probe
 from pipeline.scoring.scheduler import Scheduled, Scheduler, smallest_budget
+from pipeline.scoring.sharing import Budget, count_distinct, make_trees
 from pipeline.scoring.strings import Ids
 from pipeline.scoring.terms import LabelSums
 from pipeline.scoring.tokens import TokenSequences
@@ -61,7 +62,7 @@ class ScoredBatch:
 class Counts:
     """What a scorer has done so far. Padding is not among the forwarded tokens.
 
-    trie_tokens: the items' distinct trie nodes plus shared prefixes, the least that had to be forwarded.
+    trie_tokens: the nodes of the trie over all sequences of a call, the least that had to be forwarded.
     """
 
     items: int = 0
@@ -130,23 +131,21 @@ class Scorer:
 
     def _score(self, items: Sequence[TokenSequences], path: str) -> Iterator[ScoredBatch]:
         parts = split_items(items)
-        prefix = find_prefix([part.prompt for part in parts])
-        trees = make_trees(parts, prefix, notebook=self.notebook)
-        num_tokens = sum(tree.num_tokens for tree in trees)
-        self.counts.trie_tokens += len(prefix) + num_tokens
+        self.counts.trie_tokens += count_distinct(parts, notebook=self.notebook)
         if path == "tree":
+            trees = make_trees(parts, Budget(self.batch_tokens, self._max_reads()), notebook=self.notebook)
+            num_tokens = sum(tree.num_tokens for tree in trees)
+            sums = LabelSums(items, [part.index for part in parts])
+            self._tree.drop_prefix()
             with open_lanes(self._tree, num_tokens // smallest_budget(self.batch_tokens)) as lanes:
-                sums = LabelSums(items, [index for tree in trees for index in tree.indices])
-                yield from self._forward(sums, trees, lanes, prefix)
+                yield from self._forward(sums, trees, lanes)
         else:
             rows = make_rows(items, notebook=self.notebook)
-            yield from self._forward(LabelSums(items, [row.index for row in rows]), rows, Lanes(self._rows), ())
+            yield from self._forward(LabelSums(items, [row.index for row in rows]), rows, Lanes(self._rows))
 
     # --- schedule, run, collect -------------------------------------------------------------------------------------
 
-    def _forward(
-        self, sums: LabelSums, sequences: Sequence[S], lanes: Lanes[S, B], prefix: Ids
-    ) -> Iterator[ScoredBatch]:
+    def _forward(self, sums: LabelSums, sequences: Sequence[S], lanes: Lanes[S, B]) -> Iterator[ScoredBatch]:
         scheduler = Scheduler(
             sequences,
             lanes.forward.num_fitting,
@@ -159,23 +158,28 @@ class Scorer:
         while scheduler.num_waiting or running:
             # Asking for scores first would leave a lane, or a GPU, idle until the next batch is laid out.
             while (scheduled := scheduler.schedule(len(running))) is not None:
-                running.append(self._run(scheduled, lanes, prefix))
+                running.append(self._run(scheduled, lanes, is_idle=not running))
             first = running.popleft()
             scores = first.wait()
             if scores is None:
-                self._put_back(first, scheduler, len(prefix))
+                self._put_back(first, scheduler)
             elif done := self._collect(first.batch, scores, sums):
                 yield _to_batch(done, sums, notebook=self.notebook)
 
-    def _run(self, scheduled: Scheduled[S], lanes: Lanes[S, B], prefix: Ids) -> _Running:
-        """Lay out a batch and begin its forward, after `prefix`."""
-        is_new = attempt(self._tree.keep_prefix, prefix)
-        if is_new:
-            self.counts.forwarded_tokens += len(prefix)
+    def _run(self, scheduled: Scheduled[S], lanes: Lanes[S, B], *, is_idle: bool) -> _Running:
+        """Lay out a batch and begin its forward, after its prefix."""
+        num_forwarded = self._keep_prefix(scheduled.sequences[0].prefix, lanes, is_idle=is_idle)
         batch = lanes.forward.lay_out(scheduled.sequences)
-        if is_new is None:
+        if num_forwarded is None:
             return _Running(scheduled, batch, lambda: None)
+        self.counts.forwarded_tokens += num_forwarded
         return _Running(scheduled, batch, lanes.start(lambda forward: attempt(forward.scores, batch)))
+
+    def _keep_prefix(self, prefix: Ids, lanes: Lanes[S, B], *, is_idle: bool) -> int | None:
+        """How many tokens were forwarded for it, None where the memory did not suffice."""
+        if is_idle or self._tree.has_prefix(prefix):  # with all threads
+            return attempt(self._tree.keep_prefix, prefix)
+        return lanes.start(lambda _: attempt(self._tree.keep_prefix, prefix))()
 
     def _collect(self, batch: PackedBatch | PaddedBatch, scores: Tensor, sums: LabelSums) -> list[int]:
         """Count a batch and add its scores to the sums; returns the items now complete."""
@@ -185,13 +189,13 @@ class Scorer:
         self.counts.read_positions += len(batch.reads)
         return sums.add(batch.indices, batch.terms, scores)
 
-    def _put_back(self, failed: _Running, scheduler: Scheduler[Any], num_shared: int) -> None:
-        """Let a batch that did not fit after `num_shared` tokens of prompt wait again, for smaller ones."""
+    def _put_back(self, failed: _Running, scheduler: Scheduler[Any]) -> None:
+        """Let a batch that did not fit wait again, for smaller ones."""
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
-        num_tokens = failed.batch.ids.numel()
-        if failed.scheduled.is_alone and len(failed.scheduled.sequences) == 1:
-            shared = f" after {num_shared} tokens of prompt" if num_shared else ""
+        num_tokens, sequences = failed.batch.ids.numel(), failed.scheduled.sequences
+        if failed.scheduled.is_alone and len(sequences) == 1 and not sequences[0].split():
+            shared = f" after {len(sequences[0].prefix)} tokens of prompt" if sequences[0].prefix else ""
             raise RunError(
                 f"out of memory on {self._model.device} with a single item of {num_tokens} tokens{shared}; use a "
                 "smaller model, --dtype bfloat16, a shorter prompt, or --max-text-tokens to cut long texts"
