@@ -27,13 +27,6 @@ class Prefix:
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
 
-    def cut(self, num_tokens: int) -> "Prefix":
-        """Its beginning."""
-        keys, values = (
-            {layer: kept[:, :num_tokens] for layer, kept in all_.items()} for all_ in (self.keys, self.values)
-        )
-        return Prefix(keys, values)
-
 
 @dataclass(slots=True, eq=False)
 class Row:

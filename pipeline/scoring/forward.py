@@ -94,16 +94,15 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
         """
         if self.has_prefix(ids):
             return 0
-        depth = num_common(ids, self._prefix_ids)
+        depth = min(num_common(ids, self._prefix_ids), len(ids) - 1)
         held, kept = self._prefix, Prefix()
         self.drop_prefix()  # whatever happens below
-        if depth == len(ids):
-            kept = held.cut(depth)
-        else:
-            batch = pack([TokenTree((_NO_PART,), ids, depth, 0, ids[depth:], _NO_TRIE, notebook=False)])
-            row = Row([group.to(self.device) for group in batch.groups], held, kept=kept)
-            ids_left, positions, reads = (each.to(self.device) for each in (batch.ids, batch.positions, batch.reads))
-            self._forward(ids_left, positions, reads, row)
+        if not ids:
+            return 0
+        batch = pack([TokenTree((_NO_PART,), ids, depth, 0, ids[depth:], _NO_TRIE, notebook=False)])
+        row = Row([group.to(self.device) for group in batch.groups], held, kept=kept)
+        new, positions, reads = (each.to(self.device) for each in (batch.ids, batch.positions, batch.reads))
+        self._forward(new, positions, reads, row)
         self._prefix, self._prefix_ids = kept, ids
         return len(ids) - depth
 

@@ -29,7 +29,7 @@ _CELLS_PER_TOKEN = 512
 
 
 class Budget(NamedTuple):
-    """Of a batch."""
+    """How large a batch may be."""
 
     tokens: int
     reads: int
@@ -40,7 +40,6 @@ class _Section:
     """A prefix and the parts that go on from it or, at a lower depth, from a beginning of it."""
 
     prefix: Ids
-    parent: "_Section | None" = None
     has_children: bool = False
     places: list[int] = field(default_factory=list)
 
@@ -91,7 +90,7 @@ def _find_sections(ordered: _Sorted, budget: Budget) -> tuple[list[_Section], li
     sections, depths = [root], [0] * len(ordered.parts)
     section_of = [root] * len(ordered.parts)
     waiting = [(0, len(ordered.parts), root)]
-    while waiting:  # no recursion: prompts may go on from each other thousands of times
+    while waiting:  # not recursive: prompts may go on from each other thousands of times
         first, last, section = waiting.pop()
         if last - first < 2:
             continue
@@ -104,7 +103,7 @@ def _find_sections(ordered: _Sorted, budget: Budget) -> tuple[list[_Section], li
         pays = num_saved >= _MIN_SAVED_BATCHES * budget.tokens and num_saved >= _MIN_SAVED * width
         if num_saved and (is_nearly_all or pays):
             section.has_children = True
-            section = _Section(ordered.parts[first].prompt[:shared], parent=section)
+            section = _Section(ordered.parts[first].prompt[:shared])
             sections.append(section)
             for place in range(first, last):
                 section_of[place] = section
@@ -120,12 +119,10 @@ def _gather(sections: list[_Section], section_of: list[_Section]) -> list[_Secti
     In alphabetical order each prefix comes right before those that go on from it.
     """
     sections = sorted(sections, key=lambda section: section.prefix)
-    leaf_of = {}
-    for section, following in zip(sections, [*sections[1:], sections[-1]], strict=True):
-        leaf_of[id(section)] = section if not section.has_children else following
+    following = {id(section): right for section, right in pairwise(sections)}
     for place, section in enumerate(section_of):
         while section.has_children:
-            section = leaf_of[id(section)]
+            section = following[id(section)]
         section.places.append(place)
     return [section for section in sections if section.places]
 

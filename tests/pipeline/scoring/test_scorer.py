@@ -118,7 +118,10 @@ def scorer_of(name: str, notebook: bool) -> Scorer:
 
 def test_forwarded_tokens_are_the_trie_and_padding_is_none() -> None:
     """Each item's distinct trie nodes and the shared prefix once: nothing twice, nothing unneeded, no padding."""
-    items = make_items(40, labels=((5,), (5, 6), (5, 7, 8), (9,)))
+    items = [  # each goes its own way after what all share
+        TokenSequences((*ids[:6], 3 + index, *ids[6:]), ((5,), (5, 6), (5, 7, 8), (9,)), (1, 2, 3, 1), False)
+        for index, ids in enumerate(item.prompt_ids for item in make_items(40))
+    ]
     scorer = Scorer(tiny_model("gemma"), batch_tokens=200)
     list(scorer.score(items))
     nodes = 2  # 5 and 5 7: last label tokens are not forwarded
