@@ -16,14 +16,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pipeline.scoring import attention, packed, padded
-from pipeline.scoring.attention import Group, KeysKept, Prefix, Row
+from pipeline.scoring.attention import KeysKept, Prefix, Row
 from pipeline.scoring.packed import PackedBatch, TokenTree, pack
 from pipeline.scoring.padded import LabelRow, PaddedBatch, pad
+from pipeline.scoring.parts import ItemPart, num_common
 from pipeline.scoring.strings import Ids
 from pipeline.scoring.terms import score_terms
-from pipeline.scoring.trie import make_trie
+from pipeline.scoring.trie import part_trie
 
-_NO_LABELS = make_trie(((0,),), (1,), False)
+# A prefix has no labels; its last token is read, as every forward reads something.
+_NO_PART = ItemPart(0, (), ((0,),), (1,), (0,))
+_NO_TRIE = part_trie(_NO_PART.branches, _NO_PART.num_label_tokens, _NO_PART.labels, False)
 
 
 S = TypeVar("S", TokenTree, LabelRow)
@@ -55,7 +58,7 @@ class Forward(ABC, Generic[S, B]):
 
 
 class TreeForward(Forward[TokenTree, PackedBatch]):
-    """Forwards packed trees; keeps the keys and values of the last shared prefix.
+    """Forwards packed trees; keeps the keys and values of the last prefix.
 
     last_layer: the layer that is done only for the places that are read, as nothing else of it is needed after its keys
     and values; None where all of it is to be done.
@@ -79,21 +82,33 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
             twin.last_layer = None
         return twin
 
+    def has_prefix(self, ids: Ids) -> bool:
+        """Whether this is the prefix kept last."""
+        return ids == self._prefix_ids
+
     @torch.inference_mode()
-    def keep_prefix(self, ids: Ids) -> bool:
-        """Compute the prefix's keys and values unless they are there; returns whether tokens were forwarded."""
-        if ids == self._prefix_ids:
-            return False
-        self._prefix_ids, self._prefix = (), Prefix()
+    def keep_prefix(self, ids: Ids) -> int:
+        """Have the prefix's keys and values at hand; returns how many tokens were forwarded for it.
+
+        What it has in common with the prefix kept last is taken from there.
+        """
+        if self.has_prefix(ids):
+            return 0
+        depth = min(num_common(ids, self._prefix_ids), len(ids) - 1)
+        held, kept = self._prefix, Prefix()
+        self.drop_prefix()  # whatever happens below
         if not ids:
-            return False
-        device = self.device
-        group = Group(0, 0, torch.tensor([len(ids)], device=device), _NO_LABELS)
-        row = Row([group], self._prefix, is_prefix=True)
-        last = torch.tensor([len(ids) - 1], device=device)
-        self._forward(torch.tensor([ids], device=device), torch.arange(len(ids), device=device)[None], last, row)
-        self._prefix_ids = ids
-        return True
+            return 0
+        batch = pack([TokenTree((_NO_PART,), ids, depth, 0, ids[depth:], _NO_TRIE, notebook=False)])
+        row = Row([group.to(self.device) for group in batch.groups], held, kept=kept)
+        new, positions, reads = (each.to(self.device) for each in (batch.ids, batch.positions, batch.reads))
+        self._forward(new, positions, reads, row)
+        self._prefix, self._prefix_ids = kept, ids
+        return len(ids) - depth
+
+    def drop_prefix(self) -> None:
+        """Forget it, so that what is computed next does not depend on what was before."""
+        self._prefix, self._prefix_ids = Prefix(), ()
 
     def lay_out(self, trees: Sequence[TokenTree]) -> PackedBatch:
         """A batch after the prefix that is kept now."""
@@ -108,7 +123,7 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
         row.windows = self.windows
         kept: Tensor | int = reads
         with _tree_attention(self._model), ExitStack() as stack:
-            if self.last_layer is not None and not row.is_prefix:
+            if self.last_layer is not None and row.kept is None:
                 stack.enter_context(_only_at(reads, ids.shape[1], self.last_layer, row))
                 kept = 0  # all that are left
             output = self._model(

@@ -1,81 +1,93 @@
 """The fast way's batches: items as token trees behind a shared prefix, packed side by side into one row of tokens.
 
-Invariant: trees depend on the items alone; each item is one tree, and a batch holds each of its tokens after the prefix
-once and no padding.
+Invariant: a batch holds each token of its trees once and no padding; a tree holds each token that its parts need, after
+those of the prefix, once.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pipeline.scoring.attention import Group, Prefix
+from pipeline.scoring.attention import Prefix
+from pipeline.scoring.cells import Cells, repeat
+from pipeline.scoring.groups import Group
+from pipeline.scoring.parts import ItemPart, num_common
 from pipeline.scoring.strings import Ids
-from pipeline.scoring.tokens import TokenSequences, num_shared
-from pipeline.scoring.trie import LabelTrie, make_trie
+from pipeline.scoring.trie import Branch, LabelTrie, make_trie, part_trie
 
-# The prefix goes on while so large a share of the items goes along with it; the others leave it where they depart.
-_FOLLOWERS = 0.9
-# Items join a group for attention while at most this share of its cells would be padding.
+# Trees join a group for attention while at most this share of its cells would be padding.
 _MAX_PADDED = 0.06
-
-
-def find_prefix(prompts: Sequence[Ids]) -> Ids:
-    """The tokens with which (nearly) all prompts begin; each that follows it to its end has a token of its own left."""
-    if len(prompts) < 2:
-        return ()
-    needed = _FOLLOWERS * len(prompts)
-    size = num_shared(min(prompts), max(prompts))
-    following = [ids for ids in prompts if len(ids) > size + 1]
-    prefix = list(prompts[0][: min(size, *(len(ids) - 1 for ids in prompts))])
-    while len(prefix) >= size and len(following) >= needed:
-        counts = Counter(ids[len(prefix)] for ids in following)
-        token = min(counts, key=lambda token: (-counts[token], token))
-        if counts[token] < needed:
-            break
-        prefix.append(token)
-        following = [ids for ids in following if ids[len(prefix) - 1] == token and len(ids) > len(prefix) + 1]
-    return tuple(prefix)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenTree:
-    """One item: it sees the prefix's first `depth` tokens, and brings its `own` and, behind them, its trie's."""
+    """Parts of items that are forwarded together.
 
-    index: int  # place among the caller's items
+    They see the first `depth` tokens of their section's prefix, and bring `own` ones and, behind these, a trie.
+    """
+
+    parts: tuple[ItemPart, ...]  # in alphabetical order
+    prefix: Ids
     depth: int
+    section: int
     own: Ids
     trie: LabelTrie
+    notebook: bool
 
     @property
     def num_tokens(self) -> int:
         return len(self.own) + len(self.trie.tokens)
 
+    @property
+    def order(self) -> tuple[int, int]:
+        """Section by section, longest first."""
+        return self.section, -self.num_tokens
 
-def make_trees(items: Sequence[TokenSequences], prefix: Ids, *, notebook: bool) -> list[TokenTree]:
-    """The items' trees, longest first; those of one length that share a trie side by side."""
-    trees = []
-    tries: dict[LabelTrie, int] = {}
-    for index, item in enumerate(items):
-        depth = len(prefix)
-        if item.prompt_ids[:depth] != prefix or len(item.prompt_ids) <= depth:
-            depth = min(num_shared(item.prompt_ids, prefix), len(item.prompt_ids) - 1)
-        trie = make_trie(item.branches, item.num_label_tokens, notebook)
-        tries.setdefault(trie, len(tries))
-        trees.append(TokenTree(index, depth, item.prompt_ids[depth:], trie))
-    return sorted(trees, key=lambda tree: (-tree.num_tokens, tries[tree.trie], tree.depth, tree.index))
+    def split(self) -> list["TokenTree"]:
+        """Two smaller trees with the same parts; none where there is one part alone."""
+        if len(self.parts) == 1:
+            return []
+        half = len(self.parts) // 2
+        trees = [
+            make_tree(parts, self.prefix, self.depth, self.section, notebook=self.notebook)
+            for parts in (self.parts[:half], self.parts[half:])
+        ]
+        return sorted(trees, key=lambda tree: tree.order)
+
+
+def make_tree(parts: tuple[ItemPart, ...], prefix: Ids, depth: int, section: int, *, notebook: bool) -> TokenTree:
+    """One tree for parts, in alphabetical order, that have more than `depth` tokens in common."""
+    first = parts[0]
+    if len(parts) == 1:
+        own = first.prompt[depth:]
+        trie = part_trie(first.branches, first.num_label_tokens, first.labels, notebook)
+    else:
+        root = num_common(first.prompt, parts[-1].prompt)
+        own = first.prompt[depth:root]
+        trie = make_trie(_branches(parts, root), notebook=notebook)
+    return TokenTree(parts, prefix, depth, section, own, trie, notebook)
+
+
+def _branches(parts: Sequence[ItemPart], root: int) -> list[Branch]:
+    """What follows the first `root` tokens of each label's sequence."""
+    return [
+        Branch(place, label, part.prompt[root:] + branch, num_tokens)
+        for place, part in enumerate(parts)
+        for label, branch, num_tokens in zip(part.labels, part.branches, part.num_label_tokens, strict=True)
+    ]
 
 
 def num_fitting(trees: Iterable[TokenTree], max_tokens: int, max_reads: int) -> int:
-    """How many of the first trees make a batch within both budgets, at least one."""
-    num = num_tokens = num_reads = 0
+    """How many of the first trees make a batch within both budgets, at least one; all of one section."""
+    num = num_tokens = num_reads = section = 0
     for num, tree in enumerate(trees):
         num_tokens += tree.num_tokens
         num_reads += len(tree.trie.reads)
-        if num and (num_tokens > max_tokens or num_reads > max_reads):
+        if num and (num_tokens > max_tokens or num_reads > max_reads or tree.section != section):
             return num
+        section = tree.section
     return num + 1
 
 
@@ -83,7 +95,7 @@ def num_fitting(trees: Iterable[TokenTree], max_tokens: int, max_reads: int) -> 
 class PackedBatch:
     """Trees that go on from `prefix`, side by side in one row, on the CPU."""
 
-    indices: list[int]  # the item of each tree
+    indices: list[int]  # the item of each part
     ids: Tensor  # (1, tokens)
     positions: Tensor  # (1, tokens)
     reads: Tensor  # (reads,) places in the row
@@ -94,49 +106,48 @@ class PackedBatch:
 
 
 def pack(trees: Sequence[TokenTree], prefix: Prefix | None = None) -> PackedBatch:
-    """Lay trees side by side: item, trie, item, trie, ..."""
-    groups: list[Group] = []
-    positions, reads, terms = [], [], []
-    num_tokens = num_reads = 0
-    for alike in _find_groups(trees):
-        trie = alike[0].trie
-        group = Group(num_tokens, alike[0].depth, torch.tensor([len(tree.own) for tree in alike]), trie)
-        positions.append(group.positions()[group.filled()])
-        reads.append(_places_of_reads(group).flatten())
-        firsts = [(tree.index, 0, num_reads + i * len(trie.reads), 0) for i, tree in enumerate(alike)]
-        terms.append((torch.tensor(firsts)[:, None] + trie.terms).flatten(0, 1))
-        num_tokens += group.num_tokens
-        num_reads += group.num_reads
-        groups.append(group)
+    """Lay trees side by side, those of one depth in a row: own tokens, trie, own tokens, trie, ..."""
+    trees = sorted(trees, key=lambda tree: tree.depth)
+    cells = Cells.of(trees)
+    groups, first = [], 0
+    for num_trees in _group_sizes(trees):
+        groups.append(cells.group(first, first + num_trees, trees[first].depth))
+        first += num_trees
+    indices = [part.index for tree in trees for part in tree.parts]
     return PackedBatch(
-        indices=[tree.index for tree in trees],
+        indices=indices,
         ids=torch.tensor([[token for tree in trees for token in (*tree.own, *tree.trie.tokens)]]),
-        positions=torch.cat(positions)[None],
-        reads=torch.cat(reads),
-        terms=torch.cat(terms),
-        num_tokens=num_tokens,
+        positions=cells.positions[None],
+        reads=cells.reads + repeat(cells.starts, cells.num_reads),
+        terms=_place_terms(trees, torch.tensor(indices), cells.num_reads),
+        num_tokens=len(cells.ends),
         groups=groups,
         prefix=prefix or Prefix(),
     )
 
 
-def _find_groups(trees: Sequence[TokenTree]) -> list[list[TokenTree]]:
-    """Neighbours with one trie, one depth and about one length."""
-    groups = [[trees[0]]]
-    num_tokens = trees[0].num_tokens  # of the last group
-    for tree in trees[1:]:
-        group, first = groups[-1], groups[-1][0]
-        num_tokens += tree.num_tokens
-        is_alike = tree.trie is first.trie and tree.depth == first.depth
-        if is_alike and num_tokens >= (len(group) + 1) * first.num_tokens * (1 - _MAX_PADDED):
-            group.append(tree)
-        else:
-            groups.append([tree])
-            num_tokens = tree.num_tokens
-    return groups
+def _group_sizes(trees: Sequence[TokenTree]) -> list[int]:
+    """How many neighbours of one depth and about one size, longest first, make each group."""
+    sizes: list[int] = []
+    num_tokens = 0  # of the last group
+    for place, tree in enumerate(trees):
+        if sizes:
+            first = trees[place - sizes[-1]]
+            num_tokens += tree.num_tokens
+            num_filled = (sizes[-1] + 1) * first.num_tokens * (1 - _MAX_PADDED)
+            if tree.depth == first.depth and num_tokens >= num_filled:
+                sizes[-1] += 1
+                continue
+        sizes.append(1)
+        num_tokens = tree.num_tokens
+    return sizes
 
 
-def _places_of_reads(group: Group) -> Tensor:
-    """(items, reads) places in the flat row."""
-    cells = torch.arange(len(group.lengths))[:, None] * group.width + group.read_cells()
-    return group.begin + cells if group.index is None else group.index[cells]
+def _place_terms(trees: Sequence[TokenTree], indices: Tensor, num_reads: Tensor) -> Tensor:
+    """(terms, 4) of all trees: parts become items, and reads are counted through the batch."""
+    terms = torch.cat([tree.trie.terms for tree in trees])
+    num_terms = torch.tensor([len(tree.trie.terms) for tree in trees])
+    num_parts = torch.tensor([len(tree.parts) for tree in trees])
+    terms[:, 0] = indices[terms[:, 0] + repeat(num_parts.cumsum(0) - num_parts, num_terms)]
+    terms[:, 2] += repeat(num_reads.cumsum(0) - num_reads, num_terms)
+    return terms

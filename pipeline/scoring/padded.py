@@ -32,6 +32,20 @@ class LabelRow:
     def num_tokens(self) -> int:
         return len(self.ids)
 
+    @property
+    def prefix(self) -> Ids:
+        """Rows bring all that they need."""
+        return ()
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Longest first."""
+        return 0, -self.num_tokens
+
+    def split(self) -> list["LabelRow"]:
+        """A row is no smaller in pieces."""
+        return []
+
 
 def make_rows(items: Sequence[TokenSequences], *, notebook: bool) -> list[LabelRow]:
     """The rows of all items, longest first; labels that need the same sequence, or the beginning of it, share a row."""
@@ -40,16 +54,17 @@ def make_rows(items: Sequence[TokenSequences], *, notebook: bool) -> list[LabelR
 
 
 def _rows_of(index: int, item: TokenSequences, *, notebook: bool) -> list[LabelRow]:
-    rows: list[LabelRow] = []
-    branches = zip(item.branches, item.num_label_tokens, strict=True)
-    for label, (branch, num_tokens) in sorted(enumerate(branches), key=lambda entry: -len(entry[1][0])):
+    needed: list[tuple[Ids, list[Term]]] = []
+    for label, (branch, num_tokens) in enumerate(zip(item.branches, item.num_label_tokens, strict=True)):
         terms = label_terms(label, branch, num_tokens, notebook=notebook)
         ids = item.prompt_ids + branch[: max(term.place for term in terms) + 1]
-        row = next((row for row in rows if row.ids[: len(ids)] == ids), None)
-        if row is None:
-            row = LabelRow(index, ids, [])
-            rows.append(row)
-        row.terms.extend(term._replace(place=len(item.prompt_ids) + term.place) for term in terms)
+        needed.append((ids, [term._replace(place=len(item.prompt_ids) + term.place) for term in terms]))
+    rows: list[LabelRow] = []
+    # Backwards in alphabetical order a beginning comes right after all that begin with it.
+    for ids, terms in sorted(needed, key=lambda entry: entry[0], reverse=True):
+        if not rows or rows[-1].ids[: len(ids)] != ids:
+            rows.append(LabelRow(index, ids, []))
+        rows[-1].terms.extend(terms)
     return rows
 
 

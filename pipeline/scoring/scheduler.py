@@ -1,4 +1,4 @@
-"""What is left to forward, and what is forwarded next: longest first, within the budgets, a few batches at a time.
+"""What is left to forward, and what is forwarded next: in order, within the budgets, a few batches at a time.
 
 Invariant: each sequence is waiting or in one batch that was handed out; the same calls give the same batches.
 """
@@ -37,7 +37,7 @@ class Scheduler(Generic[S]):
         num_lanes: int = 1,
         max_running: int = 1,
     ) -> None:
-        """`sequences`: longest first."""
+        """`sequences`: in their order."""
         self.max_tokens = max_tokens
         self._waiting: deque[S] = deque(sequences)
         self._num_tokens = sum(sequence.num_tokens for sequence in sequences)  # of those waiting
@@ -53,6 +53,7 @@ class Scheduler(Generic[S]):
         """The next batch; None where nothing waits, or as many are running as may be."""
         if not self._waiting or num_running >= self._max_running:
             return None
+        self._split_first()
         max_tokens = self.max_tokens
         if self._num_lanes > 1:  # the last batches get smaller, so that the lanes end at one time
             max_tokens = min(max_tokens, max(smallest_budget(max_tokens), self._num_tokens // self._num_lanes))
@@ -65,15 +66,29 @@ class Scheduler(Generic[S]):
         """Let a batch of `num_tokens`, with padding, that did not fit wait again; returns whether the budget shrank.
 
         What does not fit beside others may fit alone, so from here on batches run one at a time. Those that were on
-        their way together say nothing of half their size: only the first of them halves the budget.
+        their way together say nothing of half their size: only the first of them halves the budget. One that can
+        be split lowers it to the size of its larger piece, which is more than half where the pieces share much.
         """
-        self._waiting = deque(merge(batch.sequences, self._waiting, key=lambda sequence: -sequence.num_tokens))
-        self._num_tokens += sum(sequence.num_tokens for sequence in batch.sequences)
+        self._add(batch.sequences)
         shrinks = batch.is_alone or (self._max_running > 1 and len(batch.sequences) > 1)
         if shrinks:
-            self.max_tokens = max(1, min(self.max_tokens, num_tokens) // 2)
+            pieces = batch.sequences[0].split() if len(batch.sequences) == 1 else []
+            half = min(pieces[0].num_tokens, num_tokens - 1) if pieces else min(self.max_tokens, num_tokens) // 2
+            self.max_tokens = max(1, min(self.max_tokens, half))
         self._max_running = 1
         return shrinks
+
+    def _add(self, sequences: Iterable[S]) -> None:
+        """Let sequences, in order, wait too."""
+        sequences = list(sequences)
+        self._waiting = deque(merge(sequences, self._waiting, key=lambda sequence: sequence.order))
+        self._num_tokens += sum(sequence.num_tokens for sequence in sequences)
+
+    def _split_first(self) -> None:
+        """What has become too large for a budget that shrank is done in pieces, where it has any."""
+        while self._waiting[0].num_tokens > self.max_tokens and (pieces := self._waiting[0].split()):
+            self._num_tokens -= self._waiting.popleft().num_tokens
+            self._add(pieces)
 
 
 def smallest_budget(max_tokens: int) -> int:

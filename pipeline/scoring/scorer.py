@@ -18,10 +18,12 @@ from pipeline.errors import RunError
 from pipeline.scoring.forward import B, RowsForward, S, TreeForward
 from pipeline.scoring.lanes import Lanes, open_lanes
 from pipeline.scoring.memory import attempt
-from pipeline.scoring.packed import PackedBatch, find_prefix, make_trees
+from pipeline.scoring.packed import PackedBatch
 from pipeline.scoring.padded import PaddedBatch, make_rows
+from pipeline.scoring.parts import split_items
 from pipeline.scoring.probe import Probe, make_probe
 from pipeline.scoring.scheduler import Scheduled, Scheduler, smallest_budget
+from pipeline.scoring.sharing import Budget, count_distinct, make_trees
 from pipeline.scoring.strings import Ids
 from pipeline.scoring.terms import LabelSums
 from pipeline.scoring.tokens import TokenSequences
@@ -45,8 +47,9 @@ class ScoredBatch:
     """Scores of the items at `indices` of what was given to `Scorer.score`, each (items, labels) float32 on the CPU.
 
     logprob: sum over label tokens of log p(token | all before it), natural logarithm. logit: sum of the raw logits at
-    the same places. notebook_logit: sum of the logits at the label tokens' own places in reverse order, or None. An
-    item with fewer labels than another of the call has 0 behind its own.
+    the same places. notebook_logit: sum of the logits at the label tokens' own places in reverse order, or None.
+    Items may have different numbers of labels: `labels` is the most that one of the call has, and NaN stands behind
+    an item's own.
     """
 
     indices: list[int]
@@ -59,7 +62,7 @@ class ScoredBatch:
 class Counts:
     """What a scorer has done so far. Padding is not among the forwarded tokens.
 
-    trie_tokens: the items' distinct trie nodes plus shared prefixes, the least that had to be forwarded.
+    trie_tokens: the nodes of the trie over all sequences of a call, the least that had to be forwarded.
     """
 
     items: int = 0
@@ -69,6 +72,14 @@ class Counts:
     padding_tokens: int = 0
     read_positions: int = 0
     out_of_memory: int = 0
+
+
+class _StrangeScores(Exception):
+    """Some scores are no finite numbers: those of the `suspects`, each an (item, label)."""
+
+    def __init__(self, suspects: list[tuple[int, int]]) -> None:
+        super().__init__(suspects)
+        self.suspects = suspects
 
 
 class _Running(NamedTuple):
@@ -105,34 +116,36 @@ class Scorer:
         self.counts = Counts()
 
     def score(self, items: Sequence[TokenSequences]) -> Iterator[ScoredBatch]:
-        """Score items of one prompt, longest first, a batch at a time; stop by not going on.
+        """Score items, longest first, a batch at a time; stop by not going on.
 
-        Out of memory halves `batch_tokens` and goes on. Raises NonFiniteScore for NaN or infinity, RunError where a
-        single item does not fit into memory.
+        Items may differ in their labels and how many they have; `prompt_ids` may be empty where every branch begins
+        with tokens that are not scored (ValueError where one does not). Out of memory halves `batch_tokens` and goes
+        on. Raises NonFiniteScore for NaN or infinity, RunError where a single item does not fit into memory.
         """
         try:
             for batch in self._score(items, self.path) if items else ():
                 self.counts.items += len(batch.indices)
                 yield batch
-        except NonFiniteScore as error:
-            raise NonFiniteScore(error.index, self._find_culprit(items[error.index], error.label_index)) from None
+        except _StrangeScores as error:
+            raise NonFiniteScore(*self._find_culprit(items, error.suspects)) from None
 
     def _score(self, items: Sequence[TokenSequences], path: str) -> Iterator[ScoredBatch]:
-        prefix = find_prefix([item.prompt_ids for item in items])
-        trees = make_trees(items, prefix, notebook=self.notebook)
-        num_tokens = sum(tree.num_tokens for tree in trees)
-        self.counts.trie_tokens += len(prefix) + num_tokens
+        parts = split_items(items)
+        self.counts.trie_tokens += count_distinct(parts, notebook=self.notebook)
         if path == "tree":
+            trees = make_trees(parts, Budget(self.batch_tokens, self._max_reads()), notebook=self.notebook)
+            num_tokens = sum(tree.num_tokens for tree in trees)
+            sums = LabelSums(items, [part.index for part in parts])
+            self._tree.drop_prefix()
             with open_lanes(self._tree, num_tokens // smallest_budget(self.batch_tokens)) as lanes:
-                yield from self._forward(items, trees, lanes, prefix)
+                yield from self._forward(sums, trees, lanes)
         else:
-            yield from self._forward(items, make_rows(items, notebook=self.notebook), Lanes(self._rows), ())
+            rows = make_rows(items, notebook=self.notebook)
+            yield from self._forward(LabelSums(items, [row.index for row in rows]), rows, Lanes(self._rows))
 
     # --- schedule, run, collect -------------------------------------------------------------------------------------
 
-    def _forward(
-        self, items: Sequence[TokenSequences], sequences: Sequence[S], lanes: Lanes[S, B], prefix: Ids
-    ) -> Iterator[ScoredBatch]:
+    def _forward(self, sums: LabelSums, sequences: Sequence[S], lanes: Lanes[S, B]) -> Iterator[ScoredBatch]:
         scheduler = Scheduler(
             sequences,
             lanes.forward.num_fitting,
@@ -141,28 +154,32 @@ class Scorer:
             num_lanes=lanes.num,
             max_running=lanes.max_running,
         )
-        sums = LabelSums(items, [sequence.index for sequence in sequences])
         running: deque[_Running] = deque()
         while scheduler.num_waiting or running:
             # Asking for scores first would leave a lane, or a GPU, idle until the next batch is laid out.
             while (scheduled := scheduler.schedule(len(running))) is not None:
-                running.append(self._run(scheduled, lanes, prefix))
+                running.append(self._run(scheduled, lanes, is_idle=not running))
             first = running.popleft()
             scores = first.wait()
             if scores is None:
-                self._put_back(first, scheduler, len(prefix))
+                self._put_back(first, scheduler)
             elif done := self._collect(first.batch, scores, sums):
-                yield _to_batch(done, sums.of(done), notebook=self.notebook)
+                yield _to_batch(done, sums, notebook=self.notebook)
 
-    def _run(self, scheduled: Scheduled[S], lanes: Lanes[S, B], prefix: Ids) -> _Running:
-        """Lay out a batch and begin its forward, after `prefix`."""
-        is_new = attempt(self._tree.keep_prefix, prefix)
-        if is_new:
-            self.counts.forwarded_tokens += len(prefix)
+    def _run(self, scheduled: Scheduled[S], lanes: Lanes[S, B], *, is_idle: bool) -> _Running:
+        """Lay out a batch and begin its forward, after its prefix."""
+        num_forwarded = self._keep_prefix(scheduled.sequences[0].prefix, lanes, is_idle=is_idle)
         batch = lanes.forward.lay_out(scheduled.sequences)
-        if is_new is None:
+        if num_forwarded is None:
             return _Running(scheduled, batch, lambda: None)
+        self.counts.forwarded_tokens += num_forwarded
         return _Running(scheduled, batch, lanes.start(lambda forward: attempt(forward.scores, batch)))
+
+    def _keep_prefix(self, prefix: Ids, lanes: Lanes[S, B], *, is_idle: bool) -> int | None:
+        """How many tokens were forwarded for it, None where the memory did not suffice."""
+        if is_idle or self._tree.has_prefix(prefix):  # with all threads
+            return attempt(self._tree.keep_prefix, prefix)
+        return lanes.start(lambda _: attempt(self._tree.keep_prefix, prefix))()
 
     def _collect(self, batch: PackedBatch | PaddedBatch, scores: Tensor, sums: LabelSums) -> list[int]:
         """Count a batch and add its scores to the sums; returns the items now complete."""
@@ -172,13 +189,13 @@ class Scorer:
         self.counts.read_positions += len(batch.reads)
         return sums.add(batch.indices, batch.terms, scores)
 
-    def _put_back(self, failed: _Running, scheduler: Scheduler[Any], num_shared: int) -> None:
-        """Let a batch that did not fit after `num_shared` tokens of prompt wait again, for smaller ones."""
+    def _put_back(self, failed: _Running, scheduler: Scheduler[Any]) -> None:
+        """Let a batch that did not fit wait again, for smaller ones."""
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
-        num_tokens = failed.batch.ids.numel()
-        if failed.scheduled.is_alone and len(failed.scheduled.sequences) == 1:
-            shared = f" after {num_shared} tokens of prompt" if num_shared else ""
+        num_tokens, sequences = failed.batch.ids.numel(), failed.scheduled.sequences
+        if failed.scheduled.is_alone and len(sequences) == 1 and not sequences[0].split():
+            shared = f" after {len(sequences[0].prefix)} tokens of prompt" if sequences[0].prefix else ""
             raise RunError(
                 f"out of memory on {self._model.device} with a single item of {num_tokens} tokens{shared}; use a "
                 "smaller model, --dtype bfloat16, a shorter prompt, or --max-text-tokens to cut long texts"
@@ -228,21 +245,22 @@ class Scorer:
             found[batch.indices] = batch.logprob
         return float((found - probe.logprob).abs().max())
 
-    def _find_culprit(self, item: TokenSequences, suspect: int) -> int:
-        """The label whose own forward gives no number: within a batch NaN spreads, even past a mask (0 * NaN)."""
-        for label, (branch, num_tokens) in enumerate(zip(item.branches, item.num_label_tokens, strict=True)):
-            try:
-                list(self._score([TokenSequences(item.prompt_ids, (branch,), (num_tokens,), item.truncated)], "rows"))
-            except NonFiniteScore:
-                return label
-        return suspect
+    def _find_culprit(self, items: Sequence[TokenSequences], suspects: list[tuple[int, int]]) -> tuple[int, int]:
+        """The item and label whose own forward gives no number: in a batch NaN spreads, even past a mask (0 * NaN)."""
+        for index in dict.fromkeys(index for index, _ in suspects):
+            item = items[index]
+            for label, (branch, num_tokens) in enumerate(zip(item.branches, item.num_label_tokens, strict=True)):
+                alone = TokenSequences(item.prompt_ids, (branch,), (num_tokens,), item.truncated)
+                try:
+                    list(self._score([alone], "rows"))
+                except _StrangeScores:
+                    return index, label
+        return suspects[0]
 
 
-def _to_batch(indices: list[int], sums: Tensor, *, notebook: bool) -> ScoredBatch:
-    """`sums` (3, items, labels). Raises NonFiniteScore for the first score that is no number."""
-    strange = (~sums.isfinite()).any(dim=0).nonzero()
-    if len(strange):
-        item, label = strange[0].tolist()
-        raise NonFiniteScore(indices[item], label)
-    logprob, logit, notebook_logit = sums.float().unbind()
+def _to_batch(indices: list[int], sums: LabelSums, *, notebook: bool) -> ScoredBatch:
+    """The scores of complete items. Raises _StrangeScores where one of their own labels has no number."""
+    if not sums.are_finite(indices):
+        raise _StrangeScores(sums.find_strange())
+    logprob, logit, notebook_logit = sums.of(indices).float().unbind()
     return ScoredBatch(indices, logprob, logit, notebook_logit if notebook else None)

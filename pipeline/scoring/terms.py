@@ -52,16 +52,21 @@ def score_terms(logits: Tensor, terms: Tensor) -> Tensor:
 
 
 class LabelSums:
-    """The sums of a call's items; an item is complete once all that was to be forwarded for it is in."""
+    """The sums of a call's items; an item is complete once all that was to be forwarded for it is in.
+
+    Items may have different numbers of labels: behind an item's own stands NaN.
+    """
 
     def __init__(self, items: Sequence[TokenSequences], forwarded: Iterable[int]) -> None:
-        """`forwarded`: the item of each sequence that will be forwarded."""
+        """`forwarded`: the item of each part or row that will be forwarded."""
         self._missing = Counter(forwarded)
-        num_labels = max(len(item.branches) for item in items)
-        self._sums = torch.zeros(2, len(items), num_labels * NUM_KINDS, dtype=torch.float64)
+        num_labels = torch.tensor([len(item.branches) for item in items])
+        places = torch.arange(int(num_labels.max()))
+        self._is_own = places < num_labels[:, None]  # (items, labels)
+        self._sums = torch.zeros(2, len(items), len(places) * NUM_KINDS, dtype=torch.float64)
 
     def add(self, indices: Sequence[int], terms: Tensor, scores: Tensor) -> list[int]:
-        """Add the scores (2, terms) of forwarded sequences of the items `indices`; returns the items now complete."""
+        """Add the scores (2, terms) of what was forwarded of the items `indices`; returns those now complete."""
         places = terms[:, 0] * self._sums.shape[2] + terms[:, 1]
         for sums, added in zip(self._sums.flatten(1), scores.double().cpu(), strict=True):
             sums.index_add_(0, places, added)
@@ -71,4 +76,16 @@ class LabelSums:
     def of(self, indices: list[int]) -> Tensor:
         """(3, items, labels) float64: logprob, logit and notebook_logit."""
         logprob, logit = self._sums[:, indices].view(2, len(indices), -1, NUM_KINDS)  # each (items, labels, kinds)
-        return torch.stack([logprob[..., NEXT_TOKEN], logit[..., NEXT_TOKEN], logit[..., NOTEBOOK]])
+        sums = torch.stack([logprob[..., NEXT_TOKEN], logit[..., NEXT_TOKEN], logit[..., NOTEBOOK]])
+        return sums.masked_fill_(~self._is_own[indices], torch.nan)
+
+    def are_finite(self, indices: list[int]) -> bool:
+        """Whether all sums of these items are numbers."""
+        return bool(self._sums[:, indices].isfinite().all())
+
+    def find_strange(self) -> list[tuple[int, int]]:
+        """(item, label) of each sum of the call that is no finite number by now."""
+        strange = ~self._sums.isfinite().all(dim=0)  # (items, labels * kinds)
+        return [
+            (item, label) for item, label in strange.view(*self._is_own.shape, NUM_KINDS).any(dim=2).nonzero().tolist()
+        ]

@@ -1,60 +1,87 @@
-"""The label trie: what must be computed after an item's prompt so that all its labels can be scored.
+"""The label trie: what must be computed after a token, the root, so that all labels behind it can be scored.
 
-Invariant: every distinct beginning of a branch that a term needs is one node, and parents come before children; a
-label's last token is no node unless the notebook's rule is asked for: its parent's logits score it.
+Invariant: every distinct beginning of a branch that a term needs is one node, and all that hangs off a node comes right
+after it (preorder), up to its `end`. A label's last token is no node unless the notebook's rule is asked for: its
+parent's logits score it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pipeline.scoring.parts import num_common
 from pipeline.scoring.strings import Ids
 from pipeline.scoring.terms import label_terms
 
 ROOT = -1
 
 
+class Branch(NamedTuple):
+    """The tokens after the root for one label, of which the last `num_tokens` are scored."""
+
+    part: int  # whose label it is: a place among those that share the trie
+    label: int
+    ids: Ids
+    num_tokens: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelTrie:
-    """The nodes that hang off a prompt's last token, which is the node `ROOT`.
+    """The nodes that hang off the node `ROOT`, with one entry a node; the depth of the root's children is 1.
 
-    tokens and depths have one entry a node, the depth of the root's children is 1; ancestors is (nodes, nodes) bool:
-    the column's node is the row's or above it. Logits are read at the nodes `reads`; the terms are those of item 0.
+    Node k is on the way to node j if k <= j < ends[k]. Logits are read at the nodes `reads`, in their order. The terms'
+    first column counts parts.
     """
 
     tokens: Ids
-    depths: tuple[int, ...]
-    ancestors: Tensor
-    reads: tuple[int, ...]
+    depths: Tensor  # (nodes,)
+    ends: Tensor  # (nodes,)
+    reads: Tensor  # (reads,)
     terms: Tensor  # (terms, 4)
 
 
 @lru_cache(maxsize=64)
-def make_trie(branches: tuple[Ids, ...], num_label_tokens: tuple[int, ...], notebook: bool) -> LabelTrie:
-    """The trie of an item's branches; cached, because items mostly share theirs."""
-    nodes: dict[Ids, int] = {(): ROOT}
-    found: list[tuple[int, int, int]] = []  # (slot, node whose logits are read, token)
-    for label, (branch, num_tokens) in enumerate(zip(branches, num_label_tokens, strict=True)):
-        terms = label_terms(label, branch, num_tokens, notebook=notebook)
-        for last in range(max(term.place for term in terms) + 1):
-            nodes.setdefault(branch[: last + 1], len(nodes) - 1)
-        found += [(term.slot, nodes[branch[: term.place + 1]], term.token) for term in terms]
-    paths = list(nodes)[1:]
-    reads = sorted({node for _, node, _ in found})
-    return LabelTrie(
-        tokens=tuple(path[-1] for path in paths),
-        depths=tuple(len(path) for path in paths),
-        ancestors=_ancestors(paths, nodes),
-        reads=tuple(reads),
-        terms=torch.tensor([(0, slot, reads.index(node), token) for slot, node, token in found]),
+def part_trie(
+    branches: tuple[Ids, ...], num_label_tokens: tuple[int, ...], labels: tuple[int, ...], notebook: bool
+) -> LabelTrie:
+    """The trie of one part of an item; cached, because items mostly have the same labels."""
+    return make_trie(
+        [Branch(0, *branch) for branch in zip(labels, branches, num_label_tokens, strict=True)], notebook=notebook
     )
 
 
-def _ancestors(paths: list[Ids], nodes: dict[Ids, int]) -> Tensor:
-    seen = torch.eye(len(paths), dtype=torch.bool)
-    for node, path in enumerate(paths):
-        if len(path) > 1:
-            seen[node] |= seen[nodes[path[:-1]]]
-    return seen
+def make_trie(branches: Sequence[Branch], *, notebook: bool) -> LabelTrie:
+    """In alphabetical order a branch leaves the way to the one before it, and comes back to no other."""
+    tokens: list[int] = []
+    depths: list[int] = []
+    ends: list[int] = []
+    way: list[int] = []  # the nodes of the last branch
+    found: list[tuple[int, int, int, int]] = []  # (part, slot, node whose logits are read, token)
+    last: Ids = ()
+    for part, label, ids, num_tokens in sorted(branches, key=lambda branch: branch.ids):
+        terms = label_terms(label, ids, num_tokens, notebook=notebook)
+        needed = ids[: max(term.place for term in terms) + 1]
+        shared = num_common(last, needed)
+        while len(way) > shared:
+            ends[way.pop()] = len(tokens)
+        for token in needed[shared:]:
+            way.append(len(tokens))
+            tokens.append(token)
+            depths.append(len(way))
+            ends.append(0)
+        found += [(part, term.slot, way[term.place] if term.place >= 0 else ROOT, term.token) for term in terms]
+        last = needed
+    for node in way:
+        ends[node] = len(tokens)
+    reads = {node: read for read, node in enumerate(sorted({node for _, _, node, _ in found}))}
+    return LabelTrie(
+        tokens=tuple(tokens),
+        depths=torch.tensor(depths, dtype=torch.int64),
+        ends=torch.tensor(ends, dtype=torch.int64),
+        reads=torch.tensor(list(reads)),
+        terms=torch.tensor([(part, slot, reads[node], token) for part, slot, node, token in found]),
+    )

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 
 from pipeline.prompts import BUILT_IN, Prompt
-from pipeline.scoring.packed import find_prefix, make_trees, num_fitting, pack
+from pipeline.scoring.packed import num_fitting, pack
+from pipeline.scoring.parts import split_items
 from pipeline.scoring.scheduler import Scheduler
 from pipeline.scoring.scorer import Scorer
+from pipeline.scoring.sharing import Budget, make_trees
 from pipeline.scoring.tokens import Encoder, TokenSequences
 from tests.benchmarks import inputs
 from tests.benchmarks.measure import body_parameters, matrix_rate, needed_work
@@ -76,13 +78,13 @@ def best_matrix_rate(model: Any, num_tokens: int) -> float:
 
 def attention_padding(items: Sequence[TokenSequences], batch_tokens: int) -> float:
     """The share of cells without a token when the tree path folds items of about one length for attention."""
-    trees = make_trees(items, find_prefix([item.prompt_ids for item in items]), notebook=False)
+    trees = make_trees(split_items(items), Budget(batch_tokens, batch_tokens), notebook=False)
     scheduler = Scheduler(trees, num_fitting, max_tokens=batch_tokens, max_reads=batch_tokens)
     num_tokens = num_cells = 0
     while (scheduled := scheduler.schedule()) is not None:
         batch = pack(scheduled.sequences)
         num_tokens += batch.num_tokens
-        num_cells += sum(len(group.lengths) * group.width for group in batch.groups)
+        num_cells += sum(group.num_trees * group.width for group in batch.groups)
     return 1 - num_tokens / num_cells
 
 

@@ -55,3 +55,21 @@ def item_sets(draw: st.DrawFn) -> list[TokenSequences]:
     if draw(st.booleans()):
         items.append(items[0])
     return draw(st.permutations(items))
+
+
+@st.composite
+def ragged_sets(draw: st.DrawFn) -> list[TokenSequences]:
+    """1 to 6 items of 1 to 12 choices each, some equal, some behind contexts of their own, a few behind no prompt."""
+    few = st.integers(3, 6)  # few tokens, so that much begins alike
+    heads = draw(st.lists(st.lists(few, max_size=12).map(tuple), min_size=1, max_size=3))
+    items = []
+    for _ in range(draw(st.integers(1, 6))):
+        prompt = draw(st.sampled_from(heads)) + draw(st.lists(few, max_size=6).map(tuple))
+        contexts = draw(st.lists(st.lists(few, max_size=12).map(tuple), min_size=1, max_size=2))
+        choices = draw(st.lists(st.lists(few, min_size=1, max_size=5).map(tuple), min_size=1, max_size=12))
+        contexts = [draw(st.sampled_from(contexts)) for _ in choices]
+        if not prompt:  # something must stand before every choice
+            contexts = [context or (draw(few),) for context in contexts]
+        branches = tuple(context + choice for context, choice in zip(contexts, choices, strict=True))
+        items.append(TokenSequences(prompt, branches, tuple(map(len, choices)), False))
+    return items

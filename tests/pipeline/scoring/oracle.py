@@ -11,7 +11,7 @@ from pipeline.scoring.tokens import TokenSequences
 
 @torch.inference_mode()
 def score_slowly(model: PreTrainedModel, items: Sequence[TokenSequences]) -> dict[str, Tensor]:
-    """logprob, logit and notebook_logit, each (items, labels) float64.
+    """logprob, logit and notebook_logit, each (items, most labels) float64; NaN behind an item's own labels.
 
     With ell_t the logits after the prompt (t = 0) and after each label token y_t (t = 1 .. K):
     logprob = sum_k ell_{k-1}[y_k] - logsumexp(ell_{k-1}); logit = sum_k ell_{k-1}[y_k];
@@ -32,4 +32,6 @@ def score_slowly(model: PreTrainedModel, items: Sequence[TokenSequences]) -> dic
             notebook_logit = sum(float(ell[num_tokens + 1 - k][y[k - 1]]) for k in ks)
             for rows, score in zip(scores.values(), (logprob, logit, notebook_logit), strict=True):
                 rows[-1].append(score)
-    return {name: torch.tensor(rows, dtype=torch.float64) for name, rows in scores.items()}
+    num_labels = max(len(item.branches) for item in items)
+    padded = {name: [row + [float("nan")] * (num_labels - len(row)) for row in rows] for name, rows in scores.items()}
+    return {name: torch.tensor(rows, dtype=torch.float64) for name, rows in padded.items()}

@@ -14,8 +14,9 @@ from pipeline.scoring.lanes import open_lanes
 from pipeline.scoring.scorer import Scorer
 from tests.pipeline.scoring.items import make_items
 from tests.pipeline.scoring.oracle import score_slowly
+from tests.pipeline.scoring.shapes import SHAPES
 from tests.pipeline.scoring.test_scorer import Cramped, collect, largest_difference
-from tests.pipeline.scoring.tiny_models import TREE_CONFIGS, tiny_model
+from tests.pipeline.scoring.tiny_models import TREE_CONFIGS, VOCABULARY, tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +61,7 @@ class Watched:
 
 @pytest.mark.parametrize("name", TREE_CONFIGS)
 def test_every_lane_scores_and_all_give_the_scores_of_single_forwards(name: str, num_threads: int) -> None:
-    """Each token is forwarded once, by one of them; the prefix before them, in the caller's thread."""
+    """Each token is forwarded once, but for a few that begin some items alike; the prefix first, by the caller."""
     model, items = tiny_model(name), make_items(60)
     scorer = Scorer(model, batch_tokens=100, notebook=True)
     with Watched(model, seconds=0.002) as watched:
@@ -69,7 +70,21 @@ def test_every_lane_scores_and_all_give_the_scores_of_single_forwards(name: str,
     assert set(watched.threads) == {"MainThread", *(f"lane_{i}" for i in range(num_threads))}
     assert watched.threads.count("MainThread") == 1
     assert max(watched.at_once) == num_threads
-    assert scorer.counts.forwarded_tokens == scorer.counts.trie_tokens
+    assert scorer.counts.trie_tokens <= scorer.counts.forwarded_tokens < 1.02 * scorer.counts.trie_tokens
+
+
+@pytest.mark.parametrize("shape", ["few_shot", "yes_or_no"])
+def test_lanes_go_from_one_prefix_to_the_next(shape: str, num_threads: int) -> None:
+    """While one lane computes the next prefix, the other still goes on from the one before; scores are right."""
+    make, num = SHAPES[shape]
+    model, items = tiny_model("gemma"), make(num // 3, VOCABULARY)
+    scorer = Scorer(model, batch_tokens=400)
+    with Watched(model, seconds=0.002) as watched:
+        found = collect(scorer, items)
+    assert len({name for name in watched.threads if name != "MainThread"}) == num_threads
+    assert scorer.counts.forwarded_tokens <= 1.05 * scorer.counts.trie_tokens
+    some = {rule: scores[:6] for rule, scores in found.items()}
+    assert largest_difference(some, score_slowly(model, items[:6])) < 2e-4
 
 
 def test_batches_come_in_the_same_order_with_the_same_bytes() -> None:

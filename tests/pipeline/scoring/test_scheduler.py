@@ -17,6 +17,13 @@ class Tokens:
     index: int
     num_tokens: int
 
+    @property
+    def order(self) -> tuple[int, int]:
+        return 0, -self.num_tokens
+
+    def split(self) -> list["Tokens"]:
+        return []
+
 
 def num_fitting(sequences: Iterable[Tokens], max_tokens: int, max_reads: int) -> int:
     """As many as have together at most `max_tokens`; each is read once."""
