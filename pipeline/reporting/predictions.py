@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from pipeline.analysis import scan
+from pipeline.analysis import scan, scan_scores
 from pipeline.errors import InputError, RunError
 from pipeline.reporting.items import ItemFacts, in_block, read_item_facts
 from pipeline.reporting.rules import RULES, decide, label_constants, log_sum_exp, wide_scores, with_inputs, with_log_q
@@ -55,7 +55,7 @@ class Source:
 
 def open_source(folder: Output, manifest: Manifest, headline: str) -> Source:
     """Open the run in `folder`. Raises InputError where the rule `headline` needs scores that are not stored."""
-    scores, items = scan(folder, SCORES), scan(folder, ITEMS)
+    scores, items = scan_scores(folder, manifest), scan(folder, ITEMS)
     priors = scan(folder, PRIORS).collect() if folder.exists(PRIORS) else None
     rules = _pick_rules(scores, headline, has_priors=priors is not None)
     ids = items.select("item_id").collect()["item_id"].sort()

@@ -28,7 +28,8 @@ def log_sum_exp(values: pl.Expr) -> pl.Expr:
 RULES: dict[str, pl.Expr] = {
     "sum": _column("logprob"),
     "mean_token": _column("logprob") / pl.col("num_tokens"),
-    "mean_byte": _column("logprob") / pl.col("num_bytes"),
+    "mean_char": _column("logprob") / pl.col("norm_chars"),
+    "mean_byte": _column("logprob") / pl.col("norm_bytes"),
     "logit": _column("logit"),
     "notebook": _column("notebook_logit"),
     "pmi": _column("logprob") - pl.col("log_prior"),
@@ -40,7 +41,9 @@ RULES: dict[str, pl.Expr] = {
 FORMULAS = {
     "sum": "logprob, the log-likelihood of the label words after the prompt (Brown et al. 2020, section 2.4).",
     "mean_token": "logprob / num_tokens (Brown et al. 2020, section 2.4: normalised for length).",
-    "mean_byte": "logprob / num_bytes (Gao et al., lm-evaluation-harness 'acc_norm': the same under any tokenizer).",
+    "mean_char": "logprob / norm_chars, the characters of the words without one leading blank (lm-evaluation-harness "
+    "'acc_norm': the same under any tokenizer).",
+    "mean_byte": "logprob / norm_bytes, the same in UTF-8 bytes (lm-evaluation-harness 'acc_bytes').",
     "logit": "sum of the raw logits of the label's tokens, without the softmax's normaliser (what notebooks do).",
     "notebook": "logits at the label tokens' own positions, in reverse order; a mistake, kept to reproduce figures.",
     "pmi": "logprob - logprob of the same label after the empty text (Holtzman et al. 2021, PMI_DC).",
