@@ -14,6 +14,12 @@ CONTENT_FREE_TEXTS = (EMPTY_TEXT, "N/A", "[MASK]")  # of Zhao et al. 2021
 # The inputs beside the stored columns: `log_q`, and these, which are one number per (prompt, label).
 CONSTANTS = ("log_prior", "log_cf", "log_batch")
 
+# The rules that divide by what `norm_sizes` says of the words; older tables of predictions lack the first.
+NORM_RULES = ("mean_char", "mean_byte")
+
+# The rules that these are for: they compare a label's scores over texts, so that all items must have the same labels.
+CLASS_RULES = ("pmi", "contextual", "batch")
+
 
 def _column(name: str) -> pl.Expr:
     return pl.col(name).cast(pl.Float64)  # the table holds float32; differences of long sums need more
@@ -95,8 +101,11 @@ def with_log_q(scores: pl.LazyFrame) -> pl.LazyFrame:
 def with_inputs(scores: pl.LazyFrame, constants: pl.DataFrame) -> pl.LazyFrame:
     """The scores of one prompt with `log_q` and the columns CONSTANTS, ready for any rule.
 
-    `constants`: label_id, log_prior, log_cf, log_batch of that prompt. Items must be whole: all labels or none.
+    `constants`: label_id, log_prior, log_cf, log_batch of that prompt; without any only the rules that ask for none are
+    left. Items must be whole: all labels or none.
     """
+    if constants.is_empty():
+        return scores
     ids = constants["label_id"].to_list()
     return with_log_q(scores).with_columns(
         pl.col("label_id").replace_strict(ids, constants[name].to_list(), return_dtype=pl.Float64).alias(name)
@@ -112,8 +121,8 @@ def score_column(rule: str, label_id: int) -> str:
 def wide_scores(scores: pl.LazyFrame, rules: Sequence[str], label_ids: Sequence[int]) -> pl.LazyFrame:
     """One row per item of one prompt: its facts, `num_labels` rows found, and each rule's score of each label.
 
-    Takes the result of `with_inputs`. Grouping with `when` costs about as much as reading a sorted table by position
-    and asks nothing of the order of rows.
+    The score of a label that an item does not have is null. Takes the result of `with_inputs`. Grouping with `when`
+    costs about as much as reading a sorted table by position and asks nothing of the order of rows.
     """
     cells = [
         pl.when(pl.col("label_id") == label_id).then(pl.col(rule)).max().alias(score_column(rule, label_id))
@@ -138,8 +147,10 @@ def wide_scores(scores: pl.LazyFrame, rules: Sequence[str], label_ids: Sequence[
 def decide(wide: pl.DataFrame, rule: str, label_ids: Sequence[int]) -> pl.DataFrame:
     """One row per item: predicted_id, confidence, margin, tie and the item's Brier score under one rule.
 
-    The highest score wins; equal highest scores are a tie, which goes to the lowest label id. Confidence is the
-    winner's softmax over labels of the rule's scores, margin the distance to the second score in the rule's units.
+    The highest score wins; equal highest scores are a tie, which goes to the lowest label id. Labels whose score is
+    null are none of the item's: they neither win nor tie, and have no share. Confidence is the
+    winner's softmax over labels of the rule's scores, margin the distance to the second score in the rule's units, null
+    where there is one label only.
     Brier (1950): the sum over labels of (softmax - [label is gold])^2, between 0 and 2; null without a gold label.
     """
     ids = sorted(label_ids)
