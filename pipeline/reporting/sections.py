@@ -35,6 +35,7 @@ from pipeline.reporting.past_runs import past_runs
 from pipeline.reporting.report import Report
 from pipeline.reporting.run_facts import run_facts
 
+MAX_SCORES = 100  # scores shown of a wrong item, the highest, and those of what was right
 OF_CLASSES: tuple[doc.Field, ...] = (("balanced", percent, "balanced_accuracy"), ("macro F1", fraction, "macro_f1"))
 FIGURES: tuple[doc.Field, ...] = (
     ("ECE", fraction, "ece"),
@@ -156,6 +157,10 @@ def _wrong(report: Report) -> doc.Section:
 def _wrong_item(row: dict[str, Any]) -> doc.WrongItem:
     ranked = sorted(zip(row["scores"], row["label_ids"], row["labels"], strict=True), key=lambda place: -place[0])
     marks = {**dict.fromkeys(row["right_ids"], "gold"), row["predicted_id"]: "predicted"}
+    shown = [place for i, place in enumerate(ranked) if i < MAX_SCORES or place[1] in marks]
+    scores = [doc.Score(label, number(score), marks.get(place, "")) for score, place, label in shown]
+    if len(shown) < len(ranked):
+        scores.append(doc.Score(f"and {len(ranked) - len(shown):,} more", "", ""))
     return doc.WrongItem(
         row["item_id"],
         row["prompt"],
@@ -163,7 +168,7 @@ def _wrong_item(row: dict[str, Any]) -> doc.WrongItem:
         text(row["gold"]),
         row["predicted"],
         percent(row["confidence"]),
-        [doc.Score(label, number(score), marks.get(place, "")) for score, place, label in ranked],
+        scores,
     )
 
 

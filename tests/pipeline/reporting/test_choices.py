@@ -321,3 +321,18 @@ def test_every_text_of_a_report_is_escaped(run: Path, report: Report) -> None:
     read_html(html)  # every element is closed in its place
     for data in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', html, flags=re.DOTALL):
         assert "<" not in data
+
+
+def test_a_report_stays_small_where_an_item_has_very_many_choices(tmp_path: Path) -> None:
+    """A wrong item shows its highest scores, that of the right choice, and how many more there are."""
+    rng = np.random.default_rng(1)
+    many = [f"{i} {'word ' * 100}" for i in range(3_000)]
+    items = choices.make_items(20, rng).with_columns(item_choices=pl.lit(many), gold_id=pl.lit(7, pl.Int16))
+    report = tables.write_report(choices.write_run(tmp_path, items=items, prompts={"p": ("question",)}))
+    (section,) = (section for section in make_document(report).sections if section.id == "wrong")
+    for shown in section.blocks[1].rows:
+        assert len(shown.scores) in (101, 102)
+        assert [score.mark for score in shown.scores].count("gold") == 1
+        assert shown.scores[-1].label in ("and 2,900 more", "and 2,899 more")
+    for name, most in (("report.html", 3_000_000), ("report.md", 400_000)):
+        assert (tmp_path / "report" / name).stat().st_size < most
