@@ -13,10 +13,10 @@ from pipeline.reporting.items import item_texts, text_column, text_key
 from pipeline.reporting.markdown import render_markdown
 from pipeline.reporting.page import render_page
 from pipeline.reporting.past_runs import history_rows, with_past
-from pipeline.reporting.places import join_names, num_places
+from pipeline.reporting.places import join_names
 from pipeline.reporting.predictions import Source, Tallies, open_source, write_predictions
 from pipeline.reporting.report import Report
-from pipeline.reporting.rules import score_column
+from pipeline.reporting.rules import RULES
 from pipeline.reporting.sections import make_document
 from pipeline.storing.files import Output
 from pipeline.storing.layout import MARKDOWN, METRICS, METRICS_SCHEMA, PAGE, PREDICTIONS
@@ -121,18 +121,16 @@ def _wrong_items(predictions: pl.LazyFrame, source: Source, prompt: PromptRecord
     )
     chosen = pl.col("item_id").is_in(worst["item_id"].implode())
     places = source.places(prompt, chosen)
-    ids, number = list(places.ids), num_places(prompt)
-    texts = item_texts(source.items, prompt).filter(chosen)
-    cells = pl.concat_list(score_column(source.headline, place) for place in ids)
-    scores = source.wide_scores(places, [source.headline], chosen).select("item_id", scores=cells.list.head(number))
+    rows = source.rows(prompt, chosen, "label").sort("label_id")
+    scores = rows.group_by("item_id").agg(label_ids="label_id", labels="label", scores=RULES[source.headline])
     return (
         places.beside(worst.lazy())
-        .join(texts, on="item_id", how="left", maintain_order="left")
+        .join(item_texts(source.items, prompt).filter(chosen), on="item_id", how="left", maintain_order="left")
         .join(scores, on="item_id", how="left", maintain_order="left")
         .select(
             "prompt", "item_id", "text", join_names(places.right_names).alias("gold"), "predicted", "confidence",
             "margin", "truncated", "predicted_id", places.right_ids.alias("right_ids"),
-            pl.lit(ids, pl.List(pl.Int16)).list.head(number).alias("label_ids"), places.names.alias("labels"), "scores",
+            "label_ids", "labels", "scores",
         )
         .collect()
     )  # fmt: skip

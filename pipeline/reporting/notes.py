@@ -38,6 +38,8 @@ def headline(report: Report) -> tuple[str, str]:
 def context_lines(report: Report) -> list[str]:
     """What belongs beside the accuracies of a run with gold labels: how far to trust the best, what others measured."""
     lines = []
+    if report.has_choices:
+        lines.append(f"Guessing among the choices of each item gets {percent(report.chance)} right.")
     if report.headline.height > 1:
         lines.append("The best of several prompts on the same items flatters itself: see which differences hold.")
     if {tuple(prompt.label_names.values()) for prompt in report.manifest.prompts} == {AG_NEWS}:
@@ -90,7 +92,8 @@ def _several_line(report: Report) -> str:
     )
     if report.has_choices:
         figures = "Brier score and the shares of gold choices."
-    right = "several right classes, and a prediction of any of them is right."
+    right = "several right choices" if report.has_choices else "several right classes"
+    right += ", and a prediction of any of them is right."
     if not report.num_single:
         return (
             f"Every item with a gold label ({several:,}) has {right} What needs one right class is left out: {figures}"
@@ -147,8 +150,8 @@ def left_out_line(report: Report) -> str:
     *rules, last = CLASS_RULES
     return (
         "Each item brings its own choices, so what needs the same labels for all items is left out: the rules "
-        f"{', '.join(rules)} and {last}, confusions, figures by class, balanced accuracy, macro F1, what is predicted "
-        "how often, margins by class and label mass."
+        f"{', '.join(rules)} and {last}, confusions, figures by class, balanced accuracy, macro F1, how often each "
+        "label is predicted, margins by class and label mass."
     )
 
 

@@ -4,7 +4,6 @@ Invariant: only this module knows which of the two it is; elsewhere an item has 
 its own choices are counted from 0, in the order of the item.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -31,35 +30,24 @@ class Places:
             return self
         return Places(self.prompt, self.items.select("item_id", ITEM_CHOICES).collect().lazy())
 
-    @property
-    def ids(self) -> Sequence[int]:
-        """The id of each place that any of the items has, rising; of no items one, so that a table has a column."""
-        if not self.prompt.has_choices:
-            return self.prompt.label_ids
-        return range(max(1, self.items.select(num_places(self.prompt).max()).collect().item() or 0))
-
     def beside(self, table: pl.LazyFrame) -> pl.LazyFrame:
         """`table`, which has an item_id, with what is to be known of each item."""
         if not self.prompt.has_choices:
             return table
         return table.join(self.items.select("item_id", ITEM_CHOICES), on="item_id", how="left", maintain_order="left")
 
-    def has(self, place: int) -> pl.Expr:
-        """Whether an item has the place of this id, which is one of `ids`."""
-        return num_places(self.prompt) > place if self.prompt.has_choices else pl.lit(True)
+    def number(self, column: str) -> pl.Expr:
+        """Which of an item's places has the id in `column`, counted from 0; null for an id that is no place's."""
+        if self.prompt.has_choices:
+            return pl.col(column)
+        ids = self.prompt.label_ids
+        return pl.col(column).replace_strict(ids, range(len(ids)), default=None, return_dtype=pl.Int16)
 
     def name(self, column: str) -> pl.Expr:
         """The name of the place whose id is in `column`; null where there is none."""
         if self.prompt.has_choices:
             return pl.col(ITEM_CHOICES).list.get(pl.col(column), null_on_oob=True)
         return pl.col(column).replace_strict(self.prompt.label_names, default=None, return_dtype=pl.String)
-
-    @property
-    def names(self) -> pl.Expr:
-        """The names of an item's places as a list, in the order of their ids."""
-        if self.prompt.has_choices:
-            return pl.col(ITEM_CHOICES)
-        return pl.concat_list(pl.lit(self.prompt.label_names[place]) for place in self.prompt.label_ids)
 
     @property
     def right_ids(self) -> pl.Expr:

@@ -24,8 +24,7 @@ from pipeline.reporting.rules import (
     decide,
     label_constants,
     log_sum_exp,
-    score_column,
-    wide_scores,
+    score_items,
     with_inputs,
     with_log_q,
 )
@@ -64,11 +63,10 @@ class Source:
         """The places of the chosen items under one prompt."""
         return Places(prompt, self.items.filter(chosen)).read()
 
-    def wide_scores(self, places: Places, rules: Sequence[str], chosen: pl.Expr) -> pl.LazyFrame:
-        """One row per chosen item of one prompt, with its places and each rule's score of each of them."""
-        rows = self.scores.select(SCORE_COLUMNS).filter(chosen, pl.col("prompt") == places.prompt.name)
-        constants = self.constants.filter(pl.col("prompt") == places.prompt.name)
-        return places.beside(wide_scores(with_inputs(rows, constants), rules, places.ids))
+    def rows(self, prompt: PromptRecord, chosen: pl.Expr, *more: str) -> pl.LazyFrame:
+        """The score rows of the chosen items under one prompt, ready for any rule, with `more` columns."""
+        rows = self.scores.select(*SCORE_COLUMNS, *more).filter(chosen, pl.col("prompt") == prompt.name)
+        return with_inputs(rows, self.constants.filter(pl.col("prompt") == prompt.name))
 
 
 def open_source(folder: Output, manifest: Manifest, headline: str) -> Source:
@@ -86,16 +84,15 @@ def open_source(folder: Output, manifest: Manifest, headline: str) -> Source:
 
 
 def cut_blocks(ids: np.ndarray, rows: np.ndarray) -> list[Block]:
-    """Ranges of rising item ids, of which each takes at most BLOCK_ROWS as a table as wide as its widest item.
+    """Ranges of rising item ids, of at most BLOCK_ROWS score rows each, or of one item that has more.
 
-    `rows`: how many score rows each item has. An item of more is a block of its own.
+    `rows`: how many each item has.
     """
-    starts, place = [], 0
-    while place < len(ids):
-        starts.append(int(ids[place]))
-        window = rows[place : place + max(1, BLOCK_ROWS // max(1, int(rows[place])))].astype(np.int64)
-        cells = np.maximum.accumulate(window) * np.arange(1, len(window) + 1)  # of a block that ends with each item
-        place += max(1, int(np.searchsorted(cells, BLOCK_ROWS, side="right")))
+    before = np.concatenate([[0], rows.cumsum(dtype=np.int64)])  # (items + 1,), score rows before each item
+    starts, first = [], 0
+    while first < len(ids):
+        starts.append(int(ids[first]))
+        first = max(first + 1, int(np.searchsorted(before, before[first] + BLOCK_ROWS, side="right")) - 1)
     return list(zip(starts, [*starts[1:], int(ids[-1]) + 1], strict=True))
 
 
@@ -146,13 +143,13 @@ class Tallies:
         self._length: list[pl.DataFrame] = []
         self._guesses: list[pl.DataFrame] = []
 
-    def add(self, prompt: str, headline: str, wide: pl.DataFrame, decisions: dict[str, pl.DataFrame]) -> None:
+    def add(self, prompt: str, headline: str, items: pl.DataFrame, decisions: dict[str, pl.DataFrame]) -> None:
         """One prompt in one block: its scores, and in the same order of items the decisions of each rule."""
         name, brier = pl.lit(prompt), pl.col("brier")
         for rule, decision in decisions.items():
             self._brier.append(decision.select(brier.sum(), prompt=name, rule=pl.lit(rule), n=brier.count()))
-        self._mass.append(wide.select(pl.col("label_mass").sum(), prompt=name, n=pl.len()))
-        facts = wide.select("prompt_tokens", "num_places")
+        self._mass.append(items.select(pl.col("label_mass").sum(), prompt=name, n=pl.len()))
+        facts = items.select("prompt_tokens", "num_places")
         judged = decisions[headline].select("correct", "copies", "gold_ids").with_columns(facts).drop_nulls("correct")
         counts = judged.group_by("prompt_tokens").agg(
             n=pl.len(), num_correct=pl.col("correct").sum(), copies=pl.col("copies").cast(pl.Int64).sum()
@@ -229,34 +226,37 @@ def _predict_blocks(source: Source, tallies: Tallies) -> Iterator[pa.Table]:
         several, parts = source.facts.gold_ids(block), []
         for prompt in source.manifest.prompts:
             places = source.places(prompt, in_block(block))
-            wide = _whole_items(source, places, block)
-            gold = wide.select("item_id").join(several, on="item_id", how="left", maintain_order="left")
-            gold = gold.select("gold_ids", source.facts.repeats[prompt.name].count_copies(wide))
-            decisions = {rule: _judge(decide(wide, rule, places.ids), gold) for rule in source.rules}
-            tallies.add(prompt.name, source.headline, wide, decisions)
+            items = _score_whole_items(source, places, block)
+            gold = items.select("item_id").join(several, on="item_id", how="left", maintain_order="left")
+            gold = gold.select("gold_ids", source.facts.repeats[prompt.name].count_copies(items))
+            decisions = {rule: _judge(decide(items, rule), gold) for rule in source.rules}
+            tallies.add(prompt.name, source.headline, items, decisions)
             parts += [_as_rows(decision, places, rule) for rule, decision in decisions.items()]
         rows = pl.concat(parts).sort("item_id", maintain_order=True)  # keeps prompts and rules in their order
         yield rows.to_arrow().cast(PREDICTIONS_SCHEMA)
 
 
-def _whole_items(source: Source, places: Places, block: Block) -> pl.DataFrame:
-    """The scores of a block's items, with `num_places`; each item has a row for each of its places, and no other."""
-    found = {place: pl.col(score_column(source.rules[0], place)).is_not_null() for place in places.ids}
-    number = num_places(places.prompt)
-    is_whole = pl.all_horizontal(pl.col("num_labels") == number, *(found[i] == places.has(i) for i in places.ids))
-    wide = (
-        source.wide_scores(places, source.rules, in_block(block))
-        .with_columns(num_places=number, is_whole=is_whole.fill_null(False))
-        .collect()
+def _score_whole_items(source: Source, places: Places, block: Block) -> pl.DataFrame:
+    """`score_items` of a block, with `num_places`. Raises RunError where an item has not one row for each place."""
+    rows = source.rows(places.prompt, in_block(block)).collect().lazy()
+    number, place, num_rows = num_places(places.prompt), places.number("label_id"), pl.col("num_rows")
+    counts = rows.group_by("item_id").agg(
+        num_rows=pl.len(),
+        is_apart=place.n_unique() == pl.len(),
+        last=place.max(),
+        is_known=(place >= 0).all(ignore_nulls=False) & pl.col("logprob").is_not_null().all(),
     )
-    broken = wide.filter(~pl.col("is_whole"))
+    found = places.beside(counts).with_columns(num_places=number).sort("item_id").collect()
+    # Places from 0 to the last, all different, are all places.
+    is_whole = "is_apart", "is_known", num_rows == pl.col("num_places"), pl.col("last") + 1 == pl.col("num_places")
+    broken = found.filter(~pl.all_horizontal(is_whole).fill_null(False))
     if broken.height:
-        item, num_found, num_wanted = broken.select("item_id", "num_labels", "num_places").row(0)
+        item, num_found, num_wanted = broken.select("item_id", "num_rows", "num_places").row(0)
         raise RunError(
             f"{SCORES}: item {item} has {num_found} label scores under prompt '{places.prompt.name}', not one for each "
             f"of its {num_wanted} labels; run `labelscore run` again"
         )
-    return wide
+    return score_items(rows, source.rules).collect().with_columns(found["num_places"])
 
 
 def _judge(decision: pl.DataFrame, gold: pl.DataFrame) -> pl.DataFrame:

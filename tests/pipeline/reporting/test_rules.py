@@ -16,7 +16,7 @@ from pipeline.reporting.rules import (
     decide,
     label_constants,
     log_sum_exp,
-    wide_scores,
+    score_items,
     with_inputs,
     with_log_q,
 )
@@ -37,9 +37,8 @@ def constants_of(scores: pl.DataFrame, priors: pl.DataFrame) -> pl.DataFrame:
 
 
 def predict(scores: pl.DataFrame, priors: pl.DataFrame, rules: tuple[str, ...]) -> dict[str, pl.DataFrame]:
-    label_ids = sorted(scores["label_id"].unique())
-    wide = wide_scores(with_inputs(scores.lazy(), constants_of(scores, priors)), rules, label_ids).collect()
-    return {rule: decide(wide, rule, label_ids) for rule in rules}
+    items = score_items(with_inputs(scores.lazy(), constants_of(scores, priors)), rules).collect()
+    return {rule: decide(items, rule) for rule in rules}
 
 
 def softmax(values: list[float]) -> list[float]:
