@@ -1,7 +1,7 @@
 """The places of an item: what it can be predicted as, which are the labels of its prompt or choices of its own.
 
-Invariant: only this module knows which of the two it is; elsewhere an item has places with ids and names. The places of
-its own choices are counted from 0, in the order of the item.
+Invariant: predictions, and what they are compared with, come from here alone whichever of the two it is; the rest asks
+a prompt for `has_choices` only to leave out what needs classes. An item's own choices are counted from 0, in its order.
 """
 
 from dataclasses import dataclass

@@ -35,7 +35,7 @@ from pipeline.storing.tables import write_table
 
 BLOCK_ROWS = 1 << 16  # score rows in memory at once: some 40 MB with eight rules; larger blocks are no faster
 
-NOT_READ = ("model", "revision", "label", "label_words")  # the same in every row of a prompt and label
+NOT_READ = ("model", "revision", "label", "label_words")  # long, and told by prompt, item and label id
 SCORE_COLUMNS = [name for name in SCORES_SCHEMA.names if name not in NOT_READ]
 
 Block = tuple[int, int]  # a range [low, high) of item ids
