@@ -90,13 +90,16 @@ def _facts(manifest: Manifest, shared: set[str]) -> dict[str, str]:
         **{name: manifest.libraries.get(name, NONE) for name in LIBRARIES},
     }
     for prompt in (prompt for prompt in manifest.prompts if prompt.name in shared):
-        labels = sorted(prompt.labels, key=lambda label: label.name)
         facts[f"template of '{prompt.name}'"] = prompt.template
         facts[f"boundary of '{prompt.name}'"] = prompt.boundary
-        facts[f"label words of '{prompt.name}'"] = ", ".join(f"{label.name}: '{label.words}'" for label in labels)
-        if prompt.has_choices:
-            facts[f"label words of '{prompt.name}'"] = describe_choices(prompt)
+        facts[f"label words of '{prompt.name}'"] = _describe_words(prompt)
     return facts
+
+
+def _describe_words(prompt: PromptRecord) -> str:
+    if prompt.has_choices:
+        return describe_choices(prompt)
+    return ", ".join(f"{label.name}: '{label.words}'" for label in sorted(prompt.labels, key=lambda label: label.name))
 
 
 def describe_choices(prompt: PromptRecord) -> str:
