@@ -209,18 +209,24 @@ def test_blocks_of_items_give_the_same_report_as_one(tmp_path: Path, monkeypatch
     assert whole.chance == cut.chance
 
 
-@pytest.mark.parametrize("how", ["a row too few", "a row too many", "a row twice", "another place"])
+@pytest.mark.parametrize(
+    "how", ["a row too few", "a row too many", "a row twice", "one twice, one missing", "another place"]
+)
 def test_an_item_is_whole_when_it_has_a_row_for_each_of_its_choices(how: str, tmp_path: Path) -> None:
     """The number of rows alone does not tell: other items may have more places than this one."""
     out = choices.write_run(tmp_path, 20, seed=5)
     items, file = choices.read_items(out), out / "scores" / "scores.parquet"
     item = next(i for i, row in items.items() if len(row["item_choices"]) == 3)
-    scores, last = pl.read_parquet(file), (pl.col("item_id") == item) & (pl.col("label_id") == 2)
+    scores, item_rows = pl.read_parquet(file), pl.col("item_id") == item
+    last = item_rows & (pl.col("label_id") == 2)
     rows = scores.filter(last)
     changed = {
         "a row too few": scores.filter(~last),
         "a row too many": pl.concat([scores, rows.with_columns(label_id=pl.lit(3, pl.Int16))]),
         "a row twice": pl.concat([scores.filter(~last), rows.with_columns(label_id=pl.lit(1, pl.Int16))]),
+        "one twice, one missing": scores.with_columns(
+            label_id=pl.when(item_rows, pl.col("label_id") == 1).then(0).otherwise("label_id").cast(pl.Int16)
+        ),
         "another place": scores.with_columns(label_id=pl.when(last).then(4).otherwise("label_id").cast(pl.Int16)),
     }
     changed[how].sort("item_id", "prompt", "label_id").write_parquet(file)
