@@ -210,7 +210,7 @@ def test_blocks_of_items_give_the_same_report_as_one(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "how", ["a row too few", "a row too many", "a row twice", "one twice, one missing", "another place"]
+    "how", ["a row too few", "a row too many", "a row twice", "one twice, one not", "another place"]
 )
 def test_an_item_is_whole_when_it_has_a_row_for_each_of_its_choices(how: str, tmp_path: Path) -> None:
     """The number of rows alone does not tell: other items may have more places than this one."""
@@ -224,7 +224,7 @@ def test_an_item_is_whole_when_it_has_a_row_for_each_of_its_choices(how: str, tm
         "a row too few": scores.filter(~last),
         "a row too many": pl.concat([scores, rows.with_columns(label_id=pl.lit(3, pl.Int16))]),
         "a row twice": pl.concat([scores.filter(~last), rows.with_columns(label_id=pl.lit(1, pl.Int16))]),
-        "one twice, one missing": scores.with_columns(
+        "one twice, one not": scores.with_columns(
             label_id=pl.when(item_rows, pl.col("label_id") == 1).then(0).otherwise("label_id").cast(pl.Int16)
         ),
         "another place": scores.with_columns(label_id=pl.when(last).then(4).otherwise("label_id").cast(pl.Int16)),
