@@ -11,7 +11,7 @@ import polars as pl
 
 from pipeline.errors import InputError
 from pipeline.storing.files import Output
-from pipeline.storing.layout import ITEMS, PREDICTIONS, SCORES
+from pipeline.storing.layout import ITEMS, NORMS, PREDICTIONS, SCORES, SCORES_SCHEMA, norm_sizes
 from pipeline.storing.manifest import Manifest
 from pipeline.storing.runs import need_whole, open_run
 
@@ -41,7 +41,8 @@ def load_run(out: str | Path) -> Run:
     if is_cut_short or not folder.exists(PREDICTIONS):
         raise InputError(f"{out} has no {PREDICTIONS} of its last run; make it with `labelscore report {out}`")
     need_whole(folder, manifest, (SCORES, ITEMS, PREDICTIONS))
-    return Run(str(out), folder.root, scan(folder, SCORES), scan(folder, ITEMS), scan(folder, PREDICTIONS), manifest)
+    scores, items, predictions = scan_scores(folder, manifest), scan(folder, ITEMS), scan(folder, PREDICTIONS)
+    return Run(str(out), folder.root, scores, items, predictions, manifest)
 
 
 def scan(folder: Output, name: str) -> pl.LazyFrame:
@@ -49,3 +50,16 @@ def scan(folder: Output, name: str) -> pl.LazyFrame:
     if not folder.exists(name):
         raise InputError(f"{folder} has no {name}; run again to publish it")
     return pl.scan_parquet(folder.fetch(name), glob=False)
+
+
+def scan_scores(folder: Output, manifest: Manifest) -> pl.LazyFrame:
+    """A run's score table, lazily; one of before there were `norm_chars` and `norm_bytes` is given them."""
+    scores = scan(folder, SCORES)
+    if set(NORMS) <= set(scores.collect_schema()):
+        return scores
+    words = list(dict.fromkeys(label.words for prompt in manifest.prompts for label in prompt.labels))
+    sizes = zip(*map(norm_sizes, words), strict=True)
+    return scores.with_columns(
+        pl.col("label_words").replace_strict(words, norms, return_dtype=pl.Int32).alias(name)
+        for name, norms in zip(NORMS, sizes, strict=True)
+    ).select(SCORES_SCHEMA.names)

@@ -19,7 +19,7 @@ from pipeline.prompts import BUILT_IN, Boundary, make_prompt
 
 AG_NEWS_ID = "fancyzhx/ag_news"
 PRESETS = Path(__file__).with_name("presets")
-Rule = Literal["sum", "mean_token", "mean_byte", "logit", "notebook", "pmi", "contextual", "batch"]
+Rule = Literal["sum", "mean_token", "mean_char", "mean_byte", "logit", "notebook", "pmi", "contextual", "batch"]
 
 
 def _refuse_truth(value: object) -> object:

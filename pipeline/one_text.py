@@ -20,6 +20,7 @@ from pipeline.reporting.rules import CONTENT_FREE_TEXTS, RULES, label_constants,
 from pipeline.scoring.scorer import NonFiniteScore
 from pipeline.scoring.tokens import Encoder
 from pipeline.shard import explain, make_scorer, part_table
+from pipeline.storing.layout import NORMS, norm_sizes
 from pipeline.target import find_model
 from pipeline.wording import check_unicode
 
@@ -81,7 +82,11 @@ def _score(loaded: Loaded, prompt: Prompt, texts: list[str]) -> pl.DataFrame:
         raise explain(error, loaded.ref, prompt, texts[error.index]) from error
     hashes = pl.DataFrame({"text_hash": [str(position) for position in range(len(texts))]}).to_arrow()
     scores = pl.DataFrame(part_table(prompt, hashes, encoded, batches))
-    labels = pl.DataFrame(prompt.labels).select(label_words="words", label_id=pl.col("id").cast(pl.Int16), label="name")
+    labels = pl.DataFrame(
+        [(label.words, label.id, label.name, *norm_sizes(label.words)) for label in prompt.labels],
+        ["label_words", "label_id", "label", *NORMS],
+        orient="row",
+    ).cast({"label_id": pl.Int16})
     return scores.join(labels, on="label_words", maintain_order="left").with_columns(
         item_id=pl.col("text_hash").cast(pl.Int64), prompt=pl.lit(prompt.name)
     )

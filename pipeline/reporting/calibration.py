@@ -82,12 +82,12 @@ def margin_table(predictions: pl.LazyFrame, rule: str, prompts: Sequence[PromptR
     """prompt, gold, bin_low, bin_high, n: how far the winner was ahead, negative where it was wrong.
 
     The winner's margin in the rule's units, in bins of equal width over the middle 99 % (the ends take the rest). The
-    classes of a prompt are in the order of its labels.
+    classes of a prompt are in the order of its labels; one whose items bring their own choices has none.
     """
     signed = pl.when("correct").then(pl.col("margin")).otherwise(-pl.col("margin"))
     schema = {"prompt": pl.String, "gold": pl.String, "bin_low": pl.Float64, "bin_high": pl.Float64, "n": pl.Int64}
     tables = [pl.DataFrame(schema=schema)]
-    for prompt in prompts:
+    for prompt in (prompt for prompt in prompts if not prompt.has_choices):
         own = predictions.filter(pl.col("prompt") == prompt.name, pl.col("rule") == rule)
         chosen = own.drop_nulls("gold").select("gold", signed=signed).collect()  # of several classes it is of none
         if chosen.is_empty():

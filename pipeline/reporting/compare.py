@@ -1,26 +1,34 @@
-"""Two runs side by side: the same texts, by hash, and the items whose prediction flipped.
+"""Two runs side by side: the same items, by what their prompts read, and those whose prediction flipped.
 
-Invariant: an item of one run is paired with at most one of the other; a text that occurs several times is paired by
-its order of occurrence.
+Invariant: an item of one run is paired with at most one of the other, and only where a hash proves that they are the
+same; a text that occurs several times is paired by its order of occurrence.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
 from pipeline.analysis import Run
 from pipeline.errors import InputError
 from pipeline.reporting.comparisons import RUN_FAMILY, Side, compare_sides, count_patterns
-from pipeline.reporting.items import join_classes, right_classes, text_key, with_gold_ids
+from pipeline.reporting.items import TEXT_HASH, item_texts, text_column, text_key, with_gold_ids
+from pipeline.reporting.places import Places, join_names
+from pipeline.reporting.predictions import drop_outdated, predict
+from pipeline.reporting.rules import NORM_RULES
 from pipeline.reporting.run_facts import run_differences
 from pipeline.reporting.stats import Pairs
+from pipeline.storing.files import Output
+from pipeline.storing.manifest import PromptRecord
 
 GOLD_DIFFERS = pl.col("gold_a").ne_missing(pl.col("gold_b"))
+BY_TEXT, BY_COLUMNS, BY_ROW = "by their text", "by all that their prompts read", "by their row and its text"
 
 
 @dataclass(frozen=True, slots=True)
 class RunComparison:
-    """num_common items have the same text, one of num_distinct texts.
+    """num_common items are the same in both (`paired_by`: how that is known), and have num_distinct texts.
+
+    `unpaired` are pairs of prompts, as words, that read other columns, so that no item is known to be the same.
 
     `comparisons` are as in `compare_sides`, one row per shared prompt, and empty where no common item has the same gold
     label in both. `differences`: what else differs, and its value in each.
@@ -35,6 +43,8 @@ class RunComparison:
     num_b: int
     num_common: int
     num_distinct: int
+    paired_by: str
+    unpaired: list[str]
     num_gold_differs: int
     differences: list[tuple[str, str, str]]
     comparisons: pl.DataFrame
@@ -42,47 +52,58 @@ class RunComparison:
 
 
 def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
-    """Compare two runs on their common texts, prompt by prompt, under one rule.
+    """Compare two runs on their common items, prompt by prompt, under one rule.
 
     Where no prompt's name is in both, each prompt of A meets each of B. Items whose gold labels differ between the
     runs are counted and left out of the accuracies; several right classes are the same where all their names are.
-    Raises InputError where no text is common to both.
+    Raises InputError where no item is known to be in both.
     """
-    pairs = _pair_prompts(a, b, rule)
-    joined = [_join(a, b, x, y, rule) for x, y in pairs]
-    if joined[0].is_empty():
-        raise InputError(f"{a.out} and {b.out} have no text in common; compare runs over the same data set")
+    a, b = (replace(run, predictions=_predictions(run, rule)) for run in (a, b))
+    pairs = [(x, y, *_join(a, b, x, y)) for x, y in _pair_prompts(a, b, rule)]
+    met = [(x, y, table) for x, y, table, _ in pairs if table.height]
+    if not met:
+        raise InputError(f"{a.out} and {b.out} have no text in common; compare runs over the same data set and columns")
+    first = met[0][2]
     found = [
-        (Side(x, rule, f"'{x}' in A"), Side(y, rule, f"'{y}' in B"), _count_pairs(table))
-        for (x, y), table in zip(pairs, joined, strict=True)
+        (Side(x.name, rule, f"'{x.name}' in A"), Side(y.name, rule, f"'{y.name}' in B"), _count_pairs(table))
+        for x, y, table in met
     ]
-    flips = pl.concat(_flips(table, x, y) for (x, y), table in zip(pairs, joined, strict=True))
-    texts = a.items.select(item_id_a="item_id", text="text")
     return RunComparison(
         name_a=a.out,
         name_b=b.out,
         rule=rule,
         num_a=a.items.select(pl.len()).collect().item(),
         num_b=b.items.select(pl.len()).collect().item(),
-        num_common=joined[0].height,
-        num_distinct=joined[0]["text_hash"].n_unique(),
-        num_gold_differs=joined[0].filter(GOLD_DIFFERS).height,
+        num_common=first.height,
+        num_distinct=first[TEXT_HASH].n_unique(),
+        paired_by=next(how for _, _, table, how in pairs if table.height),
+        unpaired=[f"'{x.name}' in A and '{y.name}' in B" for x, y, table, _ in pairs if table.is_empty()],
+        num_gold_differs=first.filter(GOLD_DIFFERS).height,
         differences=run_differences(a.manifest, b.manifest),
         comparisons=compare_sides(RUN_FAMILY, [sides for sides in found if sides[2].num_items]),
-        flips=flips.lazy().join(texts, on="item_id_a", how="left", maintain_order="left").collect(),
+        flips=pl.concat(_flips(table, a.items, x, y) for x, y, table in met),
     )
+
+
+def _predictions(run: Run, rule: str) -> pl.LazyFrame:
+    """A run's predictions under one rule; made again where the rule is another than when they were written."""
+    stored = drop_outdated(run.predictions).filter(pl.col("rule") == rule)
+    if rule in NORM_RULES and stored.head(1).collect().is_empty():
+        return predict(Output(run.folder, create=False), run.manifest, rule).lazy()
+    return stored
 
 
 def changed_predictions(old: pl.LazyFrame | None, new: pl.LazyFrame) -> pl.DataFrame:
     """prompt, rule, num_common, num_changed: over the texts that both tables hold, those predicted differently.
 
     A text counts once however many items have it: within a run they all get the same prediction. Without `old` the
-    table is empty.
+    table is empty; a rule that was another then has no row.
     """
     schema = {"prompt": pl.String, "rule": pl.String, "num_common": pl.Int64, "num_changed": pl.Int64}
     if old is None:
         return pl.DataFrame(schema=schema)
     keys = ["prompt", "rule"]
+    old = drop_outdated(old)
     there, here = (frame.select(keys).unique().collect(engine="streaming") for frame in (old, new))
     shared = there.join(here, on=keys).sort(keys)
     tables = []
@@ -107,38 +128,58 @@ def _by_text(predictions: pl.LazyFrame, rules: list[str]) -> pl.DataFrame:
     return keys.join(by_item, on="item_id").drop("item_id").collect(engine="streaming")
 
 
-def _pair_prompts(a: Run, b: Run, rule: str) -> list[tuple[str, str]]:
-    names_a, names_b = (_prompts(run, rule) for run in (a, b))
-    common = [(name, name) for name in names_a if name in names_b]
-    return common or [(x, y) for x in names_a for y in names_b]
+def _pair_prompts(a: Run, b: Run, rule: str) -> list[tuple[PromptRecord, PromptRecord]]:
+    prompts_a, prompts_b = (_prompts(run, rule) for run in (a, b))
+    common = [(prompts_a[name], prompts_b[name]) for name in prompts_a if name in prompts_b]
+    return common or [(x, y) for x in prompts_a.values() for y in prompts_b.values()]
 
 
-def _prompts(run: Run, rule: str) -> list[str]:
-    chosen = run.predictions.filter(pl.col("rule") == rule).select("prompt").unique().collect()
-    names = [prompt.name for prompt in run.manifest.prompts if prompt.name in chosen["prompt"]]
-    if not names:
+def _prompts(run: Run, rule: str) -> dict[str, PromptRecord]:
+    names = run.predictions.select("prompt").unique().collect()["prompt"]
+    prompts = {prompt.name: prompt for prompt in run.manifest.prompts if prompt.name in names}
+    if not prompts:
         raise InputError(f"{run.out} has no predictions under rule '{rule}'; choose a rule that both reports have")
-    return names
+    return prompts
 
 
-def _join(a: Run, b: Run, prompt_a: str, prompt_b: str, rule: str) -> pl.DataFrame:
-    left, right = _side(a, prompt_a, rule, "a"), _side(b, prompt_b, rule, "b")
-    return left.join(right, on=["text_hash", "occurrence"]).sort("item_id_a").collect()
+def _join(a: Run, b: Run, x: PromptRecord, y: PromptRecord) -> tuple[pl.DataFrame, str]:
+    """The items that are the same in both runs, and how that is known.
+
+    Prompts that read the same columns have the same hash of an item, wherever it stands. Where they read others, an
+    item is the same if its row is and the text in it.
+    """
+    left, right = _side(a, x, "a"), _side(b, y, "b")
+    by_hash = left.join(right, on=[TEXT_HASH, "occurrence"]).sort("item_id_a").collect()
+    if by_hash.height:
+        return by_hash, BY_TEXT if text_column(a.items, x) == TEXT_HASH else BY_COLUMNS
+    by_row = _of_rows(a, left, "item_id_a").join(
+        _of_rows(b, right, "item_id_b"),
+        left_on=["item_id_a", TEXT_HASH],
+        right_on=["item_id_b", TEXT_HASH],
+        coalesce=False,
+    )
+    return by_row.sort("item_id_a").collect(), BY_ROW
 
 
-def _side(run: Run, prompt: str, rule: str, letter: str) -> pl.LazyFrame:
+def _side(run: Run, prompt: PromptRecord, letter: str) -> pl.LazyFrame:
     """One run's predictions: text_hash, the item's place among those with its text, and what has the run's letter.
 
     `gold` is the names of the right classes in alphabetical order: the classes of the other run may have other ids.
     """
-    (names,) = (p.label_names for p in run.manifest.prompts if p.name == prompt)
-    chosen = run.predictions.filter(pl.col("prompt") == prompt, pl.col("rule") == rule)
-    return with_gold_ids(chosen).select(
-        "text_hash",
-        pl.int_range(pl.len()).over("text_hash", order_by="item_id").alias("occurrence"),
-        right_classes(names).list.sort().alias(f"gold_{letter}"),
+    places = Places(prompt, run.items)
+    chosen = places.beside(with_gold_ids(run.predictions.filter(pl.col("prompt") == prompt.name)))
+    return chosen.select(
+        TEXT_HASH,
+        pl.int_range(pl.len()).over(TEXT_HASH, order_by="item_id").alias("occurrence"),
+        places.right_names.list.sort().alias(f"gold_{letter}"),
         pl.col("item_id", "predicted", "confidence", "correct").name.suffix(f"_{letter}"),
     )
+
+
+def _of_rows(run: Run, side: pl.LazyFrame, item_id: str) -> pl.LazyFrame:
+    """One side with the hash of each row's text in the place of that of all that its prompt reads."""
+    texts = run.items.select(pl.col("item_id").alias(item_id), TEXT_HASH)
+    return side.drop(TEXT_HASH, "occurrence").join(texts, on=item_id)
 
 
 def _count_pairs(joined: pl.DataFrame) -> Pairs:
@@ -152,13 +193,17 @@ def _count_pairs(joined: pl.DataFrame) -> Pairs:
     return Pairs(both, only_a, only_b, neither, count_patterns(texts) if texts.height < judged.height else ())
 
 
-def _flips(joined: pl.DataFrame, prompt_a: str, prompt_b: str) -> pl.DataFrame:
-    name = prompt_a if prompt_a == prompt_b else f"{prompt_a} / {prompt_b}"
+def _flips(joined: pl.DataFrame, items_a: pl.LazyFrame, x: PromptRecord, y: PromptRecord) -> pl.DataFrame:
+    name = x.name if x.name == y.name else f"{x.name} / {y.name}"
+    texts = item_texts(items_a, x).rename({"item_id": "item_id_a"})
     return (
-        joined.filter(pl.col("predicted_a") != pl.col("predicted_b"))
+        joined.lazy()
+        .filter(pl.col("predicted_a") != pl.col("predicted_b"))
         .sort(pl.max_horizontal("confidence_a", "confidence_b"), "item_id_a", descending=[True, False])
+        .join(texts, on="item_id_a", how="left", maintain_order="left")
         .select(
-            pl.lit(name).alias("prompt"), join_classes(pl.col("gold_a")).alias("gold"), "predicted_a", "predicted_b",
-            "confidence_a", "confidence_b", "correct_a", "correct_b", "item_id_a", "item_id_b",
+            pl.lit(name).alias("prompt"), "text", join_names(pl.col("gold_a")).alias("gold"), "predicted_a",
+            "predicted_b", "confidence_a", "confidence_b", "correct_a", "correct_b", "item_id_a", "item_id_b",
         )
+        .collect()
     )  # fmt: skip

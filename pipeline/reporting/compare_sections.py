@@ -37,7 +37,7 @@ def compare_document(comparison: RunComparison) -> doc.Document:
 
 
 def _runs(comparison: RunComparison) -> doc.Section:
-    common = f"{comparison.num_common:,} items, by their text"
+    common = f"{comparison.num_common:,} items, {comparison.paired_by}"
     if comparison.num_distinct < comparison.num_common:
         common += f" ({comparison.num_distinct:,} distinct texts)"
     if comparison.num_gold_differs:
@@ -48,6 +48,10 @@ def _runs(comparison: RunComparison) -> doc.Section:
         ("In both", common),
     ]
     blocks: list[doc.Block] = [doc.Definitions(facts, facts=True)]
+    if comparison.unpaired:
+        unpaired = "; ".join(comparison.unpaired)
+        words = f"Left out, as they read other columns and nothing shows which of their items are the same: {unpaired}."
+        blocks.append(doc.Paragraph(words))
     if comparison.rule in CAUTIONS:
         blocks.append(doc.Paragraph(f"Caution: '{comparison.rule}' {CAUTIONS[comparison.rule]}."))
     # Values are exact: a template's or a label word's blanks may be all that differs.

@@ -152,14 +152,22 @@ def describe_difference(a: str, b: str, pairs: Pairs, p_holm: float, needed: int
     return f"{claim}, which is not established at {at}; {few}{settle}."
 
 
-def compare_prompts(predictions: pl.LazyFrame, prompts: Sequence[str], rule: str, *, repeated: bool) -> pl.DataFrame:
-    """All pairs of prompts under one rule: the family PROMPT_FAMILY. `repeated`: whether texts repeat."""
+def compare_prompts(
+    predictions: pl.LazyFrame, prompts: Sequence[str], rule: str, units: pl.LazyFrame | None
+) -> pl.DataFrame:
+    """All pairs of prompts under one rule: the family PROMPT_FAMILY.
+
+    `units`, where texts repeat: item_id, and as `unit` which text it has. Prompts may read other columns, and then see
+    other texts; items are paired by item_id, and all pairs have the same units.
+    """
     if len(prompts) < 2:
         return pl.DataFrame(schema=SCHEMA)
-    chosen = predictions.filter(pl.col("rule") == rule)
+    chosen, unit = predictions.filter(pl.col("rule") == rule), None
+    if units is not None:
+        chosen, unit = chosen.join(units, on="item_id"), pl.col("unit")
     sides = [Side(prompt, rule, f"'{prompt}'") for prompt in prompts]
     pairs = list(combinations(sides, 2))
-    return compare_sides(PROMPT_FAMILY, _count_sides(chosen, "prompt", pairs, repeated=repeated))
+    return compare_sides(PROMPT_FAMILY, _count_sides(chosen, "prompt", pairs, unit))
 
 
 def compare_rules(
@@ -175,15 +183,21 @@ def compare_rules(
         chosen = predictions.filter(pl.col("prompt") == prompt)
         lead = Side(prompt, headline, f"'{headline}'")
         pairs = [(Side(prompt, rule, f"'{rule}'"), lead) for rule in rules if rule != headline]
-        found += _count_sides(chosen, "rule", pairs, repeated=repeated)
+        found += _count_sides(chosen, "rule", pairs, text_key() if repeated else None)
     return compare_sides(RULE_FAMILY, found)
 
 
 def _count_sides(
-    predictions: pl.LazyFrame, column: Literal["prompt", "rule"], pairs: Sequence[tuple[Side, Side]], *, repeated: bool
+    predictions: pl.LazyFrame,
+    column: Literal["prompt", "rule"],
+    pairs: Sequence[tuple[Side, Side]],
+    unit: pl.Expr | None,
 ) -> list[tuple[Side, Side, Pairs]]:
-    """The counts of each pair of sides, which differ in `column`; `predictions` are of one value of the other."""
+    """The counts of each pair of sides, which differ in `column`; `predictions` are of one value of the other.
+
+    `unit`: which text an item has, where texts repeat.
+    """
     values = list(dict.fromkeys(getattr(side, column) for pair in pairs for side in pair))
     items = right_patterns(predictions, pl.col("item_id"), column, values)
-    texts = right_patterns(predictions, text_key(), column, values) if repeated else None
+    texts = None if unit is None else right_patterns(predictions, unit, column, values)
     return [(a, b, pair_counts(items, texts, getattr(a, column), getattr(b, column))) for a, b in pairs]

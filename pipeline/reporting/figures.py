@@ -78,7 +78,7 @@ def prompt_figures(report: Report, index: int) -> list[Figure]:
     """Everything drawn for one prompt under the headline rule; nothing where no item has a gold label."""
     prompt = report.manifest.prompts[index]
     makers = [confusion_figure, reliability_figure, coverage_figure, margin_figure, length_figure]
-    if len(prompt.labels) > MAX_LABELS_DRAWN:
+    if prompt.has_choices or len(prompt.labels) > MAX_LABELS_DRAWN:
         makers = [reliability_figure, coverage_figure, length_figure]
     figures = [make(report, prompt, index) for make in makers]
     return [figure for figure in figures if figure.table.rows]

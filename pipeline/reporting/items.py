@@ -1,22 +1,28 @@
 """What figures need of items.parquet beside the scores: rows with several right classes, and texts that repeat.
 
+A text is all that a prompt reads of an item, told by its hash: prompts that read other columns may see other repeats.
+
 Invariant: where no item has several right classes and no text repeats, every row counts as itself and no figure moves
 by a bit. Memory holds a number of 64 bits per item while repeats are looked for, afterwards only the repeated ones.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
+from pipeline.storing.layout import hash_column
+from pipeline.storing.manifest import PromptRecord
+
 KEY_DIGITS = 16  # hexadecimal digits of a text's hash that tell it from others: 64 bits
+TEXT, TEXT_HASH = "text", "text_hash"
 GOLD_IDS = pl.List(pl.Int16)
 
 
-def text_key() -> pl.Expr:
-    """64 bits of `text_hash`: two of ten million texts share them once in 400,000 runs (n^2 / 2^65)."""
-    return pl.col("text_hash").str.head(KEY_DIGITS).str.to_integer(base=16, dtype=pl.UInt64)
+def text_key(column: str = TEXT_HASH) -> pl.Expr:
+    """64 bits of a text's hash: two of ten million texts share them once in 400,000 runs (n^2 / 2^65)."""
+    return pl.col(column).str.head(KEY_DIGITS).str.to_integer(base=16, dtype=pl.UInt64)
 
 
 def in_block(block: tuple[int, int]) -> pl.Expr:
@@ -26,12 +32,11 @@ def in_block(block: tuple[int, int]) -> pl.Expr:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ItemFacts:
-    """Texts that more than one row with a gold label has, and the items with several right classes."""
+class Repeats:
+    """Texts that more than one row with a gold label has."""
 
     keys: np.ndarray  # (repeated texts,), uint64, rising
     rows: np.ndarray  # (repeated texts,), int32: how many have each
-    several: pl.LazyFrame  # item_id, gold_ids
 
     def count_copies(self, texts: pl.DataFrame) -> pl.Series:
         """For each row of `texts` (column text_hash), how many rows with a gold label share its text, itself included.
@@ -44,37 +49,61 @@ class ItemFacts:
         places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
         return pl.Series("copies", np.where(self.keys[places] == keys, self.rows[places], 1), dtype=pl.Int32)
 
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ItemFacts:
+    """What is known of items without their scores."""
+
+    repeats: dict[str, Repeats]  # of each prompt
+    several: pl.LazyFrame  # item_id, gold_ids: the items with several right classes
+
     def gold_ids(self, block: tuple[int, int]) -> pl.DataFrame:
         """item_id, gold_ids of the items of a block that have several right classes."""
         return self.several.filter(in_block(block)).collect()
 
 
-def read_item_facts(items: pl.LazyFrame) -> ItemFacts:
-    """Look through items.parquet once. Takes 16 bytes an item for a moment."""
-    items, has_several = with_gold_ids(items), pl.col("gold_ids").is_not_null()
-    labelled = items.filter(pl.col("gold_id").is_not_null() | has_several)
-    keys = labelled.select(text_key()).collect(engine="streaming").to_series().to_numpy(writable=True)
+def item_texts(items: pl.LazyFrame, prompt: PromptRecord) -> pl.LazyFrame:
+    """item_id, text: what a prompt reads of each item, for a reader: `{text}` as it is, else each column with its name.
+
+    Empty where the template has no slot, because all that is read are the choices.
+    """
+    if prompt.columns == (TEXT,) or not (prompt.columns or prompt.has_choices):
+        return items.select("item_id", TEXT)
+    lines = [pl.concat_str(pl.lit(f"{column}: "), column) for column in prompt.columns]
+    return items.select("item_id", text=pl.concat_str(lines, separator="\n") if lines else pl.lit(""))
+
+
+def read_item_facts(items: pl.LazyFrame, prompts: Sequence[PromptRecord]) -> ItemFacts:
+    """Look through items.parquet, once for each kind of text that the prompts read."""
+    columns = {prompt.name: text_column(items, prompt) for prompt in prompts}
+    found = {column: read_repeats(items, column) for column in set(columns.values())}
+    return ItemFacts({name: found[column] for name, column in columns.items()}, _several_classes(items))
+
+
+def text_column(items: pl.LazyFrame, prompt: PromptRecord) -> str:
+    """The column of items.parquet with the hash of what a prompt reads, which its rows of the score table have."""
+    own = hash_column(prompt.name)
+    return own if own in items.collect_schema() else TEXT_HASH
+
+
+def read_repeats(items: pl.LazyFrame, column: str = TEXT_HASH) -> Repeats:
+    """The texts that repeat, by their hash in `column`. Takes 16 bytes an item for a moment."""
+    labelled = with_gold_ids(items).filter(pl.col("gold_id").is_not_null() | pl.col("gold_ids").is_not_null())
+    keys = labelled.select(text_key(column)).collect(engine="streaming").to_series().to_numpy(writable=True)
     keys.sort()
     again = keys[1:][keys[1:] == keys[:-1]]  # a text of w rows stands here w - 1 times
     repeated, more = np.unique(again, return_counts=True)
+    return Repeats(repeated, (more + 1).astype(np.int32))
+
+
+def _several_classes(items: pl.LazyFrame) -> pl.LazyFrame:
+    items, has_several = with_gold_ids(items), pl.col("gold_ids").is_not_null()
     several = items.filter(has_several).select("item_id", pl.col("gold_ids").cast(GOLD_IDS))
     if not items.select(has_several.any()).collect().item():
         several = several.clear()  # then no block has to look for any
-    return ItemFacts(repeated, (more + 1).astype(np.int32), several)
+    return several
 
 
 def with_gold_ids(table: pl.LazyFrame) -> pl.LazyFrame:
     """A run's table with the column `gold_ids`, null in one that was written before there was any."""
     return table if "gold_ids" in table.collect_schema() else table.with_columns(gold_ids=pl.lit(None, GOLD_IDS))
-
-
-def right_classes(label_names: Mapping[int, str]) -> pl.Expr:
-    """The names of an item's right classes as a list: those of `gold_ids` in their order, else the one of `gold`."""
-    name = pl.element().replace_strict(dict(label_names), default=None, return_dtype=pl.String)
-    one = pl.when(pl.col("gold").is_not_null()).then(pl.concat_list("gold"))
-    return pl.coalesce(pl.col("gold_ids").list.eval(name), one)
-
-
-def join_classes(classes: pl.Expr) -> pl.Expr:
-    """A list of class names as a reader sees it: `joy or love`."""
-    return classes.list.join(" or ")

@@ -8,13 +8,13 @@ import polars as pl
 from pipeline.reporting.document import Block, Definitions, Paragraph, Section, Subheading, Verbatim, make_table
 from pipeline.reporting.formats import exact, text
 from pipeline.reporting.report import Report
-from pipeline.reporting.run_facts import setting_facts
+from pipeline.reporting.run_facts import describe_choices, setting_facts
 from pipeline.storing.layout import HISTORY, ITEMS, MANIFEST, PRIORS, REPORT_FILES, SCORES
 from pipeline.storing.manifest import PromptRecord
 
 FILES = (SCORES, ITEMS, PRIORS, *REPORT_FILES, HISTORY, MANIFEST)
 
-TERMS = (
+CLASS_TERMS = (
     ("Label score", "The log-likelihood of a label's words after the prompt (natural logarithm): where rules start."),
     ("Rule", "How the label scores of an item become one prediction; the rules used are listed under Rules."),
     ("q and p_cf", "q is the softmax over labels of logprob. p_cf is the mean of exp(logprob) after the content-free "
@@ -33,6 +33,9 @@ TERMS = (
                     "Holm's method."),
 )  # fmt: skip
 
+OF_CLASSES = {"q and p_cf", "Balanced", "Label mass"}
+CHOICE_TERMS = tuple((name, words) for name, words in CLASS_TERMS if name not in OF_CLASSES)
+
 REPEAT_TERMS = (
     ("Effective number", "As how many independent items those count that share texts: (sum w)^2 / sum w^2 over texts "
                          "with w items each (Kish). Wilson's intervals are for so many."),
@@ -46,7 +49,8 @@ def how_made(report: Report) -> Section:
     blocks: list[Block] = [Paragraph(line) for line in _making_lines(report)]
     for prompt in report.manifest.prompts:
         blocks += _template(prompt)
-    terms = TERMS + (REPEAT_TERMS if report.repeats else ())
+    terms = CHOICE_TERMS if report.has_choices else CLASS_TERMS
+    terms += REPEAT_TERMS if report.repeats else ()
     files = f"In {report.out}: {', '.join(FILES)}."
     blocks += [Subheading("Words used here"), Definitions(terms), Subheading("Files"), Paragraph(files)]
     return Section("made", "How this was made", blocks)
@@ -66,10 +70,13 @@ def _making_lines(report: Report) -> list[str]:
 def _template(prompt: PromptRecord) -> list[Block]:
     joint = prompt.boundary == "joint"
     how = "together with the prompt, as one string" if joint else "alone and appended to the prompt"
-    words = pl.DataFrame([(label.name, label.words) for label in prompt.labels], ["label", "words"], orient="row")
-    return [
+    blocks: list[Block] = [
         Subheading(f"Prompt {prompt.name}"),
         Verbatim(f"Template of {prompt.name}", prompt.template),
         Paragraph(f"Label words are encoded {how} (boundary: {prompt.boundary}).", note=True),
-        make_table(f"Label words of {prompt.name}", words, (("label", text, "label"), ("label words", exact, "words"))),
     ]
+    if prompt.has_choices:
+        return [*blocks, Paragraph(f"They are the choices of each item: {describe_choices(prompt)}.", note=True)]
+    words = pl.DataFrame([(label.name, label.words) for label in prompt.labels], ["label", "words"], orient="row")
+    fields = (("label", text, "label"), ("label words", exact, "words"))
+    return [*blocks, make_table(f"Label words of {prompt.name}", words, fields)]

@@ -9,13 +9,14 @@ import polars as pl
 from pipeline.reporting import calibration, metrics
 from pipeline.reporting.compare import changed_predictions
 from pipeline.reporting.comparisons import compare_prompts, compare_rules
-from pipeline.reporting.items import join_classes, right_classes
+from pipeline.reporting.items import item_texts, text_column, text_key
 from pipeline.reporting.markdown import render_markdown
 from pipeline.reporting.page import render_page
 from pipeline.reporting.past_runs import history_rows, with_past
+from pipeline.reporting.places import join_names
 from pipeline.reporting.predictions import Source, Tallies, open_source, write_predictions
 from pipeline.reporting.report import Report
-from pipeline.reporting.rules import score_column
+from pipeline.reporting.rules import RULES
 from pipeline.reporting.sections import make_document
 from pipeline.storing.files import Output
 from pipeline.storing.layout import MARKDOWN, METRICS, METRICS_SCHEMA, PAGE, PREDICTIONS
@@ -69,55 +70,67 @@ def _make_tables(
     reliability = calibration.reliability_table(predictions)
     coverage = calibration.coverage_table(predictions, names, rules)
     facts = metrics.count_facts(predictions)
-    summary = metrics.summary_table(classes, facts, reliability, coverage, tallies.brier)
+    summary = metrics.summary_table(prompts, rules, facts, classes, reliability, coverage, tallies.brier)
     repeated = bool((summary["num_distinct"] < summary["num_gold"]).any())
+    units = _text_units(source, summary) if repeated else None
+    mass = tallies.mass.filter(~pl.col("prompt").is_in([prompt.name for prompt in prompts if prompt.has_choices]))
     rows = history_rows(source.manifest, headline, summary, changed_predictions(previous, predictions))
     return Report(
         out=out,
         manifest=source.manifest,
         headline_rule=headline,
         rules=tuple(rules),
+        chance=tallies.chance,
         summary=summary,
         classes=classes,
         confusion=confusion,
         histogram=histogram,
+        positions=metrics.position_table(counts, prompts),
         reliability=reliability,
         coverage=coverage,
         margins=calibration.margin_table(predictions, headline, prompts),
-        mass=tallies.mass,
+        mass=mass,
         length=metrics.length_table(tallies.length),
-        prompt_comparisons=compare_prompts(predictions, names, headline, repeated=repeated),
+        prompt_comparisons=compare_prompts(predictions, names, headline, units),
         rule_comparisons=compare_rules(predictions, names, rules, headline, repeated=repeated),
         wrong=pl.concat(_wrong_items(predictions, source, prompt) for prompt in prompts),
         history=with_past(past, rows),
         history_rows=rows,
-        metrics=metrics.tidy(summary, classes, histogram, tallies.mass),
+        metrics=metrics.tidy(summary, classes, histogram, mass),
     )
+
+
+def _text_units(source: Source, summary: pl.DataFrame) -> pl.LazyFrame:
+    """item_id, unit: which items share a text, under the prompt that tells the fewest texts apart."""
+    fewest = summary.sort("num_distinct", maintain_order=True)["prompt"][0]
+    (prompt,) = (prompt for prompt in source.manifest.prompts if prompt.name == fewest)
+    return source.items.select("item_id", unit=text_key(text_column(source.items, prompt)))
 
 
 def _wrong_items(predictions: pl.LazyFrame, source: Source, prompt: PromptRecord) -> pl.DataFrame:
     """The NUM_WRONG wrong items of one prompt with the largest margin, text and all label scores beside them.
 
-    prompt, item_id, text, gold (in words), predicted, confidence, margin, truncated, right (a list: the names of the
-    right classes), labels and scores (lists in label order, the scores under the headline rule).
+    prompt, item_id, text, gold (in words), predicted, confidence, margin, truncated, right_ids and predicted_id, and
+    for each of the item's places label_ids, labels and scores (lists, the scores under the headline rule).
     """
-    rule, right = source.headline, right_classes(prompt.label_names)
     worst = (
-        predictions.filter(pl.col("prompt") == prompt.name, pl.col("rule") == rule, ~pl.col("correct"))
+        predictions.filter(pl.col("prompt") == prompt.name, pl.col("rule") == source.headline, ~pl.col("correct"))
         .top_k(NUM_WRONG, by=["margin", "item_id"])
         .collect()
         .sort("margin", "item_id", descending=[True, False])
     )
     chosen = pl.col("item_id").is_in(worst["item_id"].implode())
-    texts = source.items.filter(chosen).select("item_id", "text").collect()
-    wide = source.wide_scores(prompt, [rule], chosen)
-    cells = wide.select("item_id", scores=pl.concat_list(score_column(rule, i) for i in prompt.label_ids))
-    labels = pl.concat_list(pl.lit(prompt.label_names[i]) for i in prompt.label_ids)
+    places = source.places(prompt, chosen)
+    rows = source.rows(prompt, chosen, "label").sort("label_id")
+    scores = rows.group_by("item_id").agg(label_ids="label_id", labels="label", scores=RULES[source.headline])
     return (
-        worst.join(texts, on="item_id", how="left", maintain_order="left")
-        .join(cells, on="item_id", how="left", maintain_order="left")
+        places.beside(worst.lazy())
+        .join(item_texts(source.items, prompt).filter(chosen), on="item_id", how="left", maintain_order="left")
+        .join(scores, on="item_id", how="left", maintain_order="left")
         .select(
-            "prompt", "item_id", "text", join_classes(right).alias("gold"), "predicted", "confidence", "margin",
-            "truncated", right.alias("right"), labels.alias("labels"), "scores",
+            "prompt", "item_id", "text", join_names(places.right_names).alias("gold"), "predicted", "confidence",
+            "margin", "truncated", "predicted_id", places.right_ids.alias("right_ids"),
+            "label_ids", "labels", "scores",
         )
+        .collect()
     )  # fmt: skip

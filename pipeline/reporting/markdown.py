@@ -13,6 +13,7 @@ from pipeline.reporting import document as doc
 from pipeline.reporting.formats import excerpt
 
 MAX_TEXT = 300  # characters of a text shown
+MAX_LABEL = 100  # characters of a label or a choice shown beside its score
 NUM_WRONG = 10  # confidently wrong items shown for each prompt
 
 
@@ -73,7 +74,7 @@ def _wrong_items(block: doc.WrongItems) -> str:
 
 
 def _wrong_item(item: doc.WrongItem) -> str:
-    scores = ", ".join(f"{escape(score.label)} {score.value}" for score in item.scores)
+    scores = ", ".join(f"{escape(excerpt(score.label, MAX_LABEL))} {score.value}".rstrip() for score in item.scores)
     return (
         f"- item {item.item_id}: predicted **{escape(item.predicted)}** ({escape(item.confidence)}), gold "
         f"**{escape(item.gold)}**. {escape(excerpt(item.text, MAX_TEXT))}\n  Scores: {scores}"

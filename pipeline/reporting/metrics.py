@@ -2,6 +2,7 @@
 
 Invariant: every figure is over the items with a gold label (n says how many), except the histogram, ties and
 truncated items, which are over all, and those of classes, which are over the items with exactly one right class.
+Where items bring their own choices there are no classes, and the tables of these have no rows.
 Where texts repeat, shares stay over items and intervals count as many as `effective_number` says.
 
 scikit-learn has most of these, one prompt and rule at a time and over all rows in memory; here one pass counts
@@ -78,7 +79,23 @@ def histogram_table(counts: pl.DataFrame, prompts: Sequence[PromptRecord], rules
 
     gold_share is of the items with exactly one right class.
     """
-    keys, table = [*KEY, "label_id"], _labels(prompts, rules)
+    return _count_ids(counts, _labels(prompts, rules))
+
+
+def position_table(counts: pl.DataFrame, prompts: Sequence[PromptRecord]) -> pl.DataFrame:
+    """prompt, rule, label_id, n, share, gold_share: `histogram_table` of the places of choices, without names.
+
+    The place where a choice stands should tell nothing: what is predicted more often there than is right is position
+    bias.
+    """
+    own = counts.filter(pl.col("prompt").is_in([prompt.name for prompt in prompts if prompt.has_choices]))
+    ids = pl.concat(own.select(*KEY, label_id=part) for part in ("predicted_id", "gold_id"))
+    return _count_ids(counts, ids.drop_nulls().unique().sort(*KEY, "label_id"))
+
+
+def _count_ids(counts: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
+    """`table` (prompt, rule, label_id, ...) with how often each id was predicted, and is gold."""
+    keys = [*KEY, "label_id"]
     for name, part in (("n", "predicted_id"), ("num_gold", "gold_id")):
         found = counts.group_by(*KEY, label_id=part).agg(pl.col("n").sum().alias(name))
         table = table.join(found, on=keys, how="left", maintain_order="left").with_columns(pl.col(name).fill_null(0))
@@ -123,23 +140,27 @@ def class_table(confusion: pl.DataFrame) -> pl.DataFrame:
 
 
 def summary_table(
-    classes: pl.DataFrame, facts: pl.DataFrame, reliability: pl.DataFrame, coverage: pl.DataFrame, brier: pl.DataFrame
+    prompts: Sequence[PromptRecord],
+    rules: Sequence[str],
+    facts: pl.DataFrame,
+    classes: pl.DataFrame,
+    reliability: pl.DataFrame,
+    coverage: pl.DataFrame,
+    brier: pl.DataFrame,
 ) -> pl.DataFrame:
     """One row per prompt and rule: accuracy with its interval and everything else that is one number.
 
     Balanced accuracy is the mean recall of the classes that have items, macro F1 the mean F1 of those that have items
     or predictions (both as in scikit-learn). All but num_items, ties and truncated are null without gold labels;
     balanced accuracy, macro F1 and Brier score are over the num_single items with exactly one right class, and null
-    without any. num_distinct: texts of the items with a gold label; num_effective: as how many they count in intervals.
+    without any; the first two are null without classes, too. num_distinct: texts of the items with a gold label;
+    num_effective: as how many they count in intervals.
     """
-    table = (
-        classes.group_by(KEY, maintain_order=True)
-        .agg(
-            num_single=pl.col("support").sum(), balanced_accuracy=pl.col("recall").mean(), macro_f1=pl.col("f1").mean()
-        )
-        .join(facts, on=KEY, how="left", maintain_order="left")
-        .with_columns(accuracy=_ratio("num_correct", pl.col("num_gold")))
-    )
+    table = pl.DataFrame([(prompt.name, rule) for prompt in prompts for rule in rules], KEY, orient="row")
+    of_classes = classes.group_by(KEY).agg(balanced_accuracy=pl.col("recall").mean(), macro_f1=pl.col("f1").mean())
+    for other in (of_classes, facts):
+        table = table.join(other, on=KEY, how="left", maintain_order="left")
+    table = table.with_columns(accuracy=_ratio("num_correct", pl.col("num_gold")))
     effective = [float(effective_number(n, c)) if n else None for n, c in table.select("num_gold", "copies").rows()]
     gap = (pl.col("accuracy") - pl.col("confidence")).abs()
     ece = reliability.group_by(KEY).agg(ece=(gap * pl.col("n")).sum() / pl.col("n").sum())
@@ -155,9 +176,8 @@ def summary_table(
 def count_facts(predictions: pl.LazyFrame) -> pl.DataFrame:
     """prompt, rule, num_items, ties, truncated over all items; the others over those with a gold label.
 
-    num_gold, num_correct, copies (their sum), num_distinct (texts), mean_right (right classes of an item, on average).
+    num_gold, num_correct, num_single (with exactly one right class), copies (their sum), num_distinct (texts).
     """
-    right = pl.col("gold_ids").list.len().fill_null(1).filter(pl.col("correct").is_not_null())
     return (
         predictions.group_by(KEY)
         .agg(
@@ -166,9 +186,9 @@ def count_facts(predictions: pl.LazyFrame) -> pl.DataFrame:
             truncated=pl.col("truncated").sum(),
             num_gold=pl.col("correct").count().cast(pl.Int64),
             num_correct=pl.col("correct").sum().cast(pl.Int64),
+            num_single=pl.col("gold_id").count().cast(pl.Int64),
             copies=sum_copies(),
             num_distinct=(1 / pl.col("copies")).sum().round().cast(pl.Int64),  # a text of w items is here w times
-            mean_right=right.mean(),
         )
         .collect(engine="streaming")
     )

@@ -10,9 +10,10 @@ from pipeline.prompts import AG_NEWS
 from pipeline.reporting.formats import count_of, percent, short_percent
 from pipeline.reporting.metrics import collapsed
 from pipeline.reporting.report import Report
-from pipeline.reporting.rules import CAUTIONS, FORMULAS
+from pipeline.reporting.rules import CAUTIONS, CLASS_RULES, FORMULAS
 
 MAX_NAMED = 5  # labels named in one sentence
+TIE = {False: "lowest label id", True: "choice that stands first"}
 WIDE = 0.05  # half an interval from which on a warning says how wide it is
 
 PUBLISHED = (
@@ -37,6 +38,8 @@ def headline(report: Report) -> tuple[str, str]:
 def context_lines(report: Report) -> list[str]:
     """What belongs beside the accuracies of a run with gold labels: how far to trust the best, what others measured."""
     lines = []
+    if report.has_choices:
+        lines.append(f"Guessing among the choices of each item gets {percent(report.chance)} right.")
     if report.headline.height > 1:
         lines.append("The best of several prompts on the same items flatters itself: see which differences hold.")
     if {tuple(prompt.label_names.values()) for prompt in report.manifest.prompts} == {AG_NEWS}:
@@ -62,7 +65,7 @@ def warnings(report: Report) -> list[str]:
         _width_line(report),
         *collapse_lines(histogram),
         *_missing_lines(histogram.filter(others)),
-        _count_line(report.headline, "ties", "Ties, each given to the lowest label id"),
+        _count_line(report.headline, "ties", f"Ties, each given to the {TIE[report.has_choices]}"),
         _count_line(report.headline, "truncated", "Items cut at their end to fit"),
     ]
     return [line for line in found if line]
@@ -71,8 +74,9 @@ def warnings(report: Report) -> list[str]:
 def _repeat_line(report: Report) -> str:
     if not report.repeats:
         return ""
+    texts = "distinct texts" if report.texts_of is None else f"distinct texts under '{report.texts_of}'"
     return (
-        f"{report.num_gold:,} items hold {report.num_distinct:,} distinct texts; accuracy is over the items, intervals "
+        f"{report.num_gold:,} items hold {report.num_distinct:,} {texts}; accuracy is over the items, intervals "
         f"count them as {report.num_effective:,.0f} (Kish's effective number), and paired tests take each text once."
     )
 
@@ -86,7 +90,10 @@ def _several_line(report: Report) -> str:
         "confusions, figures by class, balanced accuracy, macro F1, Brier score, margins by class and the shares of "
         "gold labels."
     )
-    right = "several right classes, and a prediction of any of them is right."
+    if report.has_choices:
+        figures = "Brier score and the shares of gold choices."
+    right = "several right choices" if report.has_choices else "several right classes"
+    right += ", and a prediction of any of them is right."
     if not report.num_single:
         return (
             f"Every item with a gold label ({several:,}) has {right} What needs one right class is left out: {figures}"
@@ -136,6 +143,16 @@ def _count_line(headline: pl.DataFrame, column: str, what: str) -> str:
     found = headline.filter(pl.col(column) > 0).select("prompt", column).iter_rows()
     each = ", ".join(f"'{prompt}' {n:,}" for prompt, n in found)
     return f"{what}: {each}." if each else ""
+
+
+def left_out_line(report: Report) -> str:
+    """What a report over choices of the items has not, and why."""
+    *rules, last = CLASS_RULES
+    return (
+        "Each item brings its own choices, so what needs the same labels for all items is left out: the rules "
+        f"{', '.join(rules)} and {last}, confusions, figures by class, balanced accuracy, macro F1, how often each "
+        "label is predicted, margins by class and label mass."
+    )
 
 
 def rule_choice_line(report: Report) -> str:

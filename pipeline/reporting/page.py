@@ -22,6 +22,7 @@ from pipeline.reporting.formats import excerpt
 
 TEMPLATES = "templates"
 MAX_TEXT = 1_000  # characters of a text shown; all of it is in items.parquet
+MAX_LABEL = 300  # characters of a label or a choice shown beside its score
 HIDDEN = re.compile(r"[\x00-\x08\x0b-\x0d\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -80,7 +81,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["kind"] = lambda block: type(block).__name__
-    environment.filters["excerpt"] = lambda text: excerpt(text, MAX_TEXT)
+    environment.filters["excerpt"] = excerpt
+    environment.globals |= {"max_text": MAX_TEXT, "max_label": MAX_LABEL}
     return environment
 
 

@@ -5,16 +5,29 @@ labels are all there, exactly once.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from pipeline.analysis import scan
+from pipeline.analysis import scan, scan_scores
 from pipeline.errors import InputError, RunError
 from pipeline.reporting.items import ItemFacts, in_block, read_item_facts
-from pipeline.reporting.rules import RULES, decide, label_constants, log_sum_exp, wide_scores, with_inputs, with_log_q
+from pipeline.reporting.places import Places, num_places
+from pipeline.reporting.rules import (
+    CLASS_RULES,
+    CONSTANTS,
+    RULES,
+    decide,
+    label_constants,
+    log_sum_exp,
+    score_items,
+    with_inputs,
+    with_log_q,
+)
 from pipeline.storing.files import Output
 from pipeline.storing.layout import ITEMS, PREDICTIONS_SCHEMA, PRIORS, SCORES, SCORES_SCHEMA
 from pipeline.storing.manifest import Manifest, PromptRecord
@@ -22,7 +35,7 @@ from pipeline.storing.tables import write_table
 
 BLOCK_ROWS = 1 << 16  # score rows in memory at once: some 40 MB with eight rules; larger blocks are no faster
 
-NOT_READ = ("model", "revision", "label", "label_words")  # the same in every row of a prompt and label
+NOT_READ = ("model", "revision", "label", "label_words")  # long, and told by prompt, item and label id
 SCORE_COLUMNS = [name for name in SCORES_SCHEMA.names if name not in NOT_READ]
 
 Block = tuple[int, int]  # a range [low, high) of item ids
@@ -46,37 +59,60 @@ class Source:
     blocks: Sequence[Block]
     constants: pl.DataFrame
 
-    def wide_scores(self, prompt: PromptRecord, rules: Sequence[str], chosen: pl.Expr) -> pl.DataFrame:
-        """One row per chosen item of one prompt, with each rule's score of each label."""
-        rows = self.scores.select(SCORE_COLUMNS).filter(chosen, pl.col("prompt") == prompt.name)
-        constants = self.constants.filter(pl.col("prompt") == prompt.name)
-        return wide_scores(with_inputs(rows, constants), rules, prompt.label_ids).collect()
+    def places(self, prompt: PromptRecord, chosen: pl.Expr) -> Places:
+        """The places of the chosen items under one prompt."""
+        return Places(prompt, self.items.filter(chosen)).read()
+
+    def rows(self, prompt: PromptRecord, chosen: pl.Expr, *more: str) -> pl.LazyFrame:
+        """The score rows of the chosen items under one prompt, ready for any rule, with `more` columns."""
+        rows = self.scores.select(*SCORE_COLUMNS, *more).filter(chosen, pl.col("prompt") == prompt.name)
+        return with_inputs(rows, self.constants.filter(pl.col("prompt") == prompt.name))
 
 
 def open_source(folder: Output, manifest: Manifest, headline: str) -> Source:
-    """Open the run in `folder`. Raises InputError where the rule `headline` needs scores that are not stored."""
-    scores, items = scan(folder, SCORES), scan(folder, ITEMS)
+    """Open the run in `folder`. Raises InputError where the rule `headline` has not what it needs."""
+    scores, items = scan_scores(folder, manifest), scan(folder, ITEMS)
     priors = scan(folder, PRIORS).collect() if folder.exists(PRIORS) else None
-    rules = _pick_rules(scores, headline, has_priors=priors is not None)
-    ids = items.select("item_id").collect()["item_id"].sort()
-    rows_per_item = sum(len(prompt.labels) for prompt in manifest.prompts)
-    starts = ids.gather_every(max(1, BLOCK_ROWS // rows_per_item)).to_list()
-    blocks = list(zip(starts, [*starts[1:], int(ids[-1]) + 1], strict=True))
-    constants = _make_constants(scores, manifest.prompts, blocks, priors)
-    return Source(manifest, scores, items, read_item_facts(items), rules, headline, len(ids), blocks, constants)
+    has_classes = not any(prompt.has_choices for prompt in manifest.prompts)
+    rules = _pick_rules(scores, headline, has_priors=priors is not None, has_classes=has_classes)
+    rows = pl.sum_horizontal(map(num_places, manifest.prompts))
+    sizes = items.select("item_id", rows=rows).collect(engine="streaming").sort("item_id")
+    blocks = cut_blocks(sizes["item_id"].to_numpy(), sizes["rows"].to_numpy())
+    constants = _make_constants(scores, [prompt for prompt in manifest.prompts if has_classes], blocks, priors)
+    facts = read_item_facts(items, manifest.prompts)
+    return Source(manifest, scores, items, facts, rules, headline, sizes.height, blocks, constants)
 
 
-def _pick_rules(scores: pl.LazyFrame, headline: str, *, has_priors: bool) -> tuple[str, ...]:
-    """The rules whose inputs are stored."""
+def cut_blocks(ids: np.ndarray, rows: np.ndarray) -> list[Block]:
+    """Ranges of rising item ids, of at most BLOCK_ROWS score rows each, or of one item that has more.
+
+    `rows`: how many each item has.
+    """
+    before = np.concatenate([[0], rows.cumsum(dtype=np.int64)])  # (items + 1,), score rows before each item
+    starts, first = [], 0
+    while first < len(ids):
+        starts.append(int(ids[first]))
+        first = max(first + 1, int(np.searchsorted(before, before[first] + BLOCK_ROWS, side="right")) - 1)
+    return list(zip(starts, [*starts[1:], int(ids[-1]) + 1], strict=True))
+
+
+def _pick_rules(scores: pl.LazyFrame, headline: str, *, has_priors: bool, has_classes: bool) -> tuple[str, ...]:
+    """The rules whose inputs are stored, of those that make sense of these items."""
+    rules = [rule for rule in RULES if has_classes or rule not in CLASS_RULES]
     missing = set() if has_priors else {"pmi", "contextual"}
     if not scores.select(pl.col("notebook_logit").is_not_null().all()).collect().item():
         missing.add("notebook")
     if headline not in RULES:
         raise InputError(f"unknown rule '{headline}'; use one of {', '.join(RULES)}")
+    if headline not in rules:
+        raise InputError(
+            f"rule '{headline}' needs labels that all items share, and here each item brings its own choices; use one "
+            f"of {', '.join(rules)}"
+        )
     if headline in missing:
         option = "--notebook-rule" if headline == "notebook" else "a prior for each prompt"
         raise InputError(f"rule '{headline}' needs scores that this run did not store; run again with {option}")
-    return tuple(rule for rule in RULES if rule not in missing)
+    return tuple(rule for rule in rules if rule not in missing)
 
 
 def _make_constants(
@@ -84,6 +120,8 @@ def _make_constants(
 ) -> pl.DataFrame:
     """`log_prior` and `log_cf` of each (prompt, label), and `log_batch` from a pass over all items."""
     keys = ["prompt", "label_id"]
+    if not prompts:
+        return pl.DataFrame(schema={"prompt": pl.String, "label_id": pl.Int16, **dict.fromkeys(CONSTANTS, pl.Float64)})
     sums = [
         with_log_q(scores.filter(in_block(block), pl.col("prompt") == prompt.name))
         .group_by(keys)
@@ -103,18 +141,22 @@ class Tallies:
         self._brier: list[pl.DataFrame] = []
         self._mass: list[pl.DataFrame] = []
         self._length: list[pl.DataFrame] = []
+        self._guesses: list[pl.DataFrame] = []
 
-    def add(self, prompt: str, headline: str, wide: pl.DataFrame, decisions: dict[str, pl.DataFrame]) -> None:
+    def add(self, prompt: str, headline: str, items: pl.DataFrame, decisions: dict[str, pl.DataFrame]) -> None:
         """One prompt in one block: its scores, and in the same order of items the decisions of each rule."""
         name, brier = pl.lit(prompt), pl.col("brier")
         for rule, decision in decisions.items():
             self._brier.append(decision.select(brier.sum(), prompt=name, rule=pl.lit(rule), n=brier.count()))
-        self._mass.append(wide.select(pl.col("label_mass").sum(), prompt=name, n=pl.len()))
-        judged = decisions[headline].select("correct", "copies", wide["prompt_tokens"]).drop_nulls("correct")
+        self._mass.append(items.select(pl.col("label_mass").sum(), prompt=name, n=pl.len()))
+        facts = items.select("prompt_tokens", "num_places")
+        judged = decisions[headline].select("correct", "copies", "gold_ids").with_columns(facts).drop_nulls("correct")
         counts = judged.group_by("prompt_tokens").agg(
             n=pl.len(), num_correct=pl.col("correct").sum(), copies=pl.col("copies").cast(pl.Int64).sum()
         )
         self._length.append(counts.with_columns(prompt=name))
+        num_right = pl.col("gold_ids").list.len().fill_null(1)
+        self._guesses.append(judged.group_by("num_places", num_right=num_right).agg(n=pl.len()))
 
     @property
     def brier(self) -> pl.DataFrame:
@@ -132,11 +174,34 @@ class Tallies:
         keys = ["prompt", "prompt_tokens"]
         return pl.concat(self._length).group_by(keys).agg(pl.col("n", "num_correct", "copies").sum()).sort(keys)
 
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing among the places of each item that has a gold label; 0 where none has.
+
+        In fractions: a sum of rounded shares would not be the share where all items have as many places.
+        """
+        guesses = list(pl.concat(self._guesses).select("num_right", "num_places", "n").iter_rows())
+        total = sum(n for _, _, n in guesses)
+        return float(sum(Fraction(n * right, places) for right, places, n in guesses) / total) if total else 0.0
+
 
 def _mean(sums: list[pl.DataFrame], name: str, *keys: str) -> pl.DataFrame:
     """Add up sums and counts over all blocks, and divide; null where nothing was counted."""
     total = pl.concat(sums).group_by(keys, maintain_order=True).agg(pl.col(name, "n").sum())
     return total.with_columns(pl.when(pl.col("n") > 0).then(pl.col(name) / pl.col("n")))
+
+
+def predict(folder: Output, manifest: Manifest, rule: str) -> pl.DataFrame:
+    """The rows that predictions.parquet would have under one rule. Raises what `open_source` and a report raise."""
+    source = replace(open_source(folder, manifest, rule), rules=(rule,))
+    return pl.concat(pl.DataFrame(table) for table in _predict_blocks(source, Tallies()))
+
+
+def drop_outdated(predictions: pl.LazyFrame) -> pl.LazyFrame:
+    """Without what was made by a `mean_byte` that divided by num_bytes: then there was no `mean_char`."""
+    if predictions.select((pl.col("rule") == "mean_char").any()).collect(engine="streaming").item():
+        return predictions
+    return predictions.filter(pl.col("rule") != "mean_byte")
 
 
 def write_predictions(source: Source, path: Path) -> Tallies:
@@ -160,26 +225,38 @@ def _predict_blocks(source: Source, tallies: Tallies) -> Iterator[pa.Table]:
     for block in source.blocks:
         several, parts = source.facts.gold_ids(block), []
         for prompt in source.manifest.prompts:
-            wide = _whole_items(source, prompt, block)
-            gold = wide.select("item_id").join(several, on="item_id", how="left", maintain_order="left")
-            gold = gold.select("gold_ids", source.facts.count_copies(wide))
-            decisions = {rule: _judge(decide(wide, rule, prompt.label_ids), gold) for rule in source.rules}
-            tallies.add(prompt.name, source.headline, wide, decisions)
-            parts += [_as_rows(decision, prompt, rule) for rule, decision in decisions.items()]
+            places = source.places(prompt, in_block(block))
+            items = _score_whole_items(source, places, block)
+            gold = items.select("item_id").join(several, on="item_id", how="left", maintain_order="left")
+            gold = gold.select("gold_ids", source.facts.repeats[prompt.name].count_copies(items))
+            decisions = {rule: _judge(decide(items, rule), gold) for rule in source.rules}
+            tallies.add(prompt.name, source.headline, items, decisions)
+            parts += [_as_rows(decision, places, rule) for rule, decision in decisions.items()]
         rows = pl.concat(parts).sort("item_id", maintain_order=True)  # keeps prompts and rules in their order
         yield rows.to_arrow().cast(PREDICTIONS_SCHEMA)
 
 
-def _whole_items(source: Source, prompt: PromptRecord, block: Block) -> pl.DataFrame:
-    wide = source.wide_scores(prompt, source.rules, in_block(block))
-    lacks_one = pl.any_horizontal(pl.col(f"^{source.rules[0]}:.*$").is_null())
-    broken = wide.filter((pl.col("num_labels") != len(prompt.labels)) | lacks_one)
+def _score_whole_items(source: Source, places: Places, block: Block) -> pl.DataFrame:
+    """`score_items` of a block, with `num_places`. Raises RunError where an item has not one row for each place."""
+    rows = source.rows(places.prompt, in_block(block)).collect().lazy()
+    number, place, num_rows = num_places(places.prompt), places.number("label_id"), pl.col("num_rows")
+    counts = rows.group_by("item_id").agg(
+        num_rows=pl.len(),
+        is_apart=place.n_unique() == pl.len(),
+        last=place.max(),
+        is_known=(place >= 0).all(ignore_nulls=False) & pl.col("logprob").is_not_null().all(),
+    )
+    found = places.beside(counts).with_columns(num_places=number).sort("item_id").collect()
+    # Places from 0 to the last, all different, are all places.
+    is_whole = "is_apart", "is_known", num_rows == pl.col("num_places"), pl.col("last") + 1 == pl.col("num_places")
+    broken = found.filter(~pl.all_horizontal(is_whole).fill_null(False))
     if broken.height:
+        item, num_found, num_wanted = broken.select("item_id", "num_rows", "num_places").row(0)
         raise RunError(
-            f"{SCORES}: item {broken['item_id'][0]} has {broken['num_labels'][0]} label scores under prompt "
-            f"'{prompt.name}', not one for each of its {len(prompt.labels)} labels; run `labelscore run` again"
+            f"{SCORES}: item {item} has {num_found} label scores under prompt '{places.prompt.name}', not one for each "
+            f"of its {num_wanted} labels; run `labelscore run` again"
         )
-    return wide
+    return score_items(rows, source.rules).collect().with_columns(found["num_places"])
 
 
 def _judge(decision: pl.DataFrame, gold: pl.DataFrame) -> pl.DataFrame:
@@ -190,11 +267,15 @@ def _judge(decision: pl.DataFrame, gold: pl.DataFrame) -> pl.DataFrame:
     return judged.with_columns(copies=pl.when(pl.col("correct").is_not_null()).then("copies"))
 
 
-def _as_rows(decision: pl.DataFrame, prompt: PromptRecord, rule: str) -> pl.DataFrame:
-    names = prompt.label_names
-    return decision.with_columns(
-        prompt=pl.lit(prompt.name),
-        rule=pl.lit(rule),
-        predicted=pl.col("predicted_id").replace_strict(names, return_dtype=pl.String),
-        gold=pl.col("gold_id").replace_strict(names, default=None, return_dtype=pl.String),
-    ).select(PREDICTIONS_SCHEMA.names)
+def _as_rows(decision: pl.DataFrame, places: Places, rule: str) -> pl.DataFrame:
+    return (
+        places.beside(decision.lazy())
+        .with_columns(
+            prompt=pl.lit(places.prompt.name),
+            rule=pl.lit(rule),
+            predicted=places.name("predicted_id"),
+            gold=places.name("gold_id"),
+        )
+        .select(PREDICTIONS_SCHEMA.names)
+        .collect()
+    )

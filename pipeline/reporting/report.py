@@ -4,6 +4,7 @@ Invariant: it holds figures and no words; nothing here knows how they are comput
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -14,17 +15,20 @@ from pipeline.storing.manifest import Manifest
 class Report:
     """Everything a report shows, as small tables (their columns: the functions that make them).
 
-    What is counted over items with a gold label is the same under every prompt and rule.
+    How many items have a gold label is the same under every prompt and rule; how far texts repeat may depend on the
+    columns that a prompt reads.
     """
 
     out: str
     manifest: Manifest
     headline_rule: str
     rules: tuple[str, ...]
+    chance: float  # accuracy of guessing among the places of an item: several right ones are guessed sooner
     summary: pl.DataFrame
     classes: pl.DataFrame
     confusion: pl.DataFrame
     histogram: pl.DataFrame
+    positions: pl.DataFrame
     reliability: pl.DataFrame
     coverage: pl.DataFrame
     margins: pl.DataFrame
@@ -47,14 +51,29 @@ class Report:
         return self.num_gold > 0
 
     @property
+    def has_choices(self) -> bool:
+        """Whether items bring their own choices, so that there are no classes."""
+        return any(prompt.has_choices for prompt in self.manifest.prompts)
+
+    @property
     def num_single(self) -> int:
         """Items with exactly one right class: all with a gold label, but for those with several."""
         return int(self.summary["num_single"][0])
 
     @property
+    def _texts(self) -> dict[str, Any]:
+        """The row of `summary` of the prompt under which texts repeat most."""
+        return self.summary.sort("num_distinct", maintain_order=True).row(0, named=True)
+
+    @property
+    def texts_of(self) -> str | None:
+        """The prompt that `num_distinct` is of, where others see other repeats."""
+        return str(self._texts["prompt"]) if self.summary["num_distinct"].n_unique() > 1 else None
+
+    @property
     def num_distinct(self) -> int:
-        """Distinct texts of the items with a gold label."""
-        return int(self.summary["num_distinct"][0])
+        """Distinct texts of the items with a gold label, under the prompt that tells the fewest apart."""
+        return int(self._texts["num_distinct"])
 
     @property
     def repeats(self) -> bool:
@@ -64,12 +83,7 @@ class Report:
     @property
     def num_effective(self) -> float:
         """As how many independent items those with a gold label count in intervals (Kish)."""
-        return float(self.summary["num_effective"][0] or 0)
-
-    @property
-    def chance(self) -> float:
-        """Accuracy of guessing among the labels of the first prompt: several right classes are guessed sooner."""
-        return float(self.summary["mean_right"][0] or 1) / len(self.manifest.prompts[0].labels)
+        return float(self._texts["num_effective"] or 0)
 
     @property
     def published(self) -> dict[str, float]:

@@ -14,6 +14,12 @@ CONTENT_FREE_TEXTS = (EMPTY_TEXT, "N/A", "[MASK]")  # of Zhao et al. 2021
 # The inputs beside the stored columns: `log_q`, and these, which are one number per (prompt, label).
 CONSTANTS = ("log_prior", "log_cf", "log_batch")
 
+# The rules that divide by what `norm_sizes` says of the words; older tables of predictions lack the first.
+NORM_RULES = ("mean_char", "mean_byte")
+
+# The rules that these are for: they compare a label's scores over texts, so that all items must have the same labels.
+CLASS_RULES = ("pmi", "contextual", "batch")
+
 
 def _column(name: str) -> pl.Expr:
     return pl.col(name).cast(pl.Float64)  # the table holds float32; differences of long sums need more
@@ -28,7 +34,8 @@ def log_sum_exp(values: pl.Expr) -> pl.Expr:
 RULES: dict[str, pl.Expr] = {
     "sum": _column("logprob"),
     "mean_token": _column("logprob") / pl.col("num_tokens"),
-    "mean_byte": _column("logprob") / pl.col("num_bytes"),
+    "mean_char": _column("logprob") / pl.col("norm_chars"),
+    "mean_byte": _column("logprob") / pl.col("norm_bytes"),
     "logit": _column("logit"),
     "notebook": _column("notebook_logit"),
     "pmi": _column("logprob") - pl.col("log_prior"),
@@ -40,7 +47,9 @@ RULES: dict[str, pl.Expr] = {
 FORMULAS = {
     "sum": "logprob, the log-likelihood of the label words after the prompt (Brown et al. 2020, section 2.4).",
     "mean_token": "logprob / num_tokens (Brown et al. 2020, section 2.4: normalised for length).",
-    "mean_byte": "logprob / num_bytes (Gao et al., lm-evaluation-harness 'acc_norm': the same under any tokenizer).",
+    "mean_char": "logprob / norm_chars, the characters of the words without one leading blank (lm-evaluation-harness "
+    "'acc_norm': the same under any tokenizer).",
+    "mean_byte": "logprob / norm_bytes, the same in UTF-8 bytes (lm-evaluation-harness 'acc_bytes').",
     "logit": "sum of the raw logits of the label's tokens, without the softmax's normaliser (what notebooks do).",
     "notebook": "logits at the label tokens' own positions, in reverse order; a mistake, kept to reproduce figures.",
     "pmi": "logprob - logprob of the same label after the empty text (Holtzman et al. 2021, PMI_DC).",
@@ -92,8 +101,11 @@ def with_log_q(scores: pl.LazyFrame) -> pl.LazyFrame:
 def with_inputs(scores: pl.LazyFrame, constants: pl.DataFrame) -> pl.LazyFrame:
     """The scores of one prompt with `log_q` and the columns CONSTANTS, ready for any rule.
 
-    `constants`: label_id, log_prior, log_cf, log_batch of that prompt. Items must be whole: all labels or none.
+    `constants`: label_id, log_prior, log_cf, log_batch of that prompt; without any only the rules that ask for none are
+    left. Items must be whole: all labels or none.
     """
+    if constants.is_empty():
+        return scores
     ids = constants["label_id"].to_list()
     return with_log_q(scores).with_columns(
         pl.col("label_id").replace_strict(ids, constants[name].to_list(), return_dtype=pl.Float64).alias(name)
@@ -101,73 +113,68 @@ def with_inputs(scores: pl.LazyFrame, constants: pl.DataFrame) -> pl.LazyFrame:
     )
 
 
-def score_column(rule: str, label_id: int) -> str:
-    """Where `wide_scores` keeps the score of one label under one rule."""
-    return f"{rule}:{label_id}"
+def score_items(scores: pl.LazyFrame, rules: Sequence[str]) -> pl.LazyFrame:
+    """One row per item of one prompt: its facts, and for each rule what `decide` makes its decision from.
 
+    Takes the result of `with_inputs`, in any order of rows; an item has the labels that it has rows of. Of each rule:
+    `top`, the highest score; `winner`, the lowest label id that has it; `num_top`, how many have it; `next`, the
+    highest score below it; and with share = exp(score - top) the sums `total` of shares and `squares` of squared ones,
+    and `gold_share`, that of the gold label.
 
-def wide_scores(scores: pl.LazyFrame, rules: Sequence[str], label_ids: Sequence[int]) -> pl.LazyFrame:
-    """One row per item of one prompt: its facts, `num_labels` rows found, and each rule's score of each label.
-
-    Takes the result of `with_inputs`. Grouping with `when` costs about as much as reading a sorted table by position
-    and asks nothing of the order of rows.
+    Every step is a plain column or a plain sum: in one expression within the groups it takes ten times as long.
     """
-    cells = [
-        pl.when(pl.col("label_id") == label_id).then(pl.col(rule)).max().alias(score_column(rule, label_id))
-        for rule in rules
-        for label_id in label_ids
-    ]
-    return (
-        scores.with_columns(RULES[rule].alias(rule) for rule in rules)
-        .group_by("item_id")
-        .agg(
-            pl.col("text_hash", "gold_id").first(),
-            pl.col("truncated").any(),
-            pl.col("prompt_tokens").min(),
-            pl.len().alias("num_labels"),
-            pl.col("logprob").cast(pl.Float64).exp().sum().alias("label_mass"),
-            *cells,
+    is_gold = pl.col("label_id") == pl.col("gold_id")
+    rows = scores.with_columns(RULES[rule].alias(rule) for rule in rules)
+    rows = rows.with_columns(pl.col(rule).max().over("item_id").alias(f"top:{rule}") for rule in rules)
+    rows = rows.with_columns((pl.col(rule) - pl.col(f"top:{rule}")).exp().alias(f"share:{rule}") for rule in rules)
+    parts = []
+    for rule in rules:
+        score, top, share = pl.col(rule), pl.col(f"top:{rule}"), pl.col(f"share:{rule}")
+        rows = rows.with_columns(
+            pl.when(score == top).then("label_id").alias(f"winner:{rule}"),
+            pl.when(score < top).then(score).alias(f"next:{rule}"),
+            pl.when(is_gold).then(share).alias(f"gold_share:{rule}"),
+            share.pow(2).alias(f"squares:{rule}"),
         )
-        .sort("item_id")
-    )
+        parts += [
+            top.first(),
+            pl.col(f"winner:{rule}").min(),
+            pl.col(f"winner:{rule}").count().alias(f"num_top:{rule}"),
+            pl.col(f"next:{rule}").max(),
+            share.sum().alias(f"total:{rule}"),
+            pl.col(f"squares:{rule}").sum(),
+            pl.col(f"gold_share:{rule}").max(),
+        ]
+    facts = [
+        pl.col("text_hash", "gold_id").first(),
+        pl.col("truncated").any(),
+        pl.col("prompt_tokens").min(),
+        pl.col("logprob").cast(pl.Float64).exp().sum().alias("label_mass"),
+    ]
+    return rows.group_by("item_id").agg(*facts, *parts).sort("item_id")
 
 
-def decide(wide: pl.DataFrame, rule: str, label_ids: Sequence[int]) -> pl.DataFrame:
-    """One row per item: predicted_id, confidence, margin, tie and the item's Brier score under one rule.
+def decide(items: pl.DataFrame, rule: str) -> pl.DataFrame:
+    """One row per item of `score_items`: predicted_id, confidence, margin, tie and its Brier score under one rule.
 
     The highest score wins; equal highest scores are a tie, which goes to the lowest label id. Confidence is the
-    winner's softmax over labels of the rule's scores, margin the distance to the second score in the rule's units.
-    Brier (1950): the sum over labels of (softmax - [label is gold])^2, between 0 and 2; null without a gold label.
+    winner's softmax over the item's labels of the rule's scores, margin the distance to the second score in the rule's
+    units, null where the item has one label only. Brier (1950): the sum over labels of (softmax - [label is gold])^2,
+    between 0 and 2; null without a gold label.
     """
-    ids = sorted(label_ids)
-    score = {label_id: pl.col(score_column(rule, label_id)) for label_id in ids}
-    top = pl.col("top")
-    shares = {label_id: (s - top).exp() for label_id, s in score.items()}
+    part = {name: pl.col(f"{name}:{rule}") for name in ("top", "winner", "num_top", "next", "total", "squares")}
+    total, is_tie = part["total"], part["num_top"] > 1
     # With p = share / total: the sum of (p - y)^2 is the sum of p^2, less twice the gold label's p, plus 1.
-    squares, gold_share, total = pl.col("squares"), pl.col("gold_share").fill_null(0.0), pl.col("total")
-    brier = squares / total.pow(2) - 2 * gold_share / total + 1
-    return (
-        wide.lazy()
-        .with_columns(top=pl.max_horizontal(score.values()))
-        .with_columns(
-            predicted_id=pl.coalesce(pl.when(s == top).then(pl.lit(i, pl.Int16)) for i, s in score.items()),
-            tie=pl.sum_horizontal((s == top).cast(pl.Int32) for s in score.values()) > 1,
-            total=pl.sum_horizontal(shares.values()),
-            squares=pl.sum_horizontal(share.pow(2) for share in shares.values()),
-            gold_share=pl.coalesce(pl.when(pl.col("gold_id") == i).then(share) for i, share in shares.items()),
-        )
-        .with_columns(second=pl.max_horizontal(pl.when(pl.col("predicted_id") != i).then(s) for i, s in score.items()))
-        .select(
-            "item_id",
-            "text_hash",
-            "predicted_id",
-            "gold_id",
-            (pl.col("predicted_id") == pl.col("gold_id")).alias("correct"),
-            (1 / pl.col("total")).alias("confidence"),
-            (top - pl.col("second")).alias("margin"),
-            "tie",
-            "truncated",
-            pl.when(pl.col("gold_id").is_not_null()).then(brier).alias("brier"),
-        )
-        .collect()
+    brier = part["squares"] / total.pow(2) - 2 * pl.col(f"gold_share:{rule}").fill_null(0.0) / total + 1
+    return items.select(
+        "item_id",
+        "text_hash",
+        part["winner"].alias("predicted_id"),
+        "gold_id",
+        (part["winner"] == pl.col("gold_id")).alias("correct"),
+        (1 / total).alias("confidence"),
+        pl.when(is_tie).then(0.0).otherwise(part["top"] - part["next"]).alias("margin"),
+        is_tie.alias("tie"),
+        "truncated",
+        pl.when(pl.col("gold_id").is_not_null()).then(brier).alias("brier"),
     )

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from pipeline.reporting.formats import count_of, parameters
 from pipeline.reporting.report import Report
-from pipeline.storing.manifest import Manifest, Settings
+from pipeline.storing.manifest import Manifest, PromptRecord, Settings
 
 NONE = "none"
 LIBRARIES = ("torch", "transformers")  # those that can move a score
@@ -90,8 +90,19 @@ def _facts(manifest: Manifest, shared: set[str]) -> dict[str, str]:
         **{name: manifest.libraries.get(name, NONE) for name in LIBRARIES},
     }
     for prompt in (prompt for prompt in manifest.prompts if prompt.name in shared):
-        labels = sorted(prompt.labels, key=lambda label: label.name)
         facts[f"template of '{prompt.name}'"] = prompt.template
         facts[f"boundary of '{prompt.name}'"] = prompt.boundary
-        facts[f"label words of '{prompt.name}'"] = ", ".join(f"{label.name}: '{label.words}'" for label in labels)
+        facts[f"label words of '{prompt.name}'"] = _describe_words(prompt)
     return facts
+
+
+def _describe_words(prompt: PromptRecord) -> str:
+    if prompt.has_choices:
+        return describe_choices(prompt)
+    return ", ".join(f"{label.name}: '{label.words}'" for label in sorted(prompt.labels, key=lambda label: label.name))
+
+
+def describe_choices(prompt: PromptRecord) -> str:
+    """Where the choices of a prompt's items come from, and how one is written after it."""
+    columns = ", ".join(f"'{column}'" for column in prompt.choices or ())
+    return f"from {columns}" + ("" if prompt.choice is None else f", each written as '{prompt.choice}'")

@@ -35,9 +35,9 @@ from pipeline.reporting.past_runs import past_runs
 from pipeline.reporting.report import Report
 from pipeline.reporting.run_facts import run_facts
 
+MAX_SCORES = 100  # scores shown of a wrong item, the highest, and those of what was right
+OF_CLASSES: tuple[doc.Field, ...] = (("balanced", percent, "balanced_accuracy"), ("macro F1", fraction, "macro_f1"))
 FIGURES: tuple[doc.Field, ...] = (
-    ("balanced", percent, "balanced_accuracy"),
-    ("macro F1", fraction, "macro_f1"),
     ("ECE", fraction, "ece"),
     ("Brier", fraction, "brier"),
     ("at 50 %", percent, "accuracy_at_50"),
@@ -53,6 +53,12 @@ CLASSES: tuple[doc.Field, ...] = (
     ("recall", percent, "recall"),
     ("95 % interval", interval, "recall_low", "recall_high"),
     ("F1", fraction, "f1"),
+)
+POSITIONS: tuple[doc.Field, ...] = (
+    ("place, from 0", text, "label_id"),
+    ("times", count, "n"),
+    ("share of predictions", percent, "share"),
+    ("share of gold choices", percent, "gold_share"),
 )
 HISTOGRAM: tuple[doc.Field, ...] = (
     ("label", text, "label"),
@@ -79,6 +85,8 @@ def _summary(report: Report) -> doc.Section:
         nothing = "No item has a gold label, so there is no accuracy: the report shows what was predicted."
         blocks.append(doc.Paragraph(nothing))
     blocks += [doc.Definitions(run_facts(report), facts=True), _prompts_table(report)]
+    if report.has_choices:
+        blocks.append(doc.Paragraph(notes.left_out_line(report), note=True))
     if report.has_gold:
         blocks.append(doc.Figures([accuracy_figure(report)]))
         blocks += [doc.Paragraph(line, note=True) for line in notes.context_lines(report)]
@@ -92,8 +100,10 @@ def _prompts_table(report: Report) -> doc.Table:
     if report.has_gold:
         fields += [*ACCURACY, ("right", count_of, "num_correct", "num_gold")]
         fields += [("published", short_percent, "published")] if report.published else []
-        fields += [("macro F1", fraction, "macro_f1"), ("at 50 %", percent, "accuracy_at_50"), ("ECE", fraction, "ece")]
-    fields += [("label mass", fine_percent, "label_mass"), ("ties", count, "ties"), ("cut", count, "truncated")]
+        fields += [] if report.has_choices else [("macro F1", fraction, "macro_f1")]
+        fields += [("at 50 %", percent, "accuracy_at_50"), ("ECE", fraction, "ece")]
+    fields += [] if report.has_choices else [("label mass", fine_percent, "label_mass")]
+    fields += [("ties", count, "ties"), ("cut", count, "truncated")]
     caption = f"Prompts under the rule '{report.headline_rule}'"
     return doc.make_table(caption, frame.with_columns(published=published), fields)
 
@@ -112,6 +122,10 @@ def _prompt(report: Report, index: int) -> doc.Folded:
     blocks: list[doc.Block] = []
     if figures := prompt_figures(report, index):
         blocks.append(doc.Figures(figures))
+    if prompt.has_choices:
+        positions = report.under_headline(report.positions, prompt.name)
+        blocks.append(doc.make_table(f"Where the choices stand that {prompt.name} predicts", positions, POSITIONS))
+        return doc.Folded(prompt.name, note, blocks, is_open=index == 0)
     if row["num_single"]:
         classes = report.under_headline(report.classes, prompt.name)
         blocks.append(doc.make_table(f"Classes under {prompt.name}", classes, CLASSES))
@@ -141,8 +155,12 @@ def _wrong(report: Report) -> doc.Section:
 
 
 def _wrong_item(row: dict[str, Any]) -> doc.WrongItem:
-    ranked = sorted(zip(row["labels"], row["scores"], strict=True), key=lambda pair: -pair[1])
-    marks = {**dict.fromkeys(row["right"], "gold"), row["predicted"]: "predicted"}
+    ranked = sorted(zip(row["scores"], row["label_ids"], row["labels"], strict=True), key=lambda place: -place[0])
+    marks = {**dict.fromkeys(row["right_ids"], "gold"), row["predicted_id"]: "predicted"}
+    shown = [place for i, place in enumerate(ranked) if i < MAX_SCORES or place[1] in marks]
+    scores = [doc.Score(label, number(score), marks.get(place, "")) for score, place, label in shown]
+    if len(shown) < len(ranked):
+        scores.append(doc.Score(f"and {len(ranked) - len(shown):,} more", "", ""))
     return doc.WrongItem(
         row["item_id"],
         row["prompt"],
@@ -150,7 +168,7 @@ def _wrong_item(row: dict[str, Any]) -> doc.WrongItem:
         text(row["gold"]),
         row["predicted"],
         percent(row["confidence"]),
-        [doc.Score(label, number(score), marks.get(label, "")) for label, score in ranked],
+        scores,
     )
 
 
@@ -165,7 +183,8 @@ def _rules(report: Report) -> doc.Section:
         blocks.append(doc.Bullets(collapsed))
     if figures := rule_figures(report):
         blocks.append(doc.Figures(figures))
-    figures_of_rule = (*ACCURACY, *FIGURES) if report.has_gold else ()
+    of_classes = () if report.has_choices else OF_CLASSES
+    figures_of_rule = (*ACCURACY, *of_classes, *FIGURES) if report.has_gold else ()
     fields = (("prompt", exact, "prompt"), ("rule", exact, "rule"), *figures_of_rule, ("ties", count, "ties"))
     blocks.append(doc.make_table("Every prompt under every rule", report.summary, fields))
     blocks += family_blocks(report.rule_comparisons, by="rule")

@@ -25,6 +25,9 @@ RUN_FOLDER = re.compile(r"runs/\d{8}T\d{6}-[0-9a-f]{8}(?=/|$)")  # one of them: 
 CURRENT = "current"  # a link to the folder of the last finished run; those of its files in OUT/ lead through it
 COPIED = (HISTORY, MARKDOWN, PAGE)  # what stands in OUT/ on an object store, where there are no links
 
+ITEM_CHOICES = "item_choices"  # the column of items.parquet that has an item's own choices, in order
+NORMS = ("norm_chars", "norm_bytes")  # columns of the score table: what `norm_sizes` says of the label words
+
 # The store.
 STORE, SET_ASIDE = "store", "store/set-aside"
 FOLDER = re.compile(r"[0-9a-f]{16}")  # what was scored under one fingerprint
@@ -47,7 +50,8 @@ REJECTED_SCHEMA = _schema("item_id int64, reason string, text string, label stri
 SCORES_SCHEMA = _schema(
     "item_id int64, text_hash string, prompt string, model string, revision string, "
     "label_id int16, label string, label_words string, gold_id int16, num_tokens int16, num_bytes int16, "
-    "logprob float32, logit float32, notebook_logit float32, prompt_tokens int32, truncated bool"
+    "norm_chars int32, norm_bytes int32, logprob float32, logit float32, notebook_logit float32, "
+    "prompt_tokens int32, truncated bool"
 )
 PRIORS_SCHEMA = _schema(
     "prompt string, text string, label_id int16, label string, label_words string, "
@@ -65,3 +69,17 @@ HISTORY_SCHEMA = _schema(
     "run_id string, finished timestamp[us,UTC], num_items int64, prompt string, rule string, headline bool, "
     "accuracy float64, num_correct int64, num_gold int64, num_changed int64, num_scored int64, seconds float64"
 )
+
+
+def hash_column(prompt: str) -> str:
+    """The column of items.parquet with the hash of what a prompt reads, where that is more than `{text}`."""
+    return f"hash_{prompt}"
+
+
+def norm_sizes(words: str) -> tuple[int, int]:
+    """The characters and UTF-8 bytes of label words without one leading blank: `norm_chars` and `norm_bytes`.
+
+    That blank is the delimiter between prompt and choice, which lm-evaluation-harness does not count.
+    """
+    choice = words.removeprefix(" ")
+    return len(choice), len(choice.encode())

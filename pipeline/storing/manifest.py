@@ -55,6 +55,8 @@ class Settings(Record):
 
 
 class DatasetRecord(Record):
+    """`max_choices`: the most choices that an item brings; 0 where all items have the same labels."""
+
     name: str
     location: str | None = None
     subset: str | None = None
@@ -63,6 +65,7 @@ class DatasetRecord(Record):
     num_rows: int | None = None
     num_items: int
     num_rejected: int = 0
+    max_choices: int = 0
     label_names: tuple[str, ...] = ()
 
 
@@ -87,7 +90,11 @@ class LabelRecord(Record):
 
 
 class PromptRecord(Record):
-    """A prompt of the run. `shots` is a hash of its solved examples; `published_accuracy` a share between 0 and 1."""
+    """A prompt of the run. `shots` is a hash of its solved examples; `published_accuracy` a share between 0 and 1.
+
+    `columns` are the slots of its template. Where the choices are the item's there are no labels: `choices` are the
+    columns that they come from, and `choice` is how one is written after the prompt.
+    """
 
     name: str
     template: str
@@ -96,6 +103,14 @@ class PromptRecord(Record):
     fingerprint: str
     shots: str | None = None
     published_accuracy: float | None = None
+    columns: tuple[str, ...] = ()
+    choices: tuple[str, ...] | None = None
+    choice: str | None = None
+
+    @property
+    def has_choices(self) -> bool:
+        """Whether its items bring their own choices, so that there are no labels which all of them share."""
+        return self.choices is not None
 
     @property
     def label_ids(self) -> tuple[int, ...]:

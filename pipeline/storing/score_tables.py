@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import RunError
 from pipeline.storing.files import Output
 from pipeline.storing.fingerprint import Fingerprint, StoredPrompt
-from pipeline.storing.layout import ITEMS, PRIORS, PRIORS_SCHEMA, REJECTED, SCORES, SCORES_SCHEMA
+from pipeline.storing.layout import ITEMS, NORMS, PRIORS, PRIORS_SCHEMA, REJECTED, SCORES, SCORES_SCHEMA, norm_sizes
 from pipeline.storing.parts import NUMBERS
 from pipeline.storing.spill import Array, Spill, rebatch
 from pipeline.storing.store import Store
@@ -109,6 +109,7 @@ def _score_tables(
 
 def _score_table(columns: list[_Columns], store: Store, batch: pa.Table, rows: Array, *, notebook: bool) -> pa.Table:
     labels = [(c.prompt.name, label) for c in columns for label in c.labels]
+    norms = np.array([norm_sizes(label.words) for _, label in labels], np.int32).T  # (norms, labels)
     num_items, num_labels = rows.shape
     flat = rows.reshape(-1)
     found = flat["notebook_logit"]
@@ -124,7 +125,9 @@ def _score_table(columns: list[_Columns], store: Store, batch: pa.Table, rows: A
             "label": _tiled([label.name for _, label in labels], num_items),
             "label_words": _tiled([label.words for _, label in labels], num_items),
             "gold_id": batch["gold_id"].take(item),
-            **{name: flat[name] for name in ("num_tokens", "num_bytes", "logprob", "logit")},
+            **{name: flat[name] for name in ("num_tokens", "num_bytes")},
+            **{name: np.tile(sizes, num_items) for name, sizes in zip(NORMS, norms, strict=True)},
+            **{name: flat[name] for name in ("logprob", "logit")},
             "notebook_logit": pa.array(found, mask=np.isnan(found) | (not notebook)),
             **{name: flat[name] for name in ("prompt_tokens", "truncated")},
         }

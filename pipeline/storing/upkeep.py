@@ -21,8 +21,10 @@ from pipeline.storing.layout import (
     COPIED,
     CURRENT,
     FOLDER,
+    ITEM_CHOICES,
     ITEMS,
     MANIFEST,
+    NORMS,
     RUN_FILES,
     RUN_FOLDER,
     RUNS,
@@ -248,10 +250,10 @@ def _is_same(out: Output, run: Output, name: str) -> bool:
 
 def _verify_scores(out: Output, manifest: Manifest) -> Iterator[Finding]:
     """The published table has exactly one row for each item, prompt and label, in order."""
-    rows = sum(len(prompt.labels) for prompt in manifest.prompts)
-    num_items = pq.read_metadata(out.fetch(ITEMS)).num_rows
+    num_items, num_expected = _expected_rows(out, manifest)
     file = out.fetch(SCORES)
-    if pq.read_schema(file) != SCORES_SCHEMA:
+    before_norms = pa.schema(field for field in SCORES_SCHEMA if field.name not in NORMS)
+    if pq.read_schema(file) not in (SCORES_SCHEMA, before_norms):
         yield Finding(SCORES, "its columns are not those of this version", "run again")
         return
     names = pa.array(sorted(prompt.name for prompt in manifest.prompts))
@@ -264,5 +266,16 @@ def _verify_scores(out: Output, manifest: Manifest) -> Iterator[Finding]:
         num_rows, last = num_rows + batch.num_rows, keys[-1:]
     if not in_order:
         yield Finding(SCORES, "an item, prompt and label is there twice or out of order", "run again")
-    if num_rows != num_items * rows or num_items != manifest.dataset.num_items:
-        yield Finding(SCORES, f"{num_rows} rows, not {rows} for each of {num_items} items", "run again")
+    if num_rows != num_expected or num_items != manifest.dataset.num_items:
+        yield Finding(SCORES, f"{num_rows} rows, not {num_expected} for {num_items} items", "run again")
+
+
+def _expected_rows(out: Output, manifest: Manifest) -> tuple[int, int]:
+    """How many items there are, and score rows of all prompts: one for each label, or for each choice of an item."""
+    file = out.fetch(ITEMS)
+    num_items = pq.read_metadata(file).num_rows
+    num_rows = num_items * sum(len(prompt.labels) for prompt in manifest.prompts)
+    if num_own := sum(prompt.has_choices for prompt in manifest.prompts):
+        batches = read_batches(file, [ITEM_CHOICES])
+        num_rows += num_own * sum(len(pc.list_flatten(batch[ITEM_CHOICES])) for batch in batches)
+    return num_items, num_rows

@@ -22,7 +22,7 @@ TITLE = "Reports at scale, two threads"
 COMMAND = "python -m tests.benchmarks.report"
 NUM_THREADS = 2
 MAX_SECONDS, MAX_GB = 60, 4
-RULES = ("sum", "mean_token", "mean_byte", "logit", "pmi", "contextual", "batch")
+RULES = ("sum", "mean_token", "mean_char", "mean_byte", "logit", "pmi", "contextual", "batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,8 @@ def report_with_duckdb(out: Path) -> dict[str, float]:
     formulas = {
         "sum": "logprob::double",
         "mean_token": "logprob::double / num_tokens",
-        "mean_byte": "logprob::double / num_bytes",
+        "mean_char": "logprob::double / norm_chars",
+        "mean_byte": "logprob::double / norm_bytes",
         "logit": "logit::double",
         "pmi": "logprob - log_prior",
         "contextual": "logprob - z - log_cf",

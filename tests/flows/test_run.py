@@ -42,7 +42,8 @@ def test_the_score_table_keeps_the_contract(demo_run: FinishedRun) -> None:
     assert scores.schema == {
         "item_id": pl.Int64, "text_hash": pl.String, "prompt": pl.String, "model": pl.String, "revision": pl.String,
         "label_id": pl.Int16, "label": pl.String, "label_words": pl.String, "gold_id": pl.Int16,
-        "num_tokens": pl.Int16, "num_bytes": pl.Int16, "logprob": pl.Float32, "logit": pl.Float32,
+        "num_tokens": pl.Int16, "num_bytes": pl.Int16, "norm_chars": pl.Int32, "norm_bytes": pl.Int32,
+        "logprob": pl.Float32, "logit": pl.Float32,
         "notebook_logit": pl.Float32, "prompt_tokens": pl.Int32, "truncated": pl.Boolean,
     }  # fmt: skip
     keys = scores.select("item_id", "prompt", "label_id")

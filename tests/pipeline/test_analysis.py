@@ -11,11 +11,14 @@ from typing import Any
 import pandas as pd
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from pipeline.analysis import load_run
 from pipeline.errors import InputError, RunError
 from pipeline.storing.files import Output, hash_file
+from pipeline.storing.layout import NORMS, norm_sizes
 from pipeline.storing.sealed import seal
 from tests.pipeline.reporting import tables
 
@@ -121,6 +124,25 @@ def test_a_run_opens_as_lazy_tables(tmp_path: Path) -> None:
     assert run.manifest.model_dump(mode="json").items() <= json.loads((out / "manifest.json").read_text()).items()
     joined = run.predictions.join(run.items, on=["item_id", "text_hash"]).collect()
     assert joined.height == run.predictions.collect().height
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=8))
+def test_norms_are_the_sizes_of_the_words_without_one_leading_blank(words: str) -> None:
+    choice = words[1:] if words[:1] == " " else words
+    assert norm_sizes(words) == (len(choice), len(choice.encode()))
+    assert norm_sizes(f" {choice}") == (len(choice), len(choice.encode()))
+
+
+def test_tables_of_before_there_were_norms_are_given_them(tmp_path: Path) -> None:
+    """Columns, their order and every figure are those of a table that has them."""
+    words = (" Welt", " Spörts", "Bücher", "  科学")
+    whole = tables.write_run(tmp_path / "now", 40, words=words)
+    before = tables.write_run(tmp_path / "before", 40, words=words)
+    file = before / "scores" / "scores.parquet"
+    pl.read_parquet(file).drop(NORMS).write_parquet(file)
+    reports = [tables.write_report(out) for out in (whole, before)]
+    assert_frame_equal(*(report.summary for report in reports))
+    assert_frame_equal(*(load_run(out).scores.collect() for out in (whole, before)))
 
 
 def test_tables_of_two_runs_do_not_open_as_one(tmp_path: Path) -> None:

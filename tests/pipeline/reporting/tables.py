@@ -14,7 +14,7 @@ from pipeline.analysis import scan
 from pipeline.reporting.make import make_report
 from pipeline.reporting.report import Report
 from pipeline.storing.files import Output
-from pipeline.storing.layout import HISTORY, ITEMS_SCHEMA, PREDICTIONS, PRIORS_SCHEMA, SCORES_SCHEMA
+from pipeline.storing.layout import HISTORY, ITEMS_SCHEMA, PREDICTIONS, PRIORS_SCHEMA, SCORES_SCHEMA, norm_sizes
 from pipeline.storing.manifest import Manifest, need_manifest, write_manifest
 
 AG_NEWS = ("World", "Sports", "Business", "Sci/Tech")
@@ -113,6 +113,8 @@ def make_scores(
             "gold_id": items["gold_id"].gather(np.arange(n).repeat(k)),
             "num_tokens": np.tile(tokens, n),
             "num_bytes": each_label([len(w.encode()) for w in words]),
+            "norm_chars": each_label([norm_sizes(w)[0] for w in words]),
+            "norm_bytes": each_label([norm_sizes(w)[1] for w in words]),
             "logprob": logprob.ravel(),
             "logit": logit.ravel(),
             "notebook_logit": pl.Series(reverse.ravel()) if notebook else pl.Series([None]).new_from_index(0, n * k),

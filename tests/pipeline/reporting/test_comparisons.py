@@ -40,7 +40,7 @@ def test_the_families_are_all_pairs_of_prompts_and_each_rule_against_the_headlin
     assert set(report.prompt_comparisons["family"]) == {PROMPT_FAMILY}
     assert report.prompt_comparisons.height == 3
     assert set(report.rule_comparisons["family"]) == {RULE_FAMILY}
-    assert report.rule_comparisons.height == 3 * 7
+    assert report.rule_comparisons.height == 3 * 8
     assert set(report.rule_comparisons["rule_b"]) == {"sum"}
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.reporting.items import join_classes, read_item_facts, right_classes, with_gold_ids
+from pipeline.reporting.items import read_item_facts, read_repeats
 from tests.pipeline.reporting.tables import hash_text
 
 SCHEMA = {"item_id": pl.Int64, "text_hash": pl.String, "gold_id": pl.Int16, "gold_ids": pl.List(pl.Int16)}
@@ -32,7 +32,7 @@ def make_items(rows: list[tuple[str, str]]) -> pl.DataFrame:
 def test_copies_are_the_labelled_rows_that_share_a_text(rows: list[tuple[str, str]]) -> None:
     """Rows without a gold label count for nobody."""
     items = make_items(rows)
-    found = read_item_facts(items.lazy()).count_copies(items)
+    found = read_repeats(items.lazy()).count_copies(items)
     labelled = Counter(text for text, kind in rows if kind != NO_GOLD)
     assert found.dtype == pl.Int32
     assert found.to_list() == [max(1, labelled[text]) for text, _ in rows]
@@ -42,27 +42,14 @@ def test_copies_are_the_labelled_rows_that_share_a_text(rows: list[tuple[str, st
 @given(rows_of_items)
 def test_what_is_kept_of_repeats_are_the_repeated_texts_only(rows: list[tuple[str, str]]) -> None:
     labelled = Counter(text for text, kind in rows if kind != NO_GOLD)
-    assert sorted(read_item_facts(make_items(rows).lazy()).rows.tolist()) == sorted(
-        n for n in labelled.values() if n > 1
-    )
+    found = read_repeats(make_items(rows).lazy()).rows.tolist()
+    assert sorted(found) == sorted(n for n in labelled.values() if n > 1)
 
 
 @pytest.mark.parametrize("kinds", [[ONE, NO_GOLD], [ONE, SEVERAL]])
 def test_several_right_classes_are_looked_for_only_where_there_are_any(kinds: list[str]) -> None:
     """A block gets those of its own items; a table without the column, or with nothing in it, has none."""
     items = make_items([(text, kind) for text in "abc" for kind in kinds])
-    found = read_item_facts(items.lazy()).gold_ids((2, 4))
+    found = read_item_facts(items.lazy(), ()).gold_ids((2, 4))
     assert found.rows() == ([(3, [0, 2])] if SEVERAL in kinds else [])
-    assert read_item_facts(items.lazy().drop("gold_ids")).gold_ids((0, 6)).is_empty()
-
-
-def test_right_classes_are_named_whether_there_is_one_or_there_are_several() -> None:
-    names = {0: "joy", 1: "anger", 2: "love"}
-    rows = pl.DataFrame(
-        {"gold": ["anger", None, None], "gold_ids": [None, [0, 2], None]},
-        schema={"gold": pl.String, "gold_ids": pl.List(pl.Int16)},
-    )
-    assert rows.select(right_classes(names)).to_series().to_list() == [["anger"], ["joy", "love"], None]
-    assert rows.select(join_classes(right_classes(names))).to_series().to_list() == ["anger", "joy or love", None]
-    before = with_gold_ids(rows.lazy().drop("gold_ids")).select(right_classes(names)).collect()
-    assert before.to_series().to_list() == [["anger"], None, None]
+    assert read_item_facts(items.lazy().drop("gold_ids"), ()).gold_ids((0, 6)).is_empty()

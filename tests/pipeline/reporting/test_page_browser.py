@@ -3,8 +3,11 @@
 import json
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -13,7 +16,9 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from pipeline.storing.layout import PAGE
+from tests.pipeline.reporting import choices
 from tests.pipeline.reporting.pages import INJECTION, PROMPTS, write_hostile_report
+from tests.pipeline.reporting.tables import write_report
 
 pytestmark = pytest.mark.browser
 
@@ -278,3 +283,26 @@ def test_without_javascript_the_tables_are_all_there(opened: webdriver.Chrome, p
         assert "Without JavaScript" in opened.find_element(By.TAG_NAME, "body").text
     finally:
         opened.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_a_page_of_items_with_their_own_choices_is_drawn_and_fits(
+    chromium: webdriver.Chrome, width: int, tmp_path: Path
+) -> None:
+    """Long choices full of markup: all charts are drawn, nothing runs over the side, and the filter finds one."""
+    items = choices.make_items(60, np.random.default_rng(0))
+    long = pl.col("item_choices").list.eval(pl.element() + f" {INJECTION} and then {'they went on ' * 9}")
+    out = choices.write_run(tmp_path, items=items.with_columns(long), prompts={"p": choices.BOTH})
+    report = write_report(out)
+    look(chromium, width=width)
+    chromium.get((out / PAGE).as_uri())
+    open_all(chromium)
+    charts = chromium.find_elements(By.CSS_SELECTOR, ".chart")
+    assert len(charts) == len(chromium.find_elements(By.CSS_SELECTOR, ".chart svg")) >= 4
+    assert chromium.title != "taken over"
+    assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
+    assert "is left out: the rules pmi" in chromium.find_element(By.ID, "summary").text
+    row = report.wrong.row(0, named=True)
+    assert INJECTION in rows_shown(chromium)[0].text
+    chromium.find_element(By.ID, "filter-words").send_keys(f"passage {row['item_id'] // 2} item {row['item_id']}")
+    assert row["predicted"].split(" <")[0].strip() in rows_shown(chromium)[0].text

@@ -281,7 +281,7 @@ def test_items_without_gold_beside_others_are_left_out_of_the_figures(tmp_path: 
 
 def test_runs_without_priors_have_no_rules_that_need_them(tmp_path: Path) -> None:
     report = tables.run_and_report(tmp_path, 30, priors=False)
-    assert report.rules == ("sum", "mean_token", "mean_byte", "logit", "batch")
+    assert report.rules == ("sum", "mean_token", "mean_char", "mean_byte", "logit", "batch")
     with pytest.raises(InputError, match="needs scores that this run did not store"):
         tables.write_report(tmp_path, "pmi")
     with pytest.raises(InputError, match="unknown rule 'best'"):

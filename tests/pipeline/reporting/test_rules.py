@@ -16,7 +16,7 @@ from pipeline.reporting.rules import (
     decide,
     label_constants,
     log_sum_exp,
-    wide_scores,
+    score_items,
     with_inputs,
     with_log_q,
 )
@@ -37,9 +37,8 @@ def constants_of(scores: pl.DataFrame, priors: pl.DataFrame) -> pl.DataFrame:
 
 
 def predict(scores: pl.DataFrame, priors: pl.DataFrame, rules: tuple[str, ...]) -> dict[str, pl.DataFrame]:
-    label_ids = sorted(scores["label_id"].unique())
-    wide = wide_scores(with_inputs(scores.lazy(), constants_of(scores, priors)), rules, label_ids).collect()
-    return {rule: decide(wide, rule, label_ids) for rule in rules}
+    items = score_items(with_inputs(scores.lazy(), constants_of(scores, priors)), rules).collect()
+    return {rule: decide(items, rule) for rule in rules}
 
 
 def softmax(values: list[float]) -> list[float]:
@@ -62,8 +61,10 @@ def slow_scores(
         return logprob
     if rule == "mean_token":
         return [row["logprob"] / row["num_tokens"] for row in item]
-    if rule == "mean_byte":
-        return [row["logprob"] / row["num_bytes"] for row in item]
+    if rule in ("mean_char", "mean_byte"):
+        choices = [row["label_words"].removeprefix(" ") for row in item]
+        sizes = [len(choice if rule == "mean_char" else choice.encode()) for choice in choices]
+        return [lp / size for lp, size in zip(logprob, sizes, strict=True)]
     if rule == "logit":
         return [row["logit"] for row in item]
     if rule == "notebook":
@@ -81,7 +82,8 @@ def slow_scores(
 def test_each_rule_agrees_with_its_formula_in_plain_python(rule: str) -> None:
     """Prediction, confidence, margin, tie and Brier score of every item, one at a time and without Polars."""
     rng = np.random.default_rng(3)
-    scores = tables.make_scores(tables.make_items(60, rng), PROMPT, rng, notebook=True)
+    words = (" Welt", " Spörts", "Bücher ", " 科学")  # characters, bytes and the leading blank all tell
+    scores = tables.make_scores(tables.make_items(60, rng), PROMPT, rng, words=words, notebook=True)
     priors = tables.make_priors(PROMPT, rng)
     fast = predict(scores, priors, (rule,))[rule]
     items = [part.sort("label_id").to_dicts() for part in scores.partition_by("item_id", maintain_order=True)]
@@ -132,10 +134,10 @@ def test_priors_without_preference_change_nothing(seed: int) -> None:
 def test_equal_lengths_make_the_means_agree_with_the_sum() -> None:
     """Dividing all labels' scores by one number keeps their order."""
     scores, priors = small_run(5, [2, 2, 2, 2])
-    scores = scores.with_columns(num_bytes=pl.lit(7, pl.Int16))
-    found = predict(scores, priors, ("sum", "mean_token", "mean_byte"))
-    assert found["sum"]["predicted_id"].equals(found["mean_token"]["predicted_id"])
-    assert found["sum"]["predicted_id"].equals(found["mean_byte"]["predicted_id"])
+    scores = scores.with_columns(norm_chars=pl.lit(7, pl.Int32), norm_bytes=pl.lit(9, pl.Int32))
+    found = predict(scores, priors, ("sum", "mean_token", "mean_char", "mean_byte"))
+    for rule in ("mean_token", "mean_char", "mean_byte"):
+        assert found["sum"]["predicted_id"].equals(found[rule]["predicted_id"])
 
 
 def test_batch_is_blind_to_a_constant_bias() -> None:
