@@ -237,6 +237,8 @@ def load_model(ref: ModelRef) -> "PreTrainedModel":
     import torch
     from transformers import AutoModelForCausalLM
 
+    from pipeline.scoring.attention import keep_soft_cap
+
     loader: Any = AutoModelForCausalLM
     try:
         model, info = loader.from_pretrained(
@@ -259,6 +261,7 @@ def load_model(ref: ModelRef) -> "PreTrainedModel":
             f"{ref.name}: {len(wrong)} weights are missing or of another shape ({', '.join(wrong[:3])}), "
             "so its scores would be random; get a complete model"
         )
+    keep_soft_cap(model)
     return cast("PreTrainedModel", model)
 
 

@@ -54,7 +54,25 @@ class Forward(ABC, Generic[S, B]):
     @torch.inference_mode()
     def scores(self, batch: B) -> Tensor:
         """(2, terms): log-probability and logit, on the model's device, which may still be working on them."""
-        return score_terms(self.logits(batch).float(), batch.terms)
+        with without_cudnn_attention(self.device):
+            return score_terms(self.logits(batch).float(), batch.terms)
+
+
+@contextmanager
+def without_cudnn_attention(device: torch.device) -> Iterator[None]:
+    """Let other kernels do attention on a GPU: cuDNN sets up a plan for every new shape, and each batch has new ones.
+
+    Measured: 1,410 items/s with it and 2,000 without. Nothing is switched for a CPU, whose lanes would meet here.
+    """
+    if device.type == "cpu":
+        yield
+        return
+    was_enabled = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(was_enabled)
 
 
 class TreeForward(Forward[TokenTree, PackedBatch]):
@@ -102,7 +120,8 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
         batch = pack([TokenTree((_NO_PART,), ids, depth, 0, ids[depth:], _NO_TRIE, notebook=False)])
         row = Row([group.to(self.device) for group in batch.groups], held, kept=kept)
         new, positions, reads = (each.to(self.device) for each in (batch.ids, batch.positions, batch.reads))
-        self._forward(new, positions, reads, row)
+        with without_cudnn_attention(self.device):
+            self._forward(new, positions, reads, row)
         self._prefix, self._prefix_ids = kept, ids
         return len(ids) - depth
 

@@ -1,7 +1,11 @@
 """The benchmarks count, compare and write what they claim, shown on toy shapes in seconds."""
 
+import json
+import multiprocessing
+import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,41 +18,46 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.prompts import BUILT_IN, Prompt
-from pipeline.scoring.scorer import Scorer
+from pipeline.scoring.scorer import Counts, Scorer
 from pipeline.scoring.tokens import Encoder, TokenSequences
 from tests.benchmarks import contenders, gpu, inputs
-from tests.benchmarks.gpu import LABEL_TOKENS, TOY, random_model, synthetic_items
+from tests.benchmarks.chunked_reads import chunked_reads
+from tests.benchmarks.fp8 import Fp8MLP, to_fp8
+from tests.benchmarks.gpu_variants import Variant, executed_flops, ready, score_all
+from tests.benchmarks.gpu_work import TOY_SHAPES, WORKLOADS, make_items, random_model
 from tests.benchmarks.measure import Work, body_parameters, matrix_seconds, needed_work
-from tests.benchmarks.packed_flex import FlexPacked, pack
 from tests.benchmarks.results import write_section
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("polars", "pyarrow", "prefect", "pydantic", "datasets", "fsspec", "rich", "altair", "ray", "lm_eval", "psutil")
-UNCOMPILED = (
-    "ours, as shipped",
-    "ours, 8,192 tokens a batch",
-    "ours, 16,384 tokens a batch",
-    "ours, 65,536 tokens a batch",
-    "FlexAttention, packed rows",
-    "notebook's loop",
-    "batched loop, a row per label",
-    "batched loop, one-token labels share a row",
-)
+GEMMA = TOY_SHAPES["Gemma-2B"]
+# Labels that begin alike, and branch after that.
+BRANCHING = ((3, 4, 5, 6), (3, 4, 7), (3, 8, 9), (10,))
 
 
 @pytest.fixture(scope="module")
 def toy() -> Any:
-    return random_model(TOY, "cpu", torch.float32)
+    return random_model(GEMMA, "cpu", torch.float32)
 
 
 @pytest.fixture(scope="module")
 def items() -> list[TokenSequences]:
-    return synthetic_items(12, TOY.vocabulary)
+    return make_items(WORKLOADS["detailed"], GEMMA.vocabulary, 12)
+
+
+def loud_model(shape: str = "Gemma-2B") -> Any:
+    """A toy whose scores differ by whole nats from token to token, so that wrong attention shows."""
+    model = random_model(TOY_SHAPES[shape], "cpu", torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, 0.25)
+    return model
 
 
 def toy_tokenizer() -> Any:
     """The harness wants one even where it is given token ids."""
-    vocabulary = {"<pad>": 0, "<eos>": 1, "<bos>": 2} | {f"t{i}": i for i in range(3, TOY.vocabulary)}
+    vocabulary = {"<pad>": 0, "<eos>": 1, "<bos>": 2} | {f"t{i}": i for i in range(3, GEMMA.vocabulary)}
     made = Tokenizer(WordLevel(vocabulary, unk_token="<pad>"))
     return PreTrainedTokenizerFast(
         tokenizer_object=made, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<pad>"
@@ -98,34 +107,94 @@ def test_all_contenders_compute_the_same_scores(toy: Any, items: list[TokenSeque
 
 def test_rows_are_shared_by_labels_that_forward_the_same_tokens(items: list[TokenSequences]) -> None:
     """Three labels of one token need one row, as in the harness; the fourth, of three tokens, one more."""
-    assert len(contenders.label_rows(items, share_rows=False)) == len(LABEL_TOKENS) * len(items)
+    assert len(contenders.label_rows(items, share_rows=False)) == len(WORKLOADS["detailed"].label_tokens) * len(items)
     assert len(contenders.label_rows(items, share_rows=True)) == 2 * len(items)
 
 
-def test_packed_rows_hold_each_needed_token_once_a_row(items: list[TokenSequences]) -> None:
-    """Beyond the prefix, which every row repeats, a packed row has the items' trie tokens and nothing else."""
-    num_shared = 38
-    rows = pack(items, num_shared, row_tokens=256)
-    assert all(len(row.ids) <= 256 for row in rows)
-    assert sum(len(row.ids) - num_shared for row in rows) + num_shared == needed_work(items).trie_tokens
-
-
-def test_flex_attention_over_packed_rows_is_exact(items: list[TokenSequences]) -> None:
-    """The variant that the GPU script tries gives the notebook's scores too."""
-    model = random_model(TOY, "cpu", torch.float32)
+@pytest.mark.parametrize("workload", WORKLOADS)
+@pytest.mark.parametrize("attention", ["mask", "repeated", "cascade"])
+def test_the_prototypes_give_the_scores_of_single_forwards(workload: str, attention: Any) -> None:
+    """Attention over sequences of different lengths, reads in chunks and work that is queued change no score."""
+    shape = WORKLOADS[workload].shape
+    model = loud_model(shape)
+    items = make_items(WORKLOADS[workload], TOY_SHAPES[shape].vocabulary, 6, seed=5)
     expected = contenders.notebook_loop(model, items)
-    found = FlexPacked(model, row_tokens=256, num_rows=2).score(items, num_shared=38)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    variant = Variant(workload, tokens=700, attention=attention, reads="chunked", feeding="queued")
+    if attention == "mask":
+        variant = replace(variant, feeding="blocking")
+    with ready(model, variant) as scoring:
+        assert scoring.path == "tree", scoring.path_reason
+        torch.testing.assert_close(score_all(scoring, items), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ["repeated", "cascade"])
+def test_attention_without_masks_takes_labels_that_branch(items: list[TokenSequences], attention: Any) -> None:
+    """Nodes see their ancestors and not their neighbours; items of two tries and of one token go side by side."""
+    model = loud_model()
+    sizes = tuple(map(len, BRANCHING))
+    mixed = [replace(item, branches=BRANCHING, num_label_tokens=sizes) for item in items[:6]]
+    mixed += [replace(item, branches=BRANCHING[2:] * 2, num_label_tokens=sizes[2:] * 2) for item in items[6:]]
+    mixed.append(replace(mixed[0], prompt_ids=mixed[0].prompt_ids[:39]))
+    expected = contenders.notebook_loop(model, mixed)
+    with ready(model, Variant(attention=attention)) as scoring:
+        torch.testing.assert_close(score_all(scoring, mixed), expected, atol=1e-4, rtol=0)
+
+
+def test_chunks_are_as_small_as_asked_for(items: list[TokenSequences]) -> None:
+    """No more logits than that exist at once, and the head is the model's own again afterwards."""
+    model = loud_model()
+    expected = our_scores(model, items)
+    head = model.get_output_embeddings()
+    rows: list[int] = []
+    scoring = Scorer(model)
+    hook = head.register_forward_hook(lambda module, given, out: rows.append(len(out)))
+    with chunked_reads(model, chunk_logits=5 * GEMMA.vocabulary):
+        torch.testing.assert_close(score_all(scoring, items), expected, atol=1e-4, rtol=0)
+    hook.remove()
+    assert max(rows) == 5
+    assert model.get_output_embeddings() is head
+
+
+def test_fp8_rounds_each_token_by_itself() -> None:
+    """A row's output depends on no other row, and is that of the layers it stands for but for FP8's three bits."""
+    torch.manual_seed(0)
+    model = loud_model()
+    mlp = model.base_model.layers[0].mlp
+    given = torch.randn(1, 5, GEMMA.hidden) * torch.tensor([1.0, 1e-3, 50.0, 1.0, 0.0])[:, None]
+    expected = mlp(given)
+    to_fp8(model)
+    fp8 = model.base_model.layers[0].mlp
+    assert isinstance(fp8, Fp8MLP)
+    found = fp8(given)
+    torch.testing.assert_close(found[:, 1:2], fp8(given[:, 1:2]))
+    errors = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-9)
+    assert errors.max() < 0.1
+    assert not any(isinstance(module, torch.nn.Linear) for module in model.base_model.modules())
+
+
+def test_executed_flops_leave_out_what_the_last_layer_does_not_do(toy: Any) -> None:
+    """Were every token read, they would be those of all matrices and the head; else only keys and values remain."""
+    norms = sum(p.numel() for name, p in toy.named_parameters() if "norm" in name)
+    body, head = body_parameters(toy) - norms, GEMMA.hidden * GEMMA.vocabulary
+    counts = Counts(forwarded_tokens=10, read_positions=10)
+    assert executed_flops(GEMMA, counts) == 2 * 10 * (body + head)
+    layer, keys = body // GEMMA.layers, 2 * GEMMA.hidden * GEMMA.key_heads * GEMMA.head_dim
+    assert executed_flops(GEMMA, Counts(forwarded_tokens=10)) == 2 * 10 * (layer * (GEMMA.layers - 1) + keys)
 
 
 def test_the_synthetic_texts_have_the_lengths_of_ag_news() -> None:
-    """About 53 tokens on average, between 15 and 250, the same every time."""
-    items = synthetic_items(2_000, TOY.vocabulary)
+    """About 53 tokens on average, between 15 and 250, the same every time; another seed gives other texts only."""
+    workload = WORKLOADS["detailed"]
+    items = make_items(workload, GEMMA.vocabulary, 2_000)
     lengths = [len(item.prompt_ids) - 38 for item in items]
     assert 52 <= sum(lengths) / len(lengths) <= 54
     assert min(lengths) >= 15
     assert max(lengths) <= 250
-    assert items == synthetic_items(2_000, TOY.vocabulary)
+    assert items == make_items(workload, GEMMA.vocabulary, 2_000)
+    others = make_items(workload, GEMMA.vocabulary, 2_000, seed=1)
+    assert others[0].branches == items[0].branches
+    assert others[0].prompt_ids[:38] == items[0].prompt_ids[:38]
+    assert not {item.prompt_ids for item in items} & {item.prompt_ids for item in others}
 
 
 def test_a_section_of_the_results_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
@@ -138,41 +207,71 @@ def test_a_section_of_the_results_is_replaced_and_the_others_stay(tmp_path: Path
 
 
 def test_the_gpu_script_runs_without_the_other_dependencies(tmp_path: Path) -> None:
-    """From the project's root with torch and transformers only, on a toy shape where there is no GPU.
+    """Its first two calls need torch, transformers and numpy only, shown on a toy shape where there is no GPU.
 
-    The compiled variants and those with CUDA graphs are left out: without a GPU they need a C++ compiler and minutes.
+    The compiled variants are left out: without a GPU they need a C++ compiler and minutes.
     """
-    blocked = (
-        "import runpy, sys\n"
-        f"sys.modules.update(dict.fromkeys({HEAVY!r}))\n"  # None in sys.modules makes an import fail
-        f"sys.argv = ['tests/benchmarks/gpu.py', '--out', {str(tmp_path)!r}, '--rounds', '1', '--skip-tests',"
-        f" '--variants', *{UNCOMPILED!r}]\n"
-        "runpy.run_path('tests/benchmarks/gpu.py', run_name='__main__')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", blocked], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    report = (tmp_path / "gpu.md").read_text(encoding="utf-8")
-    assert [name for name in UNCOMPILED if f"| {name} |" not in report] == []
-    assert "failed" not in report.lower()
-    assert (tmp_path / "profile.txt").is_file()
-    results = tmp_path / "RESULTS.md"
-    gpu.main(["--keep", str(tmp_path / "gpu.json"), "--results", str(results)])
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    stops = f"import sys\nsys.modules.update(dict.fromkeys({HEAVY!r}))\n"  # None there makes an import fail
+    (blocked / "sitecustomize.py").write_text(stops, encoding="utf-8")  # read by every process that is started
+    out = tmp_path / "out"
+    uncompiled = [v.name for v in gpu.variants() if v.fused == "eager" and v.tokens == gpu.BASE.tokens]
+    run_gpu_script("--call", "1", "--out", str(out), path=blocked)
+    run_gpu_script("--call", "2", "--out", str(out), "--only", *uncompiled, path=blocked)
+    figures = json.loads((out / "call-2.json").read_text(encoding="utf-8"))["figures"]
+    assert set(figures) == set(uncompiled)
+    assert max(found["max_difference"] for found in figures.values()) < 1e-4
+    assert (out / "profile.txt").is_file()
+    run_gpu_script("--call", "2", "--out", str(out), "--only", *uncompiled, path=blocked)  # nothing is measured again
+    assert json.loads((out / "call-2.json").read_text(encoding="utf-8"))["figures"] == figures
+
+
+def test_the_gpu_script_scores_texts_and_keeps_its_results(tmp_path: Path) -> None:
+    """Its third call goes from texts to parts; what no call has measured is named in the results."""
+    out, results = tmp_path / "out", tmp_path / "RESULTS.md"
+    names = [name for name in gpu.jobs(3) if "compiled" not in name]
+    run_gpu_script("--call", "3", "--out", str(out), "--only", *names)
+    figures = json.loads((out / "call-3.json").read_text(encoding="utf-8"))["figures"]
+    assert set(figures) == set(names)
+    assert figures["texts: as shipped"]["rows"] == 4 * figures["texts: as shipped"]["texts"]
+    assert figures["accuracy"]["trained"]["bfloat16"]["same_predictions"] > 0.9
+    gpu.main(["--keep", str(out), "--results", str(results)])
     kept = results.read_text(encoding="utf-8")
-    assert "gpu.py --out DIR --rounds 1 --variants 'ours, as shipped'" in kept
-    assert (
-        "**Partial**: not measured in this run: ours + torch.compile of MLPs and norms, ours + torch.compile, " in kept
-    )
+    assert "| as shipped | 48 | " in kept
+    assert f"- {gpu.BEST.name}: not run" in kept
 
 
-def test_a_failure_of_the_gpu_script_is_noted_and_not_raised(tmp_path: Path) -> None:
-    """What an action dies of lies under its name, and figures that stop at the model still make a text."""
-    errors: dict[str, str] = {}
-    assert gpu.attempt(errors, "matrix_rate", lambda: 1 // 0) is None
-    assert gpu.attempt(errors, "profile", lambda: 5) == 5
-    assert errors == {"matrix_rate": "ZeroDivisionError: integer division or modulo by zero"}
-    assert (
-        gpu.render({"errors": errors}) == "Failed: matrix_rate: ZeroDivisionError: integer division or modulo by zero."
-    )
+def run_gpu_script(*arguments: str, path: Path = ROOT) -> None:
+    """From the project's root, in a process of its own; nothing may have failed."""
+    environment = os.environ | {"PYTHONPATH": str(path)}
+    command = [sys.executable, "tests/benchmarks/gpu.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def test_a_measurement_that_fails_hangs_or_dies_is_a_line_in_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a process of its own, which is ended with its children when its time is over."""
+    jobs: dict[str, gpu.Job] = {
+        "works": lambda setting: {"items_per_second": 5.0},
+        "fails": lambda setting: {"x": 1 // 0},
+        "hangs": lambda setting: {"x": time.sleep(60)},
+        "dies": lambda setting: os._exit(3),
+    }
+    monkeypatch.setattr(gpu, "jobs", lambda call: jobs)
+    context = multiprocessing.get_context("fork")
+    found = {
+        name: gpu.guarded(context, 3.0, 1, name, gpu.Setting("cpu", 0.0), tmp_path / "log.txt").get("failed")
+        for name in jobs
+    }
+    assert found == {
+        "works": None,
+        "fails": "ZeroDivisionError: integer division or modulo by zero",
+        "hangs": "took over 3 s",
+        "dies": "ended with exit code 3",
+    }
 
 
 def test_limit_scaling_and_tried_write_their_sections(shared: Path, tmp_path: Path) -> None:

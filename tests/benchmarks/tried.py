@@ -6,7 +6,7 @@ Invariant: same model, items and process; a variant's scores are held against th
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from pipeline.prompts import BUILT_IN
 from pipeline.scoring import attention, lanes
+from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.tokens import Encoder, TokenSequences
 from tests.benchmarks import inputs
-from tests.benchmarks.gpu import Score, compiled_parts, ours
+from tests.benchmarks.gpu_variants import compile_leaves, score_all
 from tests.benchmarks.measure import alternate
 from tests.benchmarks.results import RESULTS, command_line, number, table, write_section
 
@@ -26,7 +27,20 @@ TITLE = "Tried on the CPU"
 COMMAND = "python -m tests.benchmarks.tried"
 SHIPPED = "as shipped, 2,048 tokens a batch"
 BATCH_TOKENS = (512, 1_024, 4_096)
+Score = Callable[[Sequence[TokenSequences]], Tensor]
 MAX_DIFFERENCE = 1e-3  # nats, float32 over other kernels
+
+
+def ours(model: Any, **options: Any) -> Score:
+    """The product's own path."""
+    scorer = Scorer(model, **options)
+    return lambda items: score_all(scorer, items)
+
+
+def compiled_parts(model: Any) -> Score:
+    """The MLPs and the norms compiled in place."""
+    compile_leaves(model)
+    return ours(model)
 
 
 def two_products(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor, scale: float) -> Tensor:

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, MambaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForMaskedLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+)
 
 from pipeline.errors import InputError
 from pipeline.reading.model import UNLIMITED_CONTEXT, count_parameters, load_model, load_tokenizer, resolve_model
@@ -262,6 +271,13 @@ def test_gpt2_loads_with_its_tied_head(gemma: Path) -> None:
     GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=8, n_layer=1, n_head=1, n_positions=64)).save_pretrained(gemma)
     model = load_model(resolve_model(gemma, device="cpu"))
     assert type(model).__name__ == "GPT2LMHeadModel"
+
+
+def test_a_soft_cap_on_attention_is_kept(gemma: Path) -> None:
+    """Gemma 2 runs as it is written: the fused kernel that transformers 5.17 would take leaves the soft cap out."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    Gemma2ForCausalLM(Gemma2Config(vocab_size=300, num_key_value_heads=1, head_dim=8, **sizes)).save_pretrained(gemma)
+    assert load_model(resolve_model(gemma, device="cpu")).config._attn_implementation == "eager"
 
 
 def test_loading_prints_nothing(gemma: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,26 @@ def test_bfloat16_scores_on_cuda_differ_no_more_than_bfloat16_does(name: str) ->
     assert float(ours.max()) <= 2 * float(own.max())
 
 
+def test_cudnn_does_no_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither over trees nor over rows, as it sets up a plan for every new shape; afterwards it may be used again."""
+    seen = []
+
+    def note(*args: object, **kwargs: object) -> torch.Tensor:
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return attend(*args, **kwargs)
+
+    attend = torch.nn.functional.scaled_dot_product_attention
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    for name in ("llama", "bloom"):
+        scorer = Scorer(copy.deepcopy(tiny_model(name)).cuda())
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", note)
+        collect(scorer, make_items(4))
+        monkeypatch.undo()
+    assert seen
+    assert not any(seen)
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
 @pytest.fixture
 def small_device() -> Iterator[None]:
     """Leaves this process a sliver of the device's memory."""

@@ -26,6 +26,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from pipeline.scoring.attention import keep_soft_cap
+
 VOCABULARY = 113
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 _COMMON = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -84,6 +86,7 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(factor)
+    keep_soft_cap(model)  # as it is done for what is loaded
     return model.to(dtype)
 
 

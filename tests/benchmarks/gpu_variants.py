@@ -1,0 +1,242 @@
+"""Variants of the scorer that the GPU benchmark measures, each on items that it has not seen before.
+
+Invariant: a variant's scores are held against one forward for each label before its time counts; each round has fresh
+items, so that whatever is set up for a shape is paid as often as it is in real use.
+"""
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+from unittest.mock import patch
+
+import torch
+from transformers import AttentionInterface
+
+from pipeline.scoring import attention, forward, scorer
+from pipeline.scoring.forward import TreeForward
+from pipeline.scoring.packed import PackedBatch, find_prefix, make_trees, num_fitting
+from pipeline.scoring.scorer import Scorer
+from pipeline.scoring.tokens import TokenSequences
+from tests.benchmarks.chunked_reads import chunked_reads
+from tests.benchmarks.contenders import notebook_loop
+from tests.benchmarks.feeding import queued
+from tests.benchmarks.fp8 import Fp8Linear, to_fp8
+from tests.benchmarks.gpu_work import SHAPES, TOY_SHAPES, WORKLOADS, Shape, Workload, make_items, random_model
+from tests.benchmarks.measure import body_parameters, needed_work, synchronize
+from tests.benchmarks.varlen import VarlenAttention, merge
+
+CHECKED_ITEMS = 6
+SETTLING_ROUNDS = 2  # in which compiled code may still be compiled anew for other sizes; not in the steady rate
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where variants run: on a GPU in bfloat16 at full size, or a toy in float32 on a CPU."""
+
+    device: str
+    round_seconds: float  # rounds are added until they took so long together
+    texts: Path | None = None  # a parquet file with text and label; without it the bundled sample
+    tokenizer: Path | None = None  # a directory; without it that of the bundled model
+    trained: Path | None = None  # a model that knows the labels; without it the bundled one
+
+    @property
+    def is_toy(self) -> bool:
+        return self.device == "cpu"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32 if self.is_toy else torch.bfloat16
+
+    def shape(self, name: str) -> Shape:
+        return (TOY_SHAPES if self.is_toy else SHAPES)[name]
+
+    def workload(self, name: str) -> Workload:
+        workload = WORKLOADS[name]
+        return replace(workload, num_items=24) if self.is_toy else workload
+
+    def model(self, shape: str) -> Any:
+        return random_model(self.shape(shape), self.device, self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to score; the defaults are what ships."""
+
+    workload: str = "detailed"
+    tokens: int | None = None
+    cudnn: bool = False
+    attention: Literal["mask", "repeated", "cascade"] = "mask"
+    fused: Literal["eager", "leaves", "layers", "whole"] = "eager"
+    linears: Literal["bf16", "fp8", "fp8 kernels"] = "bf16"
+    reads: Literal["capped", "chunked"] = "capped"
+    feeding: Literal["blocking", "queued"] = "blocking"  # queued needs an attention without masks
+
+    @property
+    def name(self) -> str:
+        """Where it departs from the defaults."""
+        parts = [] if self.workload == "detailed" else [self.workload]
+        parts += [] if self.tokens is None else [f"{self.tokens // 1024}k tokens"]
+        parts += [] if self.reads == "capped" else ["chunked reads"]
+        parts += ["cuDNN attention allowed"] if self.cudnn else []
+        parts += {"mask": [], "repeated": ["var-len"], "cascade": ["cascade"]}[self.attention]
+        parts += [] if self.fused == "eager" else [f"compiled {self.fused}"]
+        parts += {"bf16": [], "fp8": ["FP8"], "fp8 kernels": ["FP8 with kernels"]}[self.linears]
+        parts += [] if self.feeding == "blocking" else ["queued"]
+        return ", ".join(parts) or "as shipped"
+
+
+def measure(variant: Variant, setting: Setting) -> dict[str, Any]:
+    """First pass, steady rate, rate of the device alone, peak memory, exactness and what was forwarded."""
+    workload = setting.workload(variant.workload)
+    shape = setting.shape(workload.shape)
+    model = setting.model(workload.shape)
+    work = needed_work(make_items(workload, shape.vocabulary, 2_000))
+    needed = work.flops(body_parameters(model), shape.hidden, shape.vocabulary) / work.num_items
+    checked = make_items(workload, shape.vocabulary, CHECKED_ITEMS, seed=1_000)
+    prepare(model, variant)
+    expected = notebook_loop(model, checked)
+    started = time.perf_counter()
+    with ready(model, variant) as scoring:
+        result: dict[str, Any] = {"path": scoring.path, "path_reason": scoring.path_reason, "needed_flops": needed}
+        result["max_difference"] = (score_all(scoring, checked) - expected).abs().max().item()
+        result["setup_seconds"] = time.perf_counter() - started
+        device = torch.device(setting.device)
+        first = make_items(workload, shape.vocabulary, workload.num_items // 4, seed=0)
+        started = time.perf_counter()
+        score_all(scoring, first)
+        result |= {"first_seconds": time.perf_counter() - started, "first_items": len(first)}
+        if not setting.is_toy:
+            torch.cuda.reset_peak_memory_stats()
+        seconds: list[float] = []
+        scoring.counts = scorer.Counts()
+        while len(seconds) < SETTLING_ROUNDS + 3 or sum(seconds[SETTLING_ROUNDS:]) < setting.round_seconds:
+            items = make_items(workload, shape.vocabulary, workload.num_items, seed=len(seconds) + 1)
+            synchronize(device)
+            started = time.perf_counter()
+            score_all(scoring, items)
+            seconds.append(time.perf_counter() - started)
+        counts = scoring.counts
+        result |= {"seconds": seconds, "items": workload.num_items}
+        result["items_per_second"] = workload.num_items / statistics.median(seconds[SETTLING_ROUNDS:])
+        result["peak_bytes"] = 0 if setting.is_toy else torch.cuda.max_memory_allocated()
+        result["tokens_per_batch"] = counts.forwarded_tokens / counts.batches
+        result["executed_flops"] = executed_flops(shape, counts) / counts.items
+        items = make_items(workload, shape.vocabulary, workload.num_items // 2, seed=500)
+        result["device_items_per_second"] = device_rate(model, items, scoring)
+    return result
+
+
+def executed_flops(shape: Shape, counts: scorer.Counts) -> float:
+    """FLOPs of the matrix products that were done: the last layer does all but its keys and values at reads alone."""
+    attention_size = shape.heads * shape.head_dim
+    keys = 2 * shape.hidden * shape.key_heads * shape.head_dim
+    layer = keys + 2 * shape.hidden * attention_size + 3 * shape.hidden * shape.intermediate
+    body = counts.forwarded_tokens * (layer * (shape.layers - 1) + keys) + counts.read_positions * (layer - keys)
+    return 2.0 * (body + counts.read_positions * shape.hidden * shape.vocabulary)
+
+
+def prepare(model: Any, variant: Variant) -> None:
+    """Changes the model's numbers as the variant does; its own single forwards are then the oracle."""
+    if variant.linears != "bf16":
+        to_fp8(model, has_kernels=variant.linears == "fp8 kernels")
+    if variant.linears == "fp8 kernels" and model.device.type == "cuda":
+        from tests.benchmarks import fp8_kernels
+
+        fp8_kernels.check(model.device)
+
+
+@contextmanager
+def ready(model: Any, variant: Variant) -> Iterator[Scorer]:
+    """A scorer set up as the variant says; what it changed outside of the model is taken back."""
+    scoring = Scorer(model, batch_tokens=variant.tokens)
+    with installed(model, variant):
+        yield scoring
+
+
+@contextmanager
+def installed(model: Any, variant: Variant) -> Iterator[None]:
+    """What the variant changes once there is a scorer, whose self-check is of what ships."""
+    with ExitStack() as stack:
+        stack.enter_context(attention_of(variant))
+        if variant.cudnn:
+            stack.enter_context(patch.object(forward, "without_cudnn_attention", nullcontext))
+        if variant.reads == "chunked":
+            stack.enter_context(chunked_reads(model))
+        if variant.feeding == "queued":
+            stack.enter_context(queued())
+        if variant.fused == "leaves":
+            compile_leaves(model)
+        elif variant.fused == "layers":
+            for layer in model.base_model.layers[:-1]:  # the last one stops on its way
+                layer.compile(dynamic=True)
+        elif variant.fused == "whole":
+            model.base_model.compile(dynamic=True)
+        yield
+
+
+@contextmanager
+def attention_of(variant: Variant) -> Iterator[None]:
+    """The attention that transformers finds under the scorer's name; never traced by a compiler."""
+    attend: Any = attention.attend
+    if variant.attention != "mask":
+        merging = merge if variant.fused == "eager" else torch.compile(merge, dynamic=True)
+        attend = VarlenAttention(repeats_prefix=variant.attention == "repeated", merge=merging)
+    if variant.fused in ("layers", "whole"):
+        attend = torch.compiler.disable(attend)
+    AttentionInterface.register(attention.NAME, attend)
+    try:
+        yield
+    finally:
+        AttentionInterface.register(attention.NAME, attention.attend)
+
+
+def compile_leaves(model: Any) -> None:
+    """Fuses what lies between the matrix products: MLPs, norms and, where they are FP8, the other linear layers."""
+    inside: set[int] = set()
+    for module in model.base_model.modules():
+        if id(module) in inside:
+            continue
+        if type(module).__name__.endswith(("MLP", "RMSNorm")) or isinstance(module, Fp8Linear):
+            inside.update(map(id, module.modules()))
+            module.compile(dynamic=True)
+
+
+def score_all(scoring: Scorer, items: Sequence[TokenSequences]) -> torch.Tensor:
+    """logprob (items, labels)."""
+    scores = torch.empty(len(items), len(items[0].branches))
+    for batch in scoring.score(items):
+        scores[batch.indices] = batch.logprob
+    return scores
+
+
+def device_rate(model: Any, items: list[TokenSequences], scoring: Scorer) -> float:
+    """Items a second of batches that are laid out before the clock starts: what the device could do, fed in time."""
+    tree, batches = laid_out(model, items, scoring)
+    tree.scores(batches[0])
+    synchronize(tree.device)
+    started = time.perf_counter()
+    for batch in batches:
+        tree.scores(batch)
+    synchronize(tree.device)
+    return len(items) / (time.perf_counter() - started)
+
+
+def laid_out(model: Any, items: list[TokenSequences], scoring: Scorer) -> tuple[TreeForward, list[PackedBatch]]:
+    """The batches that the scorer would make of the items."""
+    tree = TreeForward(model)
+    prefix = find_prefix([item.prompt_ids for item in items])
+    tree.keep_prefix(prefix)
+    trees = deque(make_trees(items, prefix, notebook=False))
+    batches = []
+    while trees:
+        num = num_fitting(trees, scoring.batch_tokens, scoring._max_reads())
+        batches.append(tree.lay_out(list(islice(trees, num))))
+        for _ in range(num):
+            trees.popleft()
+    return tree, batches
