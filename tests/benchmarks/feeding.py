@@ -3,13 +3,12 @@
 Batches go up by copies from pinned memory that do not block, and a batch's scores come down by a copy that is queued
 right behind its forward; so the next batch is queued while the GPU works on this one.
 
-Invariant: the numbers are the scorer's own; only who waits for whom differs. On a CPU nothing changes. For attention
-that needs nothing of a group but the items' lengths.
+Invariant: the numbers are the scorer's own; only who waits for whom differs. On a CPU nothing changes. Groups are
+still copied with a wait, so it pays only for an attention that has a layout in their place.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from typing import Any
 from unittest.mock import patch
 
@@ -29,12 +28,9 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 def queued_logits(forward: TreeForward, batch: PackedBatch) -> Tensor:
     ids, positions, reads = (send(each, forward.device) for each in (batch.ids, batch.positions, batch.reads))
-    groups = []
-    for group in batch.groups:
-        moved = copy(group)
-        moved.lengths, moved.masks = send(group.lengths, forward.device), {}
-        groups.append(moved)
-    return forward._forward(ids, positions, reads, Row(groups, batch.prefix))
+    return forward._forward(
+        ids, positions, reads, Row([group.to(forward.device) for group in batch.groups], batch.prefix)
+    )
 
 
 def queued_start(lanes: Lanes[Any, Any], work: Callable[[Any], Any]) -> Callable[[], Any]:

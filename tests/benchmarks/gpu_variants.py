@@ -20,8 +20,10 @@ from transformers import AttentionInterface
 
 from pipeline.scoring import attention, forward, scorer
 from pipeline.scoring.forward import TreeForward
-from pipeline.scoring.packed import PackedBatch, find_prefix, make_trees, num_fitting
+from pipeline.scoring.packed import PackedBatch, num_fitting
+from pipeline.scoring.parts import split_items
 from pipeline.scoring.scorer import Scorer
+from pipeline.scoring.sharing import Budget, make_trees
 from pipeline.scoring.tokens import TokenSequences
 from tests.benchmarks.chunked_reads import chunked_reads
 from tests.benchmarks.contenders import notebook_loop
@@ -29,7 +31,7 @@ from tests.benchmarks.feeding import queued
 from tests.benchmarks.fp8 import Fp8Linear, to_fp8
 from tests.benchmarks.gpu_work import SHAPES, TOY_SHAPES, WORKLOADS, Shape, Workload, make_items, random_model
 from tests.benchmarks.measure import body_parameters, needed_work, synchronize
-from tests.benchmarks.varlen import VarlenAttention, merge
+from tests.benchmarks.varlen import VarlenAttention, merge, varlen_rows
 
 CHECKED_ITEMS = 6
 SETTLING_ROUNDS = 2  # in which compiled code may still be compiled anew for other sizes; not in the steady rate
@@ -75,7 +77,7 @@ class Variant:
     fused: Literal["eager", "leaves", "layers", "whole"] = "eager"
     linears: Literal["bf16", "fp8", "fp8 kernels"] = "bf16"
     reads: Literal["capped", "chunked"] = "capped"
-    feeding: Literal["blocking", "queued"] = "blocking"  # queued needs an attention without masks
+    feeding: Literal["blocking", "queued"] = "blocking"  # queued pays only without masks
 
     @property
     def name(self) -> str:
@@ -184,14 +186,16 @@ def installed(model: Any, variant: Variant) -> Iterator[None]:
 def attention_of(variant: Variant) -> Iterator[None]:
     """The attention that transformers finds under the scorer's name; never traced by a compiler."""
     attend: Any = attention.attend
+    rows: Any = nullcontext()
     if variant.attention != "mask":
-        merging = merge if variant.fused == "eager" else torch.compile(merge, dynamic=True)
-        attend = VarlenAttention(repeats_prefix=variant.attention == "repeated", merge=merging)
+        attend = VarlenAttention(merge if variant.fused == "eager" else torch.compile(merge, dynamic=True))
+        rows = varlen_rows(repeats_prefix=variant.attention == "repeated")
     if variant.fused in ("layers", "whole"):
         attend = torch.compiler.disable(attend)
     AttentionInterface.register(attention.NAME, attend)
     try:
-        yield
+        with rows:
+            yield
     finally:
         AttentionInterface.register(attention.NAME, attention.attend)
 
@@ -230,12 +234,12 @@ def device_rate(model: Any, items: list[TokenSequences], scoring: Scorer) -> flo
 def laid_out(model: Any, items: list[TokenSequences], scoring: Scorer) -> tuple[TreeForward, list[PackedBatch]]:
     """The batches that the scorer would make of the items."""
     tree = TreeForward(model)
-    prefix = find_prefix([item.prompt_ids for item in items])
-    tree.keep_prefix(prefix)
-    trees = deque(make_trees(items, prefix, notebook=False))
+    budget = Budget(scoring.batch_tokens, scoring._max_reads())
+    trees = deque(make_trees(split_items(items), budget, notebook=False))
     batches = []
     while trees:
-        num = num_fitting(trees, scoring.batch_tokens, scoring._max_reads())
+        num = num_fitting(trees, *budget)
+        tree.keep_prefix(trees[0].prefix)
         batches.append(tree.lay_out(list(islice(trees, num))))
         for _ in range(num):
             trees.popleft()

@@ -5,20 +5,29 @@ Two ways to the shared prefix. `repeated`: its keys stand before those of each i
 log-sum-exps. Labels that form one chain of tokens belong to the item's sequence; those that branch are queries of their
 own over the item (and the repeated prefix), and over their ancestors.
 
-Invariant: what is not known to be right here (windows, soft caps, items that leave the prefix early) goes to the
-scorer's own attention.
+Each item is a tree of its own behind the prefix that (nearly) all share: nothing else is shared while this is in use.
+
+Invariant: items that leave the prefix early go to the scorer's own attention; windows and soft caps are refused.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import groupby
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.scoring import attention
-from pipeline.scoring.attention import Group, Row
+from pipeline.scoring import attention, sharing
+from pipeline.scoring.attention import Row
+from pipeline.scoring.forward import TreeForward
+from pipeline.scoring.packed import PackedBatch, TokenTree
 from pipeline.scoring.trie import LabelTrie
+from tests.benchmarks.feeding import send
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +48,12 @@ class Layout:
 
     items: each over itself. nodes: where labels branch, their tokens over their item. chains: if no label branches
     after its first token, nodes over their own label. reads: the places that are read, over their item. seen_by_nodes
-    and seen_by_reads: for each group, over the nodes of an item. node_places: all nodes in the flat row.
+    and seen_by_reads: for each run of items with one trie, over the nodes of an item. node_places: all nodes in the
+    flat row.
     """
 
     depth: int
+    repeats_prefix: bool
     items: Spans
     nodes: Spans | None
     chains: Spans | None
@@ -54,7 +65,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Queries of a group of items over the nodes of their item; `hidden` (queries, nodes) is what they do not see."""
+    """Queries of a run of items over the nodes of their item; `hidden` (queries, nodes) is what they do not see."""
 
     num_items: int
     num_queries: int
@@ -70,68 +81,82 @@ class TrieOnDevice(NamedTuple):
     chains: Tensor | None  # (chains,)
     longest_chain: int
 
-    @classmethod
-    def of(cls, trie: LabelTrie, device: torch.device) -> "TrieOnDevice":
-        seen = torch.cat([trie.ancestors, trie.ancestors.new_zeros(1, len(trie.tokens))])  # last: the root, -1
-        starts = [node for node, depth in enumerate(trie.depths) if depth == 1]
-        lengths = torch.tensor([*starts[1:], len(trie.depths)]) - torch.tensor(starts) if starts else None
-        chains = None
-        if lengths is not None:
-            alone = torch.block_diag(*(torch.ones(n, n).tril() for n in lengths.tolist())).bool()
-            chains = lengths.to(device) if torch.equal(alone, trie.ancestors) else None
-        longest = 0 if lengths is None else int(lengths.max())
-        return cls(~trie.ancestors.to(device), ~seen[torch.tensor(trie.reads)].to(device), chains, longest)
+
+@lru_cache(maxsize=64)
+def on_device(trie: LabelTrie, device: torch.device) -> TrieOnDevice:
+    """Copied there once."""
+    nodes = torch.arange(len(trie.tokens))
+    ancestors = (nodes <= nodes[:, None]) & (nodes[:, None] < trie.ends)
+    seen = torch.cat([ancestors, ancestors.new_zeros(1, len(nodes))])  # last: the root, -1
+    starts = (trie.depths == 1).nonzero()[:, 0]
+    lengths = torch.cat([starts[1:], torch.tensor([len(nodes)])]) - starts if len(nodes) else None
+    chains = None
+    if lengths is not None:
+        alone = torch.block_diag(*(torch.ones(n, n).tril() for n in lengths.tolist())).bool()
+        chains = lengths.to(device) if torch.equal(alone, ancestors) else None
+    longest = 0 if lengths is None else int(lengths.max())
+    return TrieOnDevice(~ancestors.to(device), ~seen[trie.reads].to(device), chains, longest)
 
 
-def lay_out(row: Row, known: Callable[[LabelTrie], TrieOnDevice], *, repeats_prefix: bool) -> Layout:
+class Laid(NamedTuple):
+    """Trees of one depth that lie side by side in the flat row, in the place of a batch's groups."""
+
+    trees: Sequence[TokenTree]
+    repeats_prefix: bool
+
+    def to(self, device: torch.device) -> Layout:
+        return lay_out(self.trees, device, repeats_prefix=self.repeats_prefix)
+
+
+def lay_out(trees: Sequence[TokenTree], device: torch.device, *, repeats_prefix: bool) -> Layout:
     """Makes a row's layout; nothing here waits for the device."""
-    groups = row.groups
-    depth = groups[0].depth
+    depth = trees[0].depth
     before = depth if repeats_prefix else 0
-    own = torch.cat([group.lengths for group in groups])  # (items,)
-    nodes = torch.cat([torch.full_like(group.lengths, len(group.trie.tokens)) for group in groups])
-    reads = torch.cat([torch.full_like(group.lengths, len(group.trie.reads)) for group in groups])
+    own = send(torch.tensor([len(tree.own) for tree in trees]), device)  # (items,)
+    nodes = send(torch.tensor([len(tree.trie.tokens) for tree in trees]), device)
+    reads = send(torch.tensor([len(tree.trie.reads) for tree in trees]), device)
     starts = _ends(own + nodes)[:-1]
-    num_tokens = sum(group.num_tokens for group in groups)
-    num_nodes = sum(len(group.lengths) * len(group.trie.tokens) for group in groups)
-    longest = max(group.longest for group in groups)
+    num_tokens = sum(tree.num_tokens for tree in trees)
+    num_nodes = sum(len(tree.trie.tokens) for tree in trees)
+    longest = max(len(tree.own) for tree in trees)
     keys = _places(starts, own, before, num_tokens - num_nodes + before * len(own))
     node_places = _places(starts + own, nodes, 0, num_nodes)
     over_own = (_ends(own + before), longest + before, keys)
-    most_nodes = max(len(group.trie.tokens) for group in groups)
-    most_reads = max(len(group.trie.reads) for group in groups)
+    most_nodes = max(len(tree.trie.tokens) for tree in trees)
+    most_reads = max(len(tree.trie.reads) for tree in trees)
     read_spans = _spans(_ends(reads), most_reads, None, over_own)
-    tries = [known(group.trie) for group in groups]
-    seen_by_reads = _seen(groups, [trie.hidden_from_reads for trie in tries])
-    if all(_is_chain(group.trie.depths) for group in groups):
-        width = max(group.width for group in groups)
+    runs = [(trie, len(list(run))) for trie, run in groupby(tree.trie for tree in trees)]
+    tries = [(on_device(trie, device), num_items) for trie, num_items in runs]
+    seen_by_reads = [_seen(trie.hidden_from_reads, num_items) for trie, num_items in tries]
+    if all(_is_chain(trie.depths) for trie, _ in runs):
+        width = max(tree.num_tokens for tree in trees)
         all_keys = _places(starts, own + nodes, before, num_tokens + before * len(own)) if before else None
         over_all = (_ends(own + nodes + before), width + before, all_keys)
         items = _spans(_ends(own + nodes), width, None, over_all)
-        return Layout(depth, items, None, None, read_spans, [], seen_by_reads, node_places)
+        return Layout(depth, repeats_prefix, items, None, None, read_spans, [], seen_by_reads, node_places)
     items = _spans(_ends(own), longest, _places(starts, own, 0, num_tokens - num_nodes), over_own)
     node_spans = _spans(_ends(nodes), most_nodes, node_places, over_own)
-    seen_by_nodes = _seen(groups, [trie.hidden_from_nodes for trie in tries])
-    lengths = [
-        trie.chains.repeat(len(g.lengths)) for g, trie in zip(groups, tries, strict=True) if trie.chains is not None
-    ]
+    seen_by_nodes = [_seen(trie.hidden_from_nodes, num_items) for trie, num_items in tries]
+    lengths = [trie.chains.repeat(num_items) for trie, num_items in tries if trie.chains is not None]
     chains = None
-    if len(lengths) == len(groups):
-        ends, longest_chain = _ends(torch.cat(lengths)), max(trie.longest_chain for trie in tries)
+    if len(lengths) == len(tries):
+        ends, longest_chain = _ends(torch.cat(lengths)), max(trie.longest_chain for trie, _ in tries)
         chains = Spans(ends, ends, longest_chain, longest_chain, None, None)
-    return Layout(depth, items, node_spans, chains, read_spans, seen_by_nodes, seen_by_reads, node_places)
+    return Layout(
+        depth, repeats_prefix, items, node_spans, chains, read_spans, seen_by_nodes, seen_by_reads, node_places
+    )
 
 
 def _spans(ends: Tensor, longest: int, queries: Tensor | None, keys: tuple[Tensor, int, Tensor | None]) -> Spans:
     return Spans(ends, keys[0], longest, keys[1], queries, keys[2])
 
 
-def _seen(groups: list[Group], masks: list[Tensor]) -> list[Seen]:
-    return [Seen(len(g.lengths), len(mask), mask.shape[1], mask) for g, mask in zip(groups, masks, strict=True)]
+def _seen(hidden: Tensor, num_items: int) -> Seen:
+    return Seen(num_items, len(hidden), hidden.shape[1], hidden)
 
 
-def _is_chain(depths: tuple[int, ...]) -> bool:
-    return depths == tuple(range(1, len(depths) + 1))
+def _is_chain(depths: Tensor) -> bool:
+    return depths.tolist() == list(range(1, len(depths) + 1))
 
 
 def _ends(lengths: Tensor) -> Tensor:
@@ -202,28 +227,37 @@ def merge(first: Tensor, first_sums: Tensor, second: Tensor, second_sums: Tensor
     return (first.float() * weight + second.float() * (1 - weight)).to(first.dtype)
 
 
-class VarlenAttention:
-    """An attention function for transformers' interface that keeps the layout of the row that is being forwarded."""
+@contextmanager
+def varlen_rows(*, repeats_prefix: bool) -> Iterator[None]:
+    """Rows come to attention with a layout in the place of groups, unless some of a batch's items leave the prefix."""
+    usual = TreeForward.lay_out
 
-    def __init__(self, *, repeats_prefix: bool, merge: Callable[..., Tensor] = merge) -> None:
-        self._repeats_prefix = repeats_prefix
+    def lay_out(forward: TreeForward, trees: Sequence[TokenTree]) -> PackedBatch:
+        batch = usual(forward, trees)
+        laid: list[Any] = [Laid(trees, repeats_prefix)]
+        return replace(batch, groups=laid) if len({tree.depth for tree in trees}) == 1 else batch
+
+    # No two items become one tree, and no prefix is kept but what nearly all begin with.
+    apart = patch.multiple(sharing, _CELLS_PER_TOKEN=-math.inf, _MIN_SAVED_BATCHES=math.inf)
+    with apart, patch.object(TreeForward, "lay_out", lay_out):
+        yield
+
+
+class VarlenAttention:
+    """An attention function for transformers' interface."""
+
+    def __init__(self, merge: Callable[..., Tensor] = merge) -> None:
         self._merge = merge
-        self._device = torch.device("cpu")
-        self._row: Row | None = None
-        self._layout: Layout | None = None
-        self._tries: dict[int, tuple[LabelTrie, TrieOnDevice]] = {}
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
     ) -> tuple[Tensor, None]:
         row: Row = kwargs["labelscore_row"]
-        known = kwargs.get("sliding_window") is None and kwargs.get("softcap") is None
-        if row.is_prefix or row.keeps_keys or not known or len({group.depth for group in row.groups}) > 1:
+        layout: Any = row.groups[0]
+        if row.keeps_keys or not isinstance(layout, Layout):
             return attention.attend(module, query, key, value, attention_mask, **kwargs)
-        if row is not self._row:
-            self._device = row.groups[0].lengths.device
-            self._row, self._layout = row, lay_out(row, self._known, repeats_prefix=self._repeats_prefix)
-        assert self._layout is not None
+        if kwargs.get("sliding_window") is not None or kwargs.get("softcap") is not None:
+            raise NotImplementedError("a window or a soft cap")
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         row.windows[layer] = None
         scaling = kwargs.get("scaling")
@@ -231,14 +265,8 @@ class VarlenAttention:
         at_reads = row.keys_and_values is not None
         key, value = row.keys_and_values or (key, value)
         q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))  # (tokens, heads, size)
-        prefix = (row.prefix.keys[layer], row.prefix.values[layer]) if self._layout.depth else None
-        return self._attend(q, k, v, prefix, self._layout, scale, at_reads=at_reads)[None], None
-
-    def _known(self, trie: LabelTrie) -> TrieOnDevice:
-        """Copied to the device once."""
-        if id(trie) not in self._tries:
-            self._tries[id(trie)] = trie, TrieOnDevice.of(trie, self._device)
-        return self._tries[id(trie)][1]
+        prefix = (row.prefix.keys[layer], row.prefix.values[layer]) if layout.depth else None
+        return self._attend(q, k, v, prefix, layout, scale, at_reads=at_reads)[None], None
 
     def _attend(
         self,
@@ -254,7 +282,7 @@ class VarlenAttention:
         over = _Keys(k, v, None, self._merge)
         if prefix is not None:
             before = [each[:, : layout.depth].transpose(0, 1) for each in prefix]  # (depth, key heads, size)
-            if self._repeats_prefix:
+            if layout.repeats_prefix:
                 over = _Keys(torch.cat([before[0], k]), torch.cat([before[1], v]), None, self._merge)
             else:
                 over = _Keys(k, v, attend_all(q, before[0], before[1], scale), self._merge)
