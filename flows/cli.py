@@ -83,7 +83,7 @@ LABELS_HELP = (
     "the label words, scored as written: ' positive, negative'; in double quotes where they hold a comma: "
     "'\"yes, of course\",no'; or ag_news"
 )
-TEMPLATE_HELP = "text with {text} in it, exactly once; \\n is a line break"
+TEMPLATE_HELP = "text with {text} in it; \\n is a line break"
 Labels = Annotated[Any, read_by(label_words, help=LABELS_HELP, metavar="A,B,...", allow_leading_hyphen=True)]
 Template = Annotated[str, read_by(with_line_breaks, help=TEMPLATE_HELP, metavar="TEXT", allow_leading_hyphen=True)]
 Joined = Annotated[Boundary, Parameter(help="how label words join the prompt")]
@@ -105,7 +105,8 @@ def run(config: Config = None, /, *, keys: Keys = None) -> int:
 
     Each option is also a key of CONFIG, spelt with underscores
     (batch_tokens = 4096); the command line wins. Prompts of your own are tables
-    there: [prompts.mine] with template, labels and boundary.
+    there: [prompts.mine] with a template, and labels or, where each item brings
+    its own, choices. 'labelscore prompts' shows some.
     """
     loaded = configure(config, keys)
     from flows.command import run_command
@@ -155,7 +156,7 @@ def generate(text: Typed, /, *, max_new_tokens: NumTokens = 30, keys: ModelKeys 
 
 @app.command(group=SCORES)
 def prompts() -> None:
-    """List the built-in prompts with their words."""
+    """List the built-in prompts with their words, and show how to write others."""
     terminal.print_prompts()
 
 

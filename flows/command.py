@@ -28,7 +28,7 @@ def run_command(config: RunConfig) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     lose_no_ctrl_c()
     try:
-        config = fit_prefect(config)
+        fitted = fit_prefect(config)
         check_run(config)
     except LabelscoreError as error:
         # There is no flow run yet that would tell it.
@@ -39,7 +39,7 @@ def run_command(config: RunConfig) -> int:
     with _server():
         from flows.run import score_dataset
 
-        report, files = score_dataset(config)
+        report, files = score_dataset(fitted)
     print_report(report)
     say("")
     for name in files:

@@ -33,6 +33,14 @@ def count(text: str) -> int:
     return int(text)
 
 
+def pair(option: str, text: str) -> tuple[str, str]:
+    """What stands before and behind the first equals sign. Raises InputError where there is none."""
+    name, sign, value = text.partition("=")
+    if not sign or not name.strip():
+        raise InputError(f"{option} {show(text)}: write a column and a value, such as {option} subject=anatomy")
+    return name.strip(), value.strip()
+
+
 def split_list(text: str) -> tuple[str, ...]:
     """The parts between commas, without the blanks around them. Raises as `_split_commas` does."""
     return tuple(part.strip() for part in _split_commas(text))
@@ -90,6 +98,7 @@ def _join_commas(parts: Sequence[str]) -> str:
 
 
 LISTS: dict[str, Callable[[str], object]] = {"label_names": label_names, "columns": split_list}
+PAIRS = {"where"}  # tables that may be typed, a pair at a time
 PRESET = Annotated[str, Parameter(metavar="NAME", help="start from a bundled configuration: gemma, notebook")]
 
 
@@ -114,6 +123,8 @@ def _option(name: str, schema: dict[str, Any]) -> Any:
     }
     if name in LISTS:
         return Annotated[Any, read_by(LISTS[name], metavar="A,B,...", **shown)]
+    if name in PAIRS:
+        return Annotated[list[str], Parameter(**{**shown, "metavar": "COLUMN=VALUE", "show_default": False})]
     is_number = any(kind["type"] == "integer" for kind in kinds)
     kind = bool if default is False else list[str] if isinstance(default, list) else str
     return Annotated[kind, Parameter(metavar="N" if is_number else name.split("_")[-1].upper(), **shown)]
@@ -121,7 +132,9 @@ def _option(name: str, schema: dict[str, Any]) -> Any:
 
 _SCHEMAS = RunConfig.model_json_schema()["properties"]
 # Tables belong into the file.
-_OPTIONS = {name: _option(name, schema) for name, schema in _SCHEMAS.items() if schema.get("type") != "object"}
+_OPTIONS = {
+    name: _option(name, schema) for name, schema in _SCHEMAS.items() if schema.get("type") != "object" or name in PAIRS
+}
 
 # Those that take no value; the others are flags of single commands.
 FLAGS = {f"--{name.replace('_', '-')}" for name, schema in _SCHEMAS.items() if schema.get("type") == "boolean"}
@@ -139,6 +152,11 @@ else:
 def configure(file: str | None, options: Options | None) -> RunConfig:
     """The configuration of a file, of the preset among the options, and of the options. Raises as `load_config`."""
     keys = dict(options or {})
+    for name in PAIRS & keys.keys():
+        pairs = [pair(f"--{name}", each) for each in keys[name]]
+        keys[name] = dict(pairs)
+        if len(keys[name]) < len(pairs):
+            raise InputError(f"--{name}: a column stands there twice; a row is kept where each has its one value")
     return load_config(file, keys.pop("preset", None), keys)
 
 

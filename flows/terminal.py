@@ -97,20 +97,43 @@ def print_table(title: str, rows: Iterable[Mapping[str, Any]], fields: Iterable[
     out.print(table)
 
 
+OWN_PROMPTS = r"""
+Your own stand in a TOML file, such as run.toml, and `labelscore run run.toml` scores those that `prompt` names:
+  prompt = ["mine"]
+
+  [prompts.mine]                # slots are columns of your data; {text} is the one that --text-column names
+  template = "News: {text}\nDesk:"
+  labels = { World = " World", Sports = " Sports", Business = " Business" }
+
+  [prompts.pair]                # several columns
+  template = "{premise}\nQuestion: {hypothesis} True or False?\nAnswer:"
+  labels = { entailment = " True", contradiction = " False" }
+
+  [prompts.quiz]                # each item brings its own choices
+  template = "Question: {question}\nAnswer:"
+  choices = "options"           # a column with a list, or a column for each choice: ["option1", "option2"]
+  choice = " {choice}"          # how one is written; this is the default
+""".strip().splitlines()
+
+
 def print_prompts() -> None:
     """All built-in prompts with their exact words; line breaks and spaces are shown as Python would write them."""
     from pipeline.prompts import BUILT_IN
 
+    say("Built in, for AG News: a template, and for each class its id, its name and the words that are scored for it.")
+    say("")
     for prompt in BUILT_IN.values():
         say(f"{prompt.name}{' (default)' if prompt.name == 'answer' else ''}, boundary {prompt.boundary}", "bold")
         say(f"  template  {prompt.template!r}")
         for label in prompt.labels:
             say(f"  {label.id} {label.name:<9} {label.words!r}")
         say("")
-    say("Your own go into a TOML file:")
-    say("  [prompts.mine]")
-    say(r'  template = "News: {text}\nDesk:"')
-    say('  labels = [" World", " Sports", " Business"]')
+    say("requests, boundary harness", "bold")
+    say("  what another tool has written out, scored as it stands: a file with a row for each choice (columns item,")
+    say("  choice, context, continuation, gold), or a samples_*.jsonl that lm-evaluation-harness logged")
+    say("")
+    for line in OWN_PROMPTS:
+        say(line)
 
 
 def print_report(report: "Report") -> None:
@@ -129,7 +152,7 @@ def print_report(report: "Report") -> None:
         ("prompt", text, "prompt"),
         ("accuracy", percent, "accuracy"),
         ("95 % interval", lambda low, high: f"{percent(low)} to {percent(high)}", "low", "high"),
-        ("macro F1", fraction, "macro_f1"),
+        *([] if report.has_choices else [("macro F1", fraction, "macro_f1")]),
         ("right", count, "num_correct"),
         ("of", count, "num_gold"),
     ]

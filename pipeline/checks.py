@@ -28,4 +28,4 @@ def check_run(config: RunConfig) -> None:
         if is_small(inputs):
             draw(config, inputs)
         if config.on_bad_row == "fail":
-            refuse_bad_rows(inputs.dataset, classes=inputs.classes, limit=config.limit)
+            refuse_bad_rows(inputs.dataset, golds=inputs.golds, shape=inputs.shape, limit=config.limit)

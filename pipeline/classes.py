@@ -7,11 +7,12 @@ prompt list the classes; where two of them do not agree, nothing is scored.
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
-from pipeline.prompts import AG_NEWS, BUILT_IN, Label, Prompt
+from pipeline.prompts import AG_NEWS, BUILT_IN, KNOWN, Label, Prompt, make_prompt
 from pipeline.reading.dataset import Dataset
 from pipeline.reading.gold import Classes, Names, read_classes
 from pipeline.reading.labels import TRUTH, compare_names, label_values, plain_name, shorten
@@ -54,6 +55,11 @@ def _given_names(config: RunConfig) -> Names | None:
         return None
     if config.label_names == "ag_news":
         return Names.in_order(AG_NEWS)
+    if isinstance(config.label_names, str):
+        raise InputError(
+            f"label_names is one string, {config.label_names!r}; write a list of names in the order of their ids, or "
+            '"ag_news"'
+        )
     if isinstance(config.label_names, Mapping):
         return _by_id(config.label_names)
     return Names.in_order(_distinct(config.label_names))
@@ -139,15 +145,26 @@ def _refuse_other_names(prompt: str, table: Mapping[str, str], names: Sequence[s
 # Prompts
 
 
+def known_prompt(config: RunConfig, name: str) -> Prompt:
+    """A prompt of the run with the labels that it lists or, where it lists none, the choices of the items."""
+    table = config.prompts.get(name)
+    if table is None:
+        return replace(KNOWN[name], boundary=config.boundary or KNOWN[name].boundary)
+    labels = table.labels or ()
+    words = tuple(labels.values()) if isinstance(labels, Mapping) else labels
+    prompt = make_prompt(name, table.template, words, tuple(labels), **table.surroundings)
+    return replace(prompt, boundary=config.boundary or prompt.boundary)
+
+
 def choose_prompts(config: RunConfig, classes: Classes) -> tuple[Prompt, ...]:
     """The run's prompts, each once, with the given classes. Raises InputError where they do not fit them."""
     tables = _words_by_name(config)
     prompts = []
     for name in dict.fromkeys(config.prompt):
-        known = config.prompts.get(name) or BUILT_IN[name]
-        words = tables.get(name) or _pair(f"prompt '{name}'", tuple(config.prompts[name].labels), classes)
+        known = known_prompt(config, name)
+        words = tables.get(name) or _pair(f"prompt '{name}'", tuple(config.prompts[name].labels or ()), classes)
         labels = tuple(Label(i, label, words[label]) for i, label in zip(classes.ids, classes.names, strict=True))
-        prompts.append(Prompt(name, known.template, labels, config.boundary or known.boundary))
+        prompts.append(replace(known, labels=labels))
     for a, b in combinations(prompts, 2):
         if not tables.keys() >= {a.name, b.name}:
             _refuse_disagreement(a, b)

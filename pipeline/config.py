@@ -15,7 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pipeline.bundled import SAMPLE
 from pipeline.errors import InputError
-from pipeline.prompts import BUILT_IN, Boundary, make_prompt
+from pipeline.prompts import EACH_CHOICE, KNOWN, Boundary, make_prompt
+from pipeline.wording import MAX_SIZE
 
 AG_NEWS_ID = "fancyzhx/ag_news"
 PRESETS = Path(__file__).with_name("presets")
@@ -25,6 +26,12 @@ Rule = Literal["sum", "mean_token", "mean_char", "mean_byte", "logit", "notebook
 def _refuse_truth(value: object) -> object:
     if isinstance(value, bool):  # Python's True is an int; in a TOML file it is a mistake
         raise ValueError("input should be a number")
+    return value
+
+
+def _refuse_several(value: object) -> object:
+    if not isinstance(value, str | bool | int | float):
+        raise ValueError("give one value, a text or a number")
     return value
 
 
@@ -38,11 +45,24 @@ class PromptTable(BaseModel):
     """A prompt of the user's own: `[prompts.NAME]` in the TOML file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    template: str = Field(description="text with {text} in it, exactly once")
-    labels: tuple[str, ...] | dict[str, str] = Field(
-        description="the words of each label in the order of their ids, or a table of class name = words"
+    template: str = Field(description="text with columns in braces: {text}, {premise}, {answers.text}, {choices[0]}")
+    labels: tuple[str, ...] | dict[str, str] | None = Field(
+        None, description="the words of each label in the order of their ids, or a table of class name = words"
+    )
+    choices: Name | tuple[Name, ...] | None = Field(
+        None, description="instead of labels: the column with a list of the item's own choices, or a column for each"
+    )
+    choice: Name = Field(EACH_CHOICE, description="how one of the item's own choices is written after the template")
+    strip: bool = Field(False, description="take away white space around the values that are put in")
+    cut: Name | None = Field(
+        None, description="the column that is cut where a prompt is too long; the default is text, else the longest"
     )
     boundary: Boundary = Field("joint", description="how the label words join the prompt")
+
+    @property
+    def surroundings(self) -> dict[str, Any]:
+        """What a `Prompt` has of it beside its template and its labels."""
+        return self.model_dump(include={"boundary", "choices", "choice", "strip", "cut"})
 
 
 class RunConfig(BaseModel):
@@ -58,12 +78,23 @@ class RunConfig(BaseModel):
     subset: Name | None = Field(None, description="the data set's configuration on the hub, where it has several")
     split: Name = Field("test", description="split, a file of the folder, or a slice: train, news.csv, test[:50]")
     dataset_revision: Name | None = Field(None, description="commit, tag or branch of a data set on the hub")
-    text_column: Name = Field("text", description="column that holds the text")
-    label_column: Name = Field("label", description="column that holds the gold label, an id or a name")
-    label_names: tuple[Name, ...] | dict[Name, Name] | Literal["ag_news"] | None = Field(
+    text_column: Name = Field("text", description="column that {text} in a template stands for")
+    label_column: Name = Field(
+        "label",
+        description="column that holds the gold label, an id or a name; with choices of the item a place or a text",
+    )
+    label_names: tuple[Name, ...] | dict[Name, Name] | Name | None = Field(
         None,
         description="class names of data that has none: in the order of their ids, or id=name for ids that do not "
-        "count from 0, or ag_news",
+        "count from 0, or ag_news; with choices of the item what labels call them in their order, such as A,B,C,D, or "
+        "the column that holds these names",
+    )
+    gold: Annotated[int, Field(ge=0, le=MAX_SIZE), _NO_TRUTH] | None = Field(
+        None,
+        description="with choices of the item the place of the right one, where it is always the same; 0 is the first",
+    )
+    where: dict[Name, Annotated[Any, BeforeValidator(_refuse_several)]] = Field(
+        {}, description="keep the rows with this value in a column, such as subject=anatomy; repeatable"
     )
     encoding: Name | None = Field(
         None, description="encoding of text files: utf-8, cp1252, latin-1; a byte-order mark is recognised"
@@ -82,7 +113,11 @@ class RunConfig(BaseModel):
         ("answer",), min_length=1, description="name of a prompt ('labelscore prompts' lists them); repeatable"
     )
     prompts: dict[Name, PromptTable] = Field({}, description="prompts of your own, as tables in the TOML file")
-    boundary: Boundary | None = Field(None, description="how label words join the prompt, for all prompts of the run")
+    boundary: Boundary | None = Field(
+        None,
+        description="how label words join the prompt, for all prompts of the run: as one string with it, "
+        "apart from it, or as in lm-evaluation-harness",
+    )
     chat_template: bool = Field(False, description="wrap the prompt in the tokenizer's chat template")
     num_shots: Annotated[int, Field(ge=0, le=1024), _NO_TRUTH] = Field(
         0, description="solved examples before each item: the same ones for all"
@@ -92,7 +127,9 @@ class RunConfig(BaseModel):
         "random", description="random draws as many of each class, by the seed; first takes the first rows"
     )
     seed: Number = Field(0, description="seed of the draw of solved examples")
-    max_text_tokens: Count | None = Field(None, description="cut texts after N tokens; the default is the context")
+    max_text_tokens: Count | None = Field(
+        None, description="cut the text, or the column that a prompt cuts, after N tokens; the default is the context"
+    )
     rule: Rule = Field("sum", description="scoring rule that leads the report")
     notebook_rule: bool = Field(False, description="also keep the notebook's mistaken score, to compare with")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
@@ -174,11 +211,17 @@ def load_config(file: str | None, preset: str | None, options: Mapping[str, Any]
 def _check_prompts(config: RunConfig) -> None:
     """Find mistakes in prompts before a data set or model is touched; their classes are checked once known."""
     for name, table in config.prompts.items():
-        words = tuple(table.labels.values()) if isinstance(table.labels, dict) else table.labels
-        make_prompt(name, table.template, words, tuple(table.labels), table.boundary)
+        if table.choices is None and table.labels is None:
+            raise InputError(
+                f"prompt '{name}': has neither labels nor choices; add labels = {{ CLASS = \" words\" }}, or choices = "
+                '"COLUMN" where each item brings its own'
+            )
+        labels = table.labels or ()
+        words = tuple(labels.values()) if isinstance(labels, dict) else labels
+        make_prompt(name, table.template, words, tuple(labels), **table.surroundings)
     for name in (*config.prompt, *config.published):
-        if name not in config.prompts and name not in BUILT_IN:
-            known = [*config.prompts, *BUILT_IN]
+        if name not in config.prompts and name not in KNOWN:
+            known = [*config.prompts, *KNOWN]
             raise InputError(f"unknown prompt '{name}'; {_nearest(name, known)}known are {', '.join(known)}")
 
 

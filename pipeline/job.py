@@ -19,6 +19,7 @@ import polars as pl
 from pipeline.config import RunConfig
 from pipeline.pull import PullSummary, pull_items
 from pipeline.reporting.make import make_report
+from pipeline.reporting.predictions import check_rule
 from pipeline.reporting.report import Report
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS
 from pipeline.scoring.scorer import Counts
@@ -113,7 +114,8 @@ class Job:
         with self.timed("pull"):
             summary = pull_items(
                 target.dataset,
-                classes=target.classes,
+                golds=target.golds,
+                shape=target.shape,
                 limit=self.config.limit,
                 on_bad_row=self.config.on_bad_row,
                 items_path=items,
@@ -223,6 +225,7 @@ def remake_report(output: Output, rule: str | None = None) -> Report:
     run, manifest = open_run(output)
     need_whole(run, manifest, (*TABLES, HISTORY))
     remove_old_folders(output)
+    check_rule(run, manifest, rule or manifest.headline_rule)
     folder = output.inside(new_folder())
     kept = {name: digest for name, digest in manifest.files.items() if name in (*TABLES, HISTORY)}
     for name in kept:

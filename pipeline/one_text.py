@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.bundled import DEMO_MODEL
 from pipeline.config import load_config
 from pipeline.errors import InputError
-from pipeline.prompts import Boundary, Labels, Prompt, make_one_text_prompt
+from pipeline.prompts import Boundary, Labels, Prompt, Values, make_one_text_prompt
 from pipeline.reading.model import ModelRef, load_model, load_tokenizer
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS, RULES, label_constants, with_inputs
 from pipeline.scoring.scorer import NonFiniteScore
@@ -22,6 +22,7 @@ from pipeline.scoring.tokens import Encoder
 from pipeline.shard import explain, make_scorer, part_table
 from pipeline.storing.layout import NORMS, norm_sizes
 from pipeline.target import find_model
+from pipeline.templates import TEXT
 from pipeline.wording import check_unicode
 
 # `batch` compares a text with the others of its run, and here there are none.
@@ -74,12 +75,13 @@ def classify(loaded: Loaded, text: str, *, labels: Labels, template: str, bounda
 def _score(loaded: Loaded, prompt: Prompt, texts: list[str]) -> pl.DataFrame:
     """The score table of some texts: item_id is the position in `texts`."""
     encoder = Encoder(loaded.tokenizer, prompt, context_tokens=loaded.ref.context_tokens)
-    encoded = encoder.encode(texts)
+    items: list[Values] = [{TEXT: text} for text in texts]
+    encoded = encoder.encode(items)
     scorer = make_scorer(loaded.model, loaded.ref, notebook=True)
     try:
         batches = list(scorer.score(encoded))
     except NonFiniteScore as error:
-        raise explain(error, loaded.ref, prompt, texts[error.index]) from error
+        raise explain(error, loaded.ref, prompt, items[error.index]) from error
     hashes = pl.DataFrame({"text_hash": [str(position) for position in range(len(texts))]}).to_arrow()
     scores = pl.DataFrame(part_table(prompt, hashes, encoded, batches))
     labels = pl.DataFrame(

@@ -1,20 +1,30 @@
-"""Prompts: a template, the words that stand for each label, and what stands around both.
+"""Prompts: a template, what may follow it (the words of each label, or an item's own choices), and what stands around.
 
-Invariant: a `Prompt` is valid once made. Its template holds `{text}` exactly once and nothing that may have been meant
-as a slot or a line break; its labels are distinct, also to the eye, and none is empty.
+Invariant: a `Prompt` is valid once made. Its template has a slot unless its items bring their choices; its labels are
+distinct, also to the eye, and none is empty.
 """
 
+import hashlib
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeAlias, cast
 
 from pipeline.errors import InputError
-from pipeline.wording import MAX_SIZE, SLOT, TEXT, check_distinct, check_template, check_words, clip, find_glued, show
+from pipeline.templates import CHOICE, SLOT, TEXT, Slot, Template, check_template, parse, root_of, seen_slot
+from pipeline.wording import MAX_SIZE, check_distinct, check_words, clip, find_glued, show
 
-Boundary = Literal["joint", "separate"]
-BOUNDARIES: tuple[Boundary, ...] = ("joint", "separate")
+Boundary = Literal["joint", "separate", "harness"]
+BOUNDARIES: tuple[Boundary, ...] = ("joint", "separate", "harness")
+# Rules that compare a label's scores over texts, so that all items must have the same labels.
+CLASS_RULES = ("pmi", "contextual", "batch")
 AG_NEWS = ("World", "Sports", "Business", "Sci/Tech")
+REQUEST = ("{context}", "continuation", f"{{{CHOICE}}}")  # template, choices and choice where all is written already
+EACH_CHOICE = f" {{{CHOICE}}}"  # how a choice is written after the prompt, unless a prompt says otherwise
+
+Values: TypeAlias = Mapping[str, str | list[str]]
+"""An item's columns: a text each; a list where it holds its choices, or (requests) something of each choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,29 +37,68 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """An item as its prompt writes it: what is scored, and after what.
+
+    contexts: one for all continuations, or one for each. sized: for each, the text whose characters and bytes
+    normalise its score: the continuation without the blank that delimits it, or the context where only that differs.
+    """
+
+    contexts: tuple[str, ...]
+    continuations: tuple[str, ...]
+    sized: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
-    """Everything that is the same for all items: a named template, its surroundings, and the words that may follow it.
+    """Everything that is the same for all items: a named template, its surroundings, and what may follow it.
 
-    boundary: how label words join the prompt; "joint" encodes prompt + words as one string, "separate" encodes the
-    words alone and appends their tokens. examples: solved ones put before the template (few-shot). chat: what the
-    model's chat template puts before and after all of that as a message; its special tokens count as such.
+    labels: the words that are scored after every item. choices: instead of them the column that holds a list of the
+    item's own choices, or a column for each; `choice` is how one is written. strip: values lose the white space around
+    them. cut: the column that is cut where a prompt is too long. boundary: how words join the prompt; "joint" encodes
+    prompt + words as one string, "separate" encodes the words alone and appends their tokens, "harness" is
+    lm-evaluation-harness' way (white space at the prompt's end is scored with the words). examples: solved ones put
+    before the template (few-shot). chat: what the model's chat template puts before and after all of that as a message;
+    its special tokens count as such.
 
-    Raises InputError where the template does not hold `{text}` exactly once or holds what looks like another slot,
-    where labels are missing, empty, repeated or too long, and where a line break stands as a backslash and an n.
+    Raises InputError for a template without a slot, unless items bring their choices, or with what can be read in two
+    ways, where labels are missing, empty, repeated or too long, and where a line break stands as a backslash and an n.
     """
 
     name: str
     template: str
-    labels: tuple[Label, ...]
+    labels: tuple[Label, ...] = ()
     boundary: Boundary = "joint"
     examples: str = ""
     chat: tuple[str, str] | None = None
+    choices: str | tuple[str, ...] | None = None
+    choice: str = EACH_CHOICE
+    strip: bool = False
+    cut: str | None = None
 
     def __post_init__(self) -> None:
         where = f"prompt '{clip(self.name)}'"
-        check_template(where, self.template)
+        check_template(f"{where}: the template", self.template)
         if self.boundary not in BOUNDARIES:
             raise InputError(f"{where}: unknown boundary '{self.boundary}'; use one of {', '.join(BOUNDARIES)}")
+        if self.choices is None:
+            self._check_labels(where)
+        else:
+            self._check_choices(where)
+        if self.cut is not None and self.cut not in self.cut_columns:
+            raise InputError(
+                f"{where}: cut = {show(self.cut)} cannot be cut; name a column of the template that no choice is "
+                "written with"
+            )
+
+    def _check_labels(self, where: str) -> None:
+        if not self.parsed.slots:
+            raise InputError(
+                f"{where}: the template has no slot{seen_slot(self.template)}; write {SLOT} where the text goes, or "
+                "the name of another column in braces"
+            )
+        if self.choice != EACH_CHOICE:
+            raise InputError(f'{where}: choice says how an item\'s own choices are written; add choices = "COLUMN"')
         if len(self.labels) < 2:
             raise InputError(f"{where}: {len(self.labels)} labels; at least two are needed to choose between")
         if len(self.labels) > MAX_SIZE:
@@ -58,38 +107,180 @@ class Prompt:
         check_distinct(where, "name", [label.name for label in self.labels])
         check_words(where, [(label.name, label.words) for label in self.labels])
 
+    def _check_choices(self, where: str) -> None:
+        if self.labels:
+            raise InputError(f"{where}: has labels and choices; leave one of them out")
+        if not isinstance(self.choices, str) and len(self.choices or ()) < 2:
+            raise InputError(
+                f"{where}: choices names {len(self.choices or ())} columns; name one that holds a list (choices = "
+                '"COLUMN"), or two or more'
+            )
+        check_template(f"{where}: choice", self.choice)
+        if not self.is_requests and isinstance(self.choices, str) and self.choices in self.slot_columns:
+            raise InputError(
+                f"{where}: {{{self.choices}}} is the list of an item's choices; write {{{CHOICE}}} for the one that is "
+                f"scored, or {{{self.choices}[0]}} for its first"
+            )
+        for text in self.no_slots:
+            if re.match(rf"{CHOICE}\b", text):
+                raise InputError(f"{where}: has {{{text}}}, which is no slot; write {{{CHOICE}}} for the choice")
+        if CHOICE not in (*parse(self.choice).columns, *self.parsed.columns):
+            raise InputError(
+                f"{where}: neither its template nor choice has {{{CHOICE}}}, where a choice is written; write choice = "
+                f'"{EACH_CHOICE}"'
+            )
+
+    @property
+    def parsed(self) -> Template:
+        return parse(self.template)
+
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns whose values fill the template's slots, in their order."""
-        return (TEXT,)
+        """The columns whose values make an item under this prompt, each once: its slots' first, then its choices'."""
+        return tuple(dict.fromkeys([*self.slot_columns, *self.choice_columns]))
 
     @property
-    def pieces(self) -> tuple[str, ...]:
-        """The template's own text before, between and after its slots: one piece more than there are slots."""
-        return tuple(self.template.split(SLOT))
+    def slot_columns(self) -> tuple[str, ...]:
+        """The columns that are put into slots, each once."""
+        return tuple(dict.fromkeys(slot.column for slot in self.all_slots))
 
-    def fill(self, values: Mapping[str, str]) -> str:
-        """The template with an item's values in its slots, put in as they are."""
-        first, *rest = self.pieces
-        return first + "".join(values[column] + piece for column, piece in zip(self.columns, rest, strict=True))
+    @property
+    def all_slots(self) -> tuple[Slot, ...]:
+        """The slots of the template, and of how a choice is written, but for those of the choice itself."""
+        written = parse(self.choice).slots if self.has_choices else ()
+        slots = (*self.parsed.slots, *written)
+        return tuple(slot for slot in slots if slot.column != CHOICE or not self.has_choices)
+
+    @property
+    def cut_columns(self) -> tuple[str, ...]:
+        """The columns that may be cut where a prompt is too long: those of the template, but for what is scored."""
+        if self.is_requests:
+            return ()
+        kept = {slot.column for slot in self.parsed.slots if slot.calls}  # a mark in them must stay
+        if self.has_choices:
+            kept |= {CHOICE, *parse(self.choice).columns}
+        roots = {root_of(column) for column in self.choice_columns}
+        return tuple(c for c in self.parsed.columns if c not in kept and root_of(c) not in roots)
+
+    @property
+    def no_slots(self) -> tuple[str, ...]:
+        """What stands in braces as text, in the template or where a choice is written."""
+        return self.parsed.no_slots + (parse(self.choice).no_slots if self.has_choices else ())
+
+    @property
+    def choice_columns(self) -> tuple[str, ...]:
+        """The columns of an item's own choices: one that holds a list, or one for each."""
+        return (self.choices,) if isinstance(self.choices, str) else self.choices or ()
+
+    @property
+    def has_choices(self) -> bool:
+        """Whether items bring their own choices."""
+        return self.choices is not None
+
+    @property
+    def is_requests(self) -> bool:
+        """Whether an item is what another tool has written: lists of contexts and of their continuations."""
+        return (self.template, self.choices, self.choice) == REQUEST
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether an item is its text and nothing else."""
+        return self.columns == (TEXT,) and not self.has_choices
+
+    @property
+    def hash_column(self) -> str:
+        """The column of items.parquet with its items' hashes."""
+        return hash_column(self.name, is_plain=self.is_plain)
+
+    def item_choices(self, values: Values) -> list[str]:
+        """An item's own choices, in order."""
+        if isinstance(self.choices, str):
+            return list(values[self.choices])
+        return [str(values[column]) for column in self.choices or ()]
+
+    def fill(self, values: Values) -> str:
+        """The template with an item's values in its slots, which are texts."""
+        return self.parsed.fill(cast(Mapping[str, str], values), self.strip)
+
+    def write(self, values: Values) -> Written:
+        """An item as this prompt writes it, without examples and markup around it."""
+        if self.choices is None:
+            return Written((self.fill(values),), self.words, tuple(each.removeprefix(" ") for each in self.words))
+        slots, written = self.parsed.columns, parse(self.choice)
+        each = [_of_place(values, place, choice) for place, choice in enumerate(self.item_choices(values))]
+        differs = CHOICE in slots or self.is_requests
+        contexts = tuple(self.fill(of_choice) for of_choice in (each if differs else each[:1]))
+        if len(set(contexts)) == 1:
+            contexts = contexts[:1]
+        words = tuple(written.fill(of_choice, self.strip) for of_choice in each)
+        if len(contexts) > 1 and len(set(words)) == 1:
+            sized = tuple(context or " " for context in contexts)  # nothing has no length to divide by
+        else:
+            delimiter = " " if self.is_requests else self.choice[: len(self.choice) - len(self.choice.lstrip())]
+            sized = tuple(each.removeprefix(delimiter) for each in words)
+        return Written(contexts, words, sized)
 
     @property
     def head(self) -> str:
-        """What is written before an item's text: solved examples, if any, and the template's beginning."""
-        return self.examples + self.pieces[0]
+        """What is written before an item's first value: solved examples, if any, and the template's beginning."""
+        return self.examples + self.parsed.pieces[0]
 
     @property
     def tail(self) -> str:
-        """What is written between an item's text and the label words."""
-        return self.pieces[-1]
+        """What is written between an item's last value and the label words."""
+        return self.parsed.pieces[-1]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words of each label; of an item's own choices the way in which they are written, with a word for one."""
+        return tuple(label.words for label in self.labels) or (self.choice.replace(f"{{{CHOICE}}}", "choice"),)
+
+
+def _of_place(values: Values, place: int, choice: str) -> dict[str, str]:
+    """What an item's choice is written with."""
+    texts = {name: value if isinstance(value, str) else value[place] for name, value in values.items()}
+    return {**texts, CHOICE: choice}
+
+
+def hash_column(prompt: str, *, is_plain: bool = False) -> str:
+    """The column of items.parquet with the hash of what a prompt reads, which in a plain one is the text alone."""
+    return "text_hash" if is_plain else f"hash_{prompt}"
+
+
+def hash_item(prompt: Prompt, values: Values) -> str:
+    """The text_hash of an item under a prompt: hex SHA-256 of its text, or of its columns as canonical JSON."""
+    if prompt.is_plain:
+        return hash_text(str(values[TEXT]))
+    return hash_columns(prompt.columns, values)
+
+
+def hash_columns(columns: Sequence[str], values: Values) -> str:
+    """Hex SHA-256 of columns as canonical JSON: sorted keys, no blanks, UTF-8."""
+    used = {column: values[column] for column in columns}
+    return hash_text(json.dumps(used, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
+
+
+def hash_text(text: str) -> str:
+    """Hex SHA-256 of a text's UTF-8 bytes."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def same_text(prompt: Prompt, text: str) -> Values:
+    """An item with the same text in each column: a content-free one, for a prior."""
+    return dict.fromkeys(prompt.columns, text)
 
 
 def make_prompt(
-    name: str, template: str, words: tuple[str, ...], label_names: tuple[str, ...], boundary: Boundary = "joint"
+    name: str,
+    template: str,
+    words: tuple[str, ...],
+    label_names: tuple[str, ...],
+    boundary: Boundary = "joint",
+    **surroundings: Any,
 ) -> Prompt:
     """A prompt from one string of label words for each of `label_names`, in the order of their ids."""
     labels = tuple(Label(i, n, w) for i, (n, w) in enumerate(zip(label_names, words, strict=True)))
-    return Prompt(name, template, labels, boundary)
+    return Prompt(name, template, labels, boundary, **surroundings)
 
 
 Labels = Iterable[str] | Mapping[str, str]
@@ -112,7 +303,13 @@ def make_one_text_prompt(labels: Labels, template: str, boundary: Boundary = "jo
     for each in (*names, *words):
         if not isinstance(each, str):
             raise InputError(f"the label {show(str(each))} is no string; write the words that are to be scored")
-    return make_prompt("one text", template, words, names, boundary)
+    prompt = make_prompt("one text", template, words, names, boundary)
+    if other := next((column for column in prompt.columns if column != TEXT), None):
+        raise InputError(
+            f"prompt 'one text': the template has {show(f'{{{other}}}')}, and only {SLOT} is filled in; leave it out, "
+            "or write it in doubled braces if it is to be read as it stands"
+        )
+    return prompt
 
 
 def glued_words(prompt: Prompt) -> str | None:
@@ -132,12 +329,18 @@ def glued_words(prompt: Prompt) -> str | None:
 def seam_note(prompt: Prompt) -> str | None:
     """One line about words that seem to have a blank too few or too many before them; None where all is well."""
     words = _glued(prompt)
+    if words is not None and prompt.has_choices:
+        before = re.split(r"\s", prompt.tail)[-1][-20:]
+        return (
+            f'the choices follow the template directly ("{before}{prompt.choice}"); write choice = " {prompt.choice}" '
+            "if a blank belongs there"
+        )
     if words is not None:
         return (
             f'the label words follow the template directly ("{glued_words(prompt)}"); '
             f'write " {clip(words, 30)}" with a blank before it if one belongs there'
         )
-    doubled = [label.words for label in prompt.labels if prompt.tail[-1:] == label.words[0] == " "]
+    doubled = [words for words in prompt.words if prompt.tail[-1:] == words[:1] == " "]
     if doubled:
         return (
             f'the template ends in a blank and the label words "{clip(doubled[0], 30)}" begin with one; take one of '
@@ -147,8 +350,7 @@ def seam_note(prompt: Prompt) -> str | None:
 
 
 def _glued(prompt: Prompt) -> str | None:
-    words = [label.words for label in prompt.labels]
-    return find_glued(prompt.tail, words) if prompt.boundary == "joint" else None
+    return find_glued(prompt.tail, prompt.words) if prompt.boundary != "separate" else None
 
 
 _INSTRUCTION = (
@@ -177,3 +379,6 @@ BUILT_IN: dict[str, Prompt] = {
         make_prompt("topic", _QUESTION, AG_NEWS, AG_NEWS, "separate"),
     )
 }
+# What another tool has written, scored as it stands: see reading/requests.py.
+REQUESTS = Prompt("requests", REQUEST[0], choices=REQUEST[1], choice=REQUEST[2], boundary="harness")
+KNOWN = {**BUILT_IN, REQUESTS.name: REQUESTS}

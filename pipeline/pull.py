@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import InputError
+from pipeline.items import Item, ItemShape
+from pipeline.reading.choice_gold import ChoiceGold
 from pipeline.reading.dataset import Dataset, Row
 from pipeline.reading.formats import Unreadable
 from pipeline.reading.gold import Classes
-from pipeline.reading.labels import printable
-from pipeline.reading.rows import Item, check_row
-from pipeline.storing.layout import ITEMS_SCHEMA, REJECTED_SCHEMA
+from pipeline.reading.labels import printable, shorten
+from pipeline.storing.layout import REJECTED_SCHEMA
 from pipeline.storing.tables import writing_rows
 
 NUM_BAD_ROWS_SHOWN = 5
@@ -27,18 +28,22 @@ NUM_ROWS_TRIED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class PullSummary:
-    """What `pull_items` did. `remarks`: what leaving out rows did to the classes."""
+    """What `pull_items` did. `max_choices`: the most that an item brings of its own. `remarks`: what leaving out rows
+    did to the classes.
+    """
 
     num_items: int
     num_rejected: int
     num_rows_read: int
+    max_choices: int = 0
     remarks: tuple[str, ...] = ()
 
 
 def pull_items(
     dataset: Dataset,
     *,
-    classes: Classes,
+    golds: Classes | ChoiceGold,
+    shape: ItemShape,
     limit: int | None,
     on_bad_row: Literal["fail", "skip"],
     items_path: Path,
@@ -53,28 +58,28 @@ def pull_items(
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit}: give a number of rows, 1 or more")
-    tally = _Tally()
-    with writing_rows(items_path, ITEMS_SCHEMA) as add, writing_rows(rejected_path, REJECTED_SCHEMA) as reject:
+    tally = _Tally(golds)
+    with writing_rows(items_path, shape.schema) as add, writing_rows(rejected_path, REJECTED_SCHEMA) as reject:
         for row in islice(dataset.rows(), limit):
-            found = check_row(row, classes)
-            tally.add(row, found, classes)
+            found = shape.read(row, golds)
+            tally.add(row, found)
             if isinstance(found, Item):
                 if tally.num_bad == 0 or on_bad_row == "skip":
-                    add(found)
+                    add(shape.record(found))
             elif on_bad_row == "skip":
                 label = None if row.label is None or isinstance(row.label, Unreadable) else printable(row.label)
                 reject((row.position, found.reason, found.raw, label))
         _refuse(dataset, tally, on_bad_row)
     if not tally.num_bad:
         rejected_path.unlink()
-    return PullSummary(tally.num_good, tally.num_bad, tally.num_rows, tuple(tally.remarks()))
+    return PullSummary(tally.num_good, tally.num_bad, tally.num_rows, tally.max_choices, tuple(tally.remarks()))
 
 
-def refuse_bad_rows(dataset: Dataset, *, classes: Classes, limit: int | None) -> None:
+def refuse_bad_rows(dataset: Dataset, *, golds: Classes | ChoiceGold, shape: ItemShape, limit: int | None) -> None:
     """Look at the first rows, and raise what `pull_items` would where one of them is bad; writes nothing."""
-    tally = _Tally()
+    tally = _Tally(golds)
     for row in islice(dataset.rows(), limit):
-        tally.add(row, check_row(row, classes), classes)
+        tally.add(row, shape.read(row, golds))
         if tally.num_rows == NUM_ROWS_TRIED and not tally.num_bad:
             return
     _refuse(dataset, tally, "fail")
@@ -83,8 +88,9 @@ def refuse_bad_rows(dataset: Dataset, *, classes: Classes, limit: int | None) ->
 class _Tally:
     """What became of the rows, and of the classes by them."""
 
-    def __init__(self) -> None:
-        self.num_good = self.num_bad = 0
+    def __init__(self, golds: Classes | ChoiceGold) -> None:
+        self._classes = golds if isinstance(golds, Classes) else None  # choices of an item are lost with it
+        self.num_good = self.num_bad = self.max_choices = 0
         self.shown: list[str] = []  # the first bad rows
         self.num_bad_labels = 0
         self._kept: set[str] = set()
@@ -99,25 +105,26 @@ class _Tally:
         """How many rows were lost of each label that no row is left of."""
         return {name: n for name, n in self._lost.most_common() if name not in self._kept}
 
-    def add(self, row: Row, found: Item | Unreadable, classes: Classes) -> None:
+    def add(self, row: Row, found: Item | Unreadable) -> None:
         """Count one row."""
         if isinstance(found, Item):
             self.num_good += 1
-            if found.gold is not None:
-                self._kept.add(found.gold)
+            self.max_choices = max(self.max_choices, len(found.choices or ()))
+            if len(found.names) == 1:
+                self._kept.add(found.names[0])
             return
         self.num_bad += 1
         if len(self.shown) < NUM_BAD_ROWS_SHOWN:
             self.shown.append(f"row {row.position}: {found.reason}")
-        if isinstance(row.label, Unreadable):
+        if isinstance(row.label, Unreadable) or self._classes is None:
             return
-        gold = classes.positions(row.label)
+        gold = self._classes.positions(row.label)
         if isinstance(gold, str):
             self.num_bad_labels += 1
             if len(self._lost) < NUM_LOST_LABELS:
                 self._lost[f"label {printable(row.label)[:60]!r}"] += 1
         else:
-            self._lost.update(classes.names[position] for position in gold[:1])
+            self._lost.update(self._classes.names[position] for position in gold[:1])
 
     def remarks(self) -> Iterator[str]:
         """What leaving out the bad rows did to the classes."""
@@ -130,6 +137,10 @@ class _Tally:
 def _refuse(dataset: Dataset, tally: _Tally, on_bad_row: str) -> None:
     where = f"{dataset.name} ({dataset.split})"
     if tally.num_rows == 0:
+        if dataset.where:
+            asked = " and ".join(f"{column.name} = {', '.join(map(str, kept))}" for column, kept in dataset.where)
+            held = "; ".join(f"{c.name} holds {shorten(dataset.values_of(c)) or 'nothing'}" for c, _ in dataset.where)
+            raise InputError(f"{where}: where {asked} keeps no row; {held}")
         raise InputError(f"{where}: no rows; choose another split or slice")
     if tally.num_bad and on_bad_row == "fail":
         more = f"; and {tally.num_bad - len(tally.shown)} more" if tally.num_bad > len(tally.shown) else ""
@@ -139,8 +150,8 @@ def _refuse(dataset: Dataset, tally: _Tally, on_bad_row: str) -> None:
         )
     if tally.num_good == 0:
         raise InputError(
-            f"{where}: all {tally.num_rows} rows were rejected ({tally.shown[0]}); check --text-column and "
-            "--label-column"
+            f"{where}: all {tally.num_rows} rows were rejected ({tally.shown[0]}); check --text-column, "
+            "the columns of the prompts, and --label-column"
         )
 
 

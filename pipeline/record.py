@@ -8,6 +8,7 @@ import platform
 from datetime import UTC, datetime
 
 from pipeline.job import Job, Planned, Pulled, Scored
+from pipeline.reading.gold import Classes
 from pipeline.reading.model import count_parameters
 from pipeline.storing.fingerprint import StoredPrompt
 from pipeline.storing.manifest import (
@@ -46,7 +47,8 @@ def record_run(job: Job, pulled: Pulled, planned: Planned, scored: Scored) -> Ma
             num_rows=summary.num_rows_read,
             num_items=summary.num_items,
             num_rejected=summary.num_rejected,
-            label_names=target.classes.names,
+            max_choices=summary.max_choices,
+            label_names=target.golds.names if isinstance(target.golds, Classes) else (),
         ),
         shots=ShotsRecord(num_left_out=target.shots.num_left_out) if config.num_shots else None,
         model=ModelRecord(
@@ -90,5 +92,8 @@ def _record_prompt(stored: StoredPrompt, published_accuracy: float | None) -> Pr
         labels=tuple(LabelRecord(id=label.id, name=label.name, words=label.words) for label in prompt.labels),
         fingerprint=stored.fingerprint.digest,
         shots=digest_of_shots(prompt.examples),
+        columns=prompt.slot_columns,
+        choices=prompt.choice_columns if prompt.has_choices else None,
+        choice=prompt.choice if prompt.has_choices else None,
         published_accuracy=published_accuracy,
     )

@@ -12,7 +12,7 @@ from pipeline.prompts import seam_note
 def remarks_on_data(job: Job, pulled: Pulled) -> Iterator[str]:
     """How the data set, its labels, the solved examples and the prompts were read, where that may surprise."""
     target = pulled.target
-    found = (_other_data(job, pulled), *target.dataset.remarks, target.classes.remark, target.shots.remark)
+    found = (_other_data(job, pulled), *target.dataset.remarks, target.golds.remark, target.shots.remark)
     yield from filter(None, found)
     if target.shots.num_left_out:
         yield (
@@ -20,9 +20,12 @@ def remarks_on_data(job: Job, pulled: Pulled) -> Iterator[str]:
             "their text is scored"
         )
     for stored in target.prompts:
-        note = None if stored.prompt.chat else seam_note(stored.prompt)  # markup stands between them there
+        has_seam = not (stored.prompt.chat or stored.prompt.is_requests)  # markup stands between, or all is written
+        note = seam_note(stored.prompt) if has_seam else None
         if note:
             yield f"prompt '{stored.prompt.name}': {note}"
+        if target.dataset.label and target.dataset.label.name in stored.prompt.slot_columns:
+            yield f"prompt '{stored.prompt.name}': its template has the gold label's own column in it"
     yield from pulled.summary.remarks
     yield from map(str, pulled.last.findings)
 

@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedModel
 
-from pipeline.errors import Interrupted, RunError
-from pipeline.prompts import Prompt
+from pipeline.errors import InputError, Interrupted, RunError
+from pipeline.prompts import Prompt, Values
 from pipeline.reading.model import ModelRef, load_model, load_tokenizer
 from pipeline.scoring.scorer import Counts, NonFiniteScore, ScoredBatch, Scorer
 from pipeline.scoring.tokens import Encoder, TokenSequences
 from pipeline.storing.parts import SCHEMA, PartWriter
+from pipeline.wording import show
 
 # What a killed run loses at most is what it scored since the last part: on a slow model a shard takes hours.
 SECONDS_BETWEEN_PARTS = 30.0
@@ -62,7 +63,7 @@ def cut_shards(prompt: str, pending: Path, shard_size: int) -> list[Shard]:
 
 
 def read_texts(shard: Shard) -> pa.Table:
-    """The texts of a shard: columns text_hash and text. Reads the row groups that hold them and no more."""
+    """The items of a shard: text_hash and their columns. Reads the row groups that hold them and no more."""
     with pq.ParquetFile(shard.pending) as file:
         first = offset = 0
         groups: list[int] = []
@@ -153,8 +154,8 @@ class ShardScorer:
                     self._write_soon(shard, texts, encoded, batches)
                     batches, last_part = [], time.perf_counter()
         except NonFiniteScore as error:
-            text = texts.column("text")[error.index].as_py()
-            raise explain(error, self._model, self._writers[shard.prompt].stored.prompt, text) from error
+            values = _values(texts.slice(error.index, 1))[0]
+            raise explain(error, self._model, self._writers[shard.prompt].stored.prompt, values) from error
         finally:
             if batches:
                 self._write_soon(shard, texts, encoded, batches)
@@ -179,7 +180,7 @@ class ShardScorer:
 
     def _encode(self, shard: Shard, texts: pa.Table | None) -> tuple[pa.Table, list[TokenSequences]]:
         texts = read_texts(shard) if texts is None else texts
-        return texts, self._encoders[shard.prompt].encode(texts.column("text").to_pylist())
+        return texts, _encode(self._encoders[shard.prompt], _values(texts))
 
     def _write_soon(
         self, shard: Shard, texts: pa.Table, encoded: Sequence[TokenSequences], batches: Sequence[ScoredBatch]
@@ -204,12 +205,36 @@ def make_scorer(
         ) from None
 
 
-def explain(error: NonFiniteScore, ref: ModelRef, prompt: Prompt, text: str) -> RunError:
-    """Name the text and the label that the model gave no number for."""
-    label = prompt.labels[error.label_index].name
+def _encode(encoder: Encoder, items: Sequence[Values]) -> list[TokenSequences]:
+    """The items' token sequences. Raises InputError, with the item that cannot be encoded where it is one."""
+    try:
+        return encoder.encode(items)
+    except InputError as error:
+        for values in items:
+            try:
+                encoder.encode([values])
+            except InputError as own:
+                raise InputError(f"{own} (in the item {show(_as_text(values))})") from None
+        raise error
+
+
+def _as_text(values: Values) -> str:
+    return " / ".join(value if isinstance(value, str) else " | ".join(value) for value in values.values())
+
+
+def _values(texts: pa.Table) -> list[Values]:
+    """What makes each item."""
+    values: list[Values] = texts.drop_columns("text_hash").to_pylist()
+    return values
+
+
+def explain(error: NonFiniteScore, ref: ModelRef, prompt: Prompt, values: Values) -> RunError:
+    """Name the item and the label that the model gave no number for."""
+    labels = prompt.item_choices(values) if prompt.has_choices else [label.name for label in prompt.labels]
+    text = _as_text(values)
     return RunError(
-        f"the model {ref.name} gave a score that is not a finite number for label '{label}' of the text "
-        f"{text[:60]!r} (prompt '{prompt.name}', {ref.dtype}); try --dtype float32"
+        f"the model {ref.name} gave a score that is not a finite number for label {show(labels[error.label_index])} of "
+        f"the text {text[:60]!r} (prompt '{prompt.name}', {ref.dtype}); try --dtype float32"
     )
 
 
@@ -220,25 +245,31 @@ def part_table(
     order = np.argsort(np.concatenate([batch.indices for batch in batches]))
     indices = np.concatenate([batch.indices for batch in batches])[order]  # (texts,)
     items = [encoded[index] for index in indices]
-    num_labels = len(prompt.labels)
-    num_tokens = np.array([item.num_label_tokens for item in items])  # (texts, labels), as what follows
-    lengths = np.array([[len(item.prompt_ids) + len(branch) for branch in item.branches] for item in items])
-    words = [label.words for label in prompt.labels]
+    num_labels = np.array([len(item.branches) for item in items])
+    num_tokens = np.array([num for item in items for num in item.num_label_tokens])  # (rows,), as what follows
+    lengths = np.array([len(item.prompt_ids) + len(branch) for item in items for branch in item.branches])
+    if prompt.has_choices:
+        words = [words for values in _values(texts.take(indices)) for words in prompt.write(values).continuations]
+    else:
+        words = [label.words for label in prompt.labels] * len(items)
 
     def scores(name: str) -> pa.Array:
         found = [getattr(batch, name) for batch in batches]
-        return pa.nulls(lengths.size) if found[0] is None else pa.array(np.concatenate(found)[order].ravel())
+        if found[0] is None:
+            return pa.nulls(lengths.size)
+        rows = np.concatenate(found)[order]  # (texts, most labels)
+        return pa.array(rows[np.arange(rows.shape[1]) < num_labels[:, None]])
 
     return pa.table(
         {
             "text_hash": texts["text_hash"].take(np.repeat(indices, num_labels)),
-            "label_words": words * len(items),
-            "num_tokens": num_tokens.ravel(),
-            "num_bytes": [len(word.encode()) for word in words] * len(items),
+            "label_words": words,
+            "num_tokens": num_tokens,
+            "num_bytes": [len(word.encode()) for word in words],
             "logprob": scores("logprob"),
             "logit": scores("logit"),
             "notebook_logit": scores("notebook_logit"),
-            "prompt_tokens": (lengths - num_tokens).ravel(),
+            "prompt_tokens": lengths - num_tokens,
             "truncated": np.repeat([item.truncated for item in items], num_labels),
         }
     ).cast(SCHEMA)

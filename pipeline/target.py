@@ -11,6 +11,8 @@ from pipeline.bundled import DEMO_MODEL, demo_model_path
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.inputs import Shots, draw, read_inputs
+from pipeline.items import ItemShape
+from pipeline.reading.choice_gold import ChoiceGold
 from pipeline.reading.dataset import Dataset
 from pipeline.reading.gold import Classes
 from pipeline.reading.model import NO_CHAT_TEMPLATE, ModelRef, load_tokenizer, resolve_model
@@ -20,10 +22,14 @@ from pipeline.storing.fingerprint import CHAT_SLOT, StoredPrompt, make_fingerpri
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The data set, its classes, the model, and the prompts with all that stands around them and their fingerprints."""
+    """The data set, what its labels stand for and its items are made of, the model, and the prompts.
+
+    Each prompt with the fingerprint of its scores.
+    """
 
     dataset: Dataset
-    classes: Classes
+    golds: Classes | ChoiceGold
+    shape: ItemShape
     model: ModelRef
     prompts: tuple[StoredPrompt, ...]
     shots: Shots
@@ -43,14 +49,12 @@ def make_target(config: RunConfig) -> Target:
     model = find_model(config)
     shots = draw(config, inputs)
     chat = chat_markup(load_tokenizer(model)) if config.chat_template else None
-    prompts = [replace(p, examples=format_shots(p, shots.examples), chat=chat) for p in inputs.prompts]
-    weights, tokenizer, dtype = model.weights, model.tokenizer, model.dtype
-    fingerprints = [
-        make_fingerprint(p, weights=weights, tokenizer=tokenizer, dtype=dtype, max_text_tokens=config.max_text_tokens)
-        for p in prompts
-    ]
+    prompts = [replace(p, examples=format_shots(p, shots.examples.get(p.name, ())), chat=chat) for p in inputs.prompts]
+    known = {"weights": model.weights, "tokenizer": model.tokenizer, "dtype": model.dtype}
+    limit = config.max_text_tokens
+    fingerprints = [make_fingerprint(prompt, **known, max_text_tokens=limit, fix=model.fix) for prompt in prompts]
     stored = tuple(StoredPrompt(*pair) for pair in zip(prompts, fingerprints, strict=True))
-    return Target(inputs.dataset, inputs.classes, model, stored, shots)
+    return Target(inputs.dataset, inputs.golds, inputs.shape, model, stored, shots)
 
 
 def find_model(config: RunConfig) -> ModelRef:

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 from pipeline.errors import InputError
 
-TEXT = "text"
-SLOT = f"{{{TEXT}}}"
 MAX_SIZE = 2**15 - 1  # the score table keeps a label's id and its words' tokens and bytes as int16
 
 
@@ -26,50 +24,13 @@ def clip(text: str, limit: int = 60) -> str:
 
 # Templates
 
-# The slot as other tools write it: {{text}}, { text }, {Text}, ${text}; and with it any brace that touches the slot.
-_SLOT_ELSEWHERE = re.compile(r"\$?\{+\s*text\s*\}+", re.IGNORECASE)
-# A name in braces; those of LaTeX (a command's arguments, a sub- or superscript) are found as well, to be passed over.
-_OTHER_SLOT = re.compile(r"(\\\w+(?:\{[^{}]*\})*|[_^])?(\$?\{+\s*[^\W\d]\w*(?:\.\w+|\[\w+\])*\s*\}+)")
-_NOUNS = "text|article|sentence|input|document|review|passage|content|headline|title|body|news|message|question"
-_SLOT_LIKE = re.compile(
-    rf"\$?\{{+[^{{}}\n]{{0,40}}\}}+|<\s*(?:{_NOUNS})\s*>|\[\s*(?:{_NOUNS})\s*\]|%\(\w+\)s|%s|\$(?:{_NOUNS})\b",
-    re.IGNORECASE,
-)
 # What LaTeX begins with a backslash and one of these letters is no line break.
 _LATEX = "nabla ne neq neg ni nleq ngeq not notin nu tan tanh tau text textbf textit tfrac theta tilde times to top"
 _TYPED_BREAK = re.compile(rf"\\(?!(?:{_LATEX.replace(' ', '|')})(?![A-Za-z]))([nt])")
 
 
-def check_template(where: str, template: str) -> None:
-    """Raises InputError where the template has not one slot, something like a second one, or a typed line break."""
-    _check_slot(where, template)
-    _check_text(f"{where}: the template", template)
-
-
-def _check_slot(where: str, template: str) -> None:
-    slots = template.count(SLOT)
-    if slots != 1:
-        like = [found for found in _SLOT_LIKE.findall(template) if found != SLOT]
-        seen = f" (it has {show(like[0])})" if like else ""
-        raise InputError(
-            f"{where}: the template must contain {SLOT} exactly once, it has it {slots} times{seen}; "
-            f"write {SLOT} where the text goes"
-        )
-    for found in _SLOT_ELSEWHERE.findall(template):
-        if found != SLOT:
-            raise InputError(
-                f"{where}: the template has {show(found)}, which can be read in two ways; write {SLOT} where the "
-                "text goes, once, with blanks around it if other braces stand beside it"
-            )
-    for latex, found in _OTHER_SLOT.findall(template):
-        if found != SLOT and not latex:
-            raise InputError(
-                f"{where}: the template has {show(found)}, and only {SLOT} is filled in; leave it out, or write it "
-                "without braces if it is to be read as it stands"
-            )
-
-
-def _check_text(whose: str, text: str) -> None:
+def check_text(whose: str, text: str) -> None:
+    """Raises InputError for a line break typed as a backslash and a letter, and for half a character."""
     if typed := _TYPED_BREAK.search(text):
         meaning = {"n": "a line break", "t": "a tab"}[typed[1]]
         raise InputError(
@@ -104,9 +65,11 @@ def check_words(where: str, labels: Sequence[tuple[str, str]]) -> None:
     looks: dict[str, str] = {}
     for position, (name, words) in enumerate(labels):
         whose = f"{where}: label {position} ({show(name)})"
-        _check_text(whose, words)
-        if SLOT in words:
-            raise InputError(f"{whose} has {SLOT} in its words, and only the template is filled in; write plain words")
+        check_text(whose, words)
+        if "{text}" in words:
+            raise InputError(
+                f"{whose} has {{text}} in its words, and only the template is filled in; write plain words"
+            )
         if (num_bytes := len(words.encode())) > MAX_SIZE:
             raise InputError(
                 f"{whose} has words of {num_bytes:,} bytes, at most {MAX_SIZE:,} can be kept; shorten them"

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: the real data, when it is there, and one real run of the embedded default."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ settings.register_profile("labelscore", deadline=None)
 settings.load_profile("labelscore")
 
 ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+WALK = README.partition("## Several columns")[2].partition("\n## ")[0]  # from nothing to reports, in files of its own
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +54,34 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> Fi
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return FinishedRun(folder / "data" / "runs" / "sample-demo", done.stdout, done.stderr)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The README's walk from nothing, done in a folder: of each shell block what is shown below it, and its output."""
+
+    folder: Path
+    printed: list[tuple[str, str]]
+
+
+@pytest.fixture(scope="session")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
+    """Its shell blocks in an empty folder, one after another, beside one Prefect server."""
+    from tests.flows.runs import quiet_server
+
+    place = tmp_path_factory.mktemp("walk")
+    command, folder = place / "bin" / "labelscore", place / "folder"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m flows.cli "$@"\n')
+    command.chmod(0o755)
+    folder.mkdir()
+    blocks = re.compile(r"^```sh\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.MULTILINE | re.DOTALL)
+    printed = []
+    with quiet_server(place / "prefect") as env:
+        env["PATH"] = f"{command.parent}:{env['PATH']}"
+        for script, shown in blocks.findall(WALK):
+            shell = ["bash", "-e", "-c", script]
+            done = subprocess.run(shell, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
+            assert done.returncode == 0, done.stderr
+            printed.append((shown, done.stdout))
+    return Walk(folder, printed)

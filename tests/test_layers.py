@@ -13,8 +13,8 @@ PIPELINE = sorted((ROOT / "pipeline").rglob("*.py"))
 FLOWS = sorted((ROOT / "flows").rglob("*.py"))
 # What each layer may know of the others; the modules at the top of pipeline/ put them together.
 MAY_IMPORT = {
-    "reading": {"errors"},
-    "scoring": {"errors", "prompts", "wording"},
+    "reading": {"errors", "templates"},
+    "scoring": {"errors", "prompts", "templates", "wording"},
     "storing": {"errors", "prompts"},
     "reporting": {"errors", "prompts", "bundled", "analysis", "storing"},
 }

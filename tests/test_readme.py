@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from flows.cli import app, main
+from pipeline.classes import known_prompt
 from pipeline.config import load_config
-from tests.conftest import ROOT, FinishedRun
+from pipeline.prompts import Values
+from tests.conftest import README, ROOT, WALK, FinishedRun, Walk
 
-README = (ROOT / "README.md").read_text()
 
-
-def blocks(language: str) -> list[str]:
+def blocks(language: str, text: str = README) -> list[str]:
     """The fenced blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("labelscore ")]
@@ -32,6 +32,48 @@ def test_the_two_commands_come_first_and_ci_runs_the_second() -> None:
 def test_the_output_shown_is_the_real_one(demo_run: FinishedRun) -> None:
     """What the README shows for the default run is what the command prints, line for line."""
     assert blocks("text")[0].splitlines() == demo_run.stdout.splitlines()
+
+
+def test_the_walk_prints_what_is_shown(walk: Walk) -> None:
+    """Its shell blocks ran in an empty folder; below a block stand the first lines of it."""
+    assert len(walk.printed) == 4
+    for shown, printed in walk.printed:
+        assert "accuracy under the rule" in printed
+        assert printed.startswith(shown)
+        rest = printed.removeprefix(shown).splitlines()
+        assert not shown or all(line.startswith("  runs/") for line in filter(None, rest))
+
+
+EXAM = {"question": "What is cold?", "A": "ice", "B": "fire", "C": "lava", "D": "steam"}
+GAP = {
+    "sentence": "The cup did not fit into the bag, because the _ was too big.",
+    "option1": "cup",
+    "option2": "bag",
+}
+EXAMPLES: dict[str, tuple[Values, tuple[str, ...], tuple[str, ...]]] = {
+    "exam": (
+        EXAM,
+        ("What is cold?\nA. ice\nB. fire\nC. lava\nD. steam\nAnswer:",),
+        (" ice", " fire", " lava", " steam"),
+    ),
+    "gap": (
+        GAP,
+        tuple(f"The cup did not fit into the bag, because the {choice}" for choice in ("cup", "bag")),
+        (" was too big.",) * 2,
+    ),
+    "grammar": ({"good": "She has it.", "bad": "She have it."}, ("",), ("She has it.", "She have it.")),
+}
+
+
+def test_prompts_with_choices_write_what_is_said_of_them(tmp_path: Path) -> None:
+    """Each prompt of the block, for one row: the contexts, and what is scored after them."""
+    (text,) = blocks("toml", WALK)
+    (tmp_path / "run.toml").write_text(text)
+    config = load_config(str(tmp_path / "run.toml"), None, {})
+    assert config.prompts.keys() == EXAMPLES.keys()
+    for name, (values, contexts, continuations) in EXAMPLES.items():
+        written = known_prompt(config, name).write(values)
+        assert (written.contexts, written.continuations) == (contexts, continuations)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -67,9 +109,9 @@ def test_every_configuration_is_valid(text: str, tmp_path: Path) -> None:
 
 def test_the_map_has_every_file() -> None:
     """Each module of flows/ and pipeline/ is named in "Where things are", and no other."""
-    named = set(re.findall(r"\b\w+\.py\b", README.partition("## Where things are")[2].partition("```text")[2]))
-    modules = {path.name for package in ("flows", "pipeline") for path in (ROOT / package).rglob("*.py")}
-    assert named == modules - {"__init__.py"} | {"make_demo.py"}
+    named = re.findall(r"\b\w+\.py\b", README.partition("## Where things are")[2].partition("```text")[2])
+    modules = [path.name for package in ("flows", "pipeline") for path in (ROOT / package).rglob("*.py")]
+    assert sorted(named) == sorted([name for name in modules if name != "__init__.py"] + ["make_demo.py"])
 
 
 def test_every_link_to_a_file_leads_somewhere() -> None:

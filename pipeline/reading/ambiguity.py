@@ -123,8 +123,17 @@ def refuse_flags(where: str, names: Sequence[str], files: Sequence[LabelCounts])
         )
 
 
-def remark_on(where: str, names: Sequence[str], values: Mapping[int | str, int], ids: Sequence[int]) -> str | None:
-    """What to know of how labels were read: `values` with how often each occurs, `ids` are those read as ids."""
+def remark_on(
+    where: str,
+    names: Sequence[str],
+    values: Mapping[int | str, int],
+    ids: Sequence[int],
+    codes: Mapping[int | str, int],
+) -> str | None:
+    """What to know of how labels were read: `values` with how often each occurs, `ids` are those read as ids.
+
+    `codes` are the positions in `names` of what was read.
+    """
     remarks = []
     if ids and 0 not in ids:
         remarks.append(
@@ -134,7 +143,7 @@ def remark_on(where: str, names: Sequence[str], values: Mapping[int | str, int],
     if NO_LABEL in values and NO_LABEL not in ids and len(values) > 1:
         remarks.append(f"{values[NO_LABEL]:,} rows have the label -1, which is taken for none")
     if TRUTH.keys() & values.keys() and not TRUTH.keys() <= {name.lower() for name in names}:
-        remarks.append(f"true is taken for {names[1]} and false for {names[0]}")
+        remarks += [f"{word} is taken for {names[codes[word]]}" for word in ("true", "false") if word in codes]
     return f"{where}: {'; '.join(remarks)}" if remarks else None
 
 

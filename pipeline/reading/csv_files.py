@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pipeline.errors import InputError
+from pipeline.reading.columns import find_column
 from pipeline.reading.csv_rows import Table
 from pipeline.reading.formats import Batch, Layout, Part, Unreadable, batched, need_format, short
 from pipeline.reading.text_files import open_text
@@ -42,7 +43,7 @@ def open_csv(file: Path, layout: Layout, looked_for: Collection[str]) -> Part:
         _check_given(file, layout.columns, fields, line)
         return Part(file, layout.columns, partial(_read, file, layout))
     wanted = next(iter(looked_for), None)
-    if not fields or (wanted is not None and wanted not in fields):
+    if not fields or (wanted is not None and find_column(wanted, fields) is None):
         _refuse_other_delimiter(file, fields, line, wanted)
         if re.search("[\udc80-\udcff]", line):
             what = f"its header is not text in {layout.encoding or 'utf-8'}"

@@ -202,7 +202,7 @@ class _Reader:
         if not self._files or self._given.is_complete:
             return None
         ids = [number for number in self._numbers if number in codes and number not in self._by_number]
-        return ambiguity.remark_on(self._where, self._names, self.found, ids)
+        return ambiguity.remark_on(self._where, self._names, self.found, ids, codes)
 
 
 def _with_lists(file: LabelCounts, names: Container[Value]) -> LabelCounts:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.errors import InputError
+from pipeline.reading.columns import find_column
 from pipeline.reading.formats import BATCH_ROWS, Batch, Layout, Part, Unreadable, batched, need_format
 from pipeline.reading.text_files import open_text
 
@@ -37,10 +38,10 @@ def open_json(file: Path, layout: Layout, looked_for: Collection[str]) -> Part:
     with _open(file, layout) as every:
         records = (record for record in every if isinstance(record, dict))
         columns = dict.fromkeys(key for record in islice(records, BATCH_ROWS) for key in record)
-        missing = [column for column in looked_for if column not in columns]
+        missing = [column for column in looked_for if find_column(column, columns) is None]
         while missing and (record := next(records, None)) is not None:
             columns |= dict.fromkeys(record)  # all of them: one may be nearly what is looked for
-            missing = [column for column in missing if column not in record]
+            missing = [column for column in missing if find_column(column, record) is None]
     if not columns:
         what = "a line that is a JSON object" if is_lines else "a record that is a JSON object"
         hint = " (a file that is a list of records ends in .json)" if first.startswith("[") else ""

@@ -27,6 +27,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
 ADVICE = "give a directory with a config.json, or a hub id such as google/gemma-2b"
 NO_CHAT_TEMPLATE = "the model's tokenizer has no chat template; leave out --chat-template or use a chat model"
+SOFT_CAP = "soft cap"  # under transformers 5.17 it was left out of plain forwards
 UNLIMITED_CONTEXT = 1 << 30  # state-space and ALiBi models name no limit
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length")
 
@@ -44,6 +45,7 @@ class ModelRef:
     dtype: str
     context_tokens: int
     trust_remote_code: bool
+    fix: str | None = None  # what moved the scores of such models: those of before are not used again
 
 
 def resolve_model(
@@ -75,7 +77,8 @@ def resolve_model(
     config = _load_config(path, label, trust_remote_code)
     tokenizer = hash_files(path, tokenizer_files(list_files(path)))
     context_tokens = _context_tokens(config)
-    return ModelRef(label, path, revision, weights, tokenizer, device, dtype, context_tokens, trust_remote_code)
+    fix = SOFT_CAP if _has_soft_cap(config) else None
+    return ModelRef(label, path, revision, weights, tokenizer, device, dtype, context_tokens, trust_remote_code, fix)
 
 
 # Device and dtype
@@ -237,8 +240,6 @@ def load_model(ref: ModelRef) -> "PreTrainedModel":
     import torch
     from transformers import AutoModelForCausalLM
 
-    from pipeline.scoring.attention import keep_soft_cap
-
     loader: Any = AutoModelForCausalLM
     try:
         model, info = loader.from_pretrained(
@@ -263,6 +264,16 @@ def load_model(ref: ModelRef) -> "PreTrainedModel":
         )
     keep_soft_cap(model)
     return cast("PreTrainedModel", model)
+
+
+def keep_soft_cap(model: "PreTrainedModel") -> None:
+    """Have attention with a soft cap (Gemma 2) done as written: transformers 5.17 takes a kernel that leaves it out."""
+    if _has_soft_cap(model.config):
+        model.set_attn_implementation("eager")
+
+
+def _has_soft_cap(config: "PreTrainedConfig") -> bool:
+    return bool(getattr(config.get_text_config(), "attn_logit_softcapping", None))
 
 
 @_quiet()

@@ -18,6 +18,7 @@ from pipeline.reporting.rules import NORM_RULES
 from pipeline.reporting.run_facts import run_differences
 from pipeline.reporting.stats import Pairs
 from pipeline.storing.files import Output
+from pipeline.storing.layout import ITEM_CHOICES
 from pipeline.storing.manifest import PromptRecord
 
 GOLD_DIFFERS = pl.col("gold_a").ne_missing(pl.col("gold_b"))
@@ -151,14 +152,16 @@ def _join(a: Run, b: Run, x: PromptRecord, y: PromptRecord) -> tuple[pl.DataFram
     left, right = _side(a, x, "a"), _side(b, y, "b")
     by_hash = left.join(right, on=[TEXT_HASH, "occurrence"]).sort("item_id_a").collect()
     if by_hash.height:
-        return by_hash, BY_TEXT if text_column(a.items, x) == TEXT_HASH else BY_COLUMNS
+        return by_hash, BY_TEXT if text_column(x) == TEXT_HASH else BY_COLUMNS
     by_row = _of_rows(a, left, "item_id_a").join(
         _of_rows(b, right, "item_id_b"),
         left_on=["item_id_a", TEXT_HASH],
         right_on=["item_id_b", TEXT_HASH],
         coalesce=False,
     )
-    return by_row.sort("item_id_a").collect(), BY_ROW
+    choices, others = pl.col("item_choices"), pl.col("item_choices_right")  # an item with others is another item
+    same = by_row.filter((choices.is_null() & others.is_null()) | (choices == others).fill_null(False))
+    return same.sort("item_id_a").collect(), BY_ROW
 
 
 def _side(run: Run, prompt: PromptRecord, letter: str) -> pl.LazyFrame:
@@ -178,7 +181,8 @@ def _side(run: Run, prompt: PromptRecord, letter: str) -> pl.LazyFrame:
 
 def _of_rows(run: Run, side: pl.LazyFrame, item_id: str) -> pl.LazyFrame:
     """One side with the hash of each row's text in the place of that of all that its prompt reads."""
-    texts = run.items.select(pl.col("item_id").alias(item_id), TEXT_HASH)
+    choices = ITEM_CHOICES if ITEM_CHOICES in run.items.collect_schema() else pl.lit(None, pl.List(pl.String))
+    texts = run.items.select(pl.col("item_id").alias(item_id), TEXT_HASH, item_choices=choices)
     return side.drop(TEXT_HASH, "occurrence").join(texts, on=item_id)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from pipeline.storing.layout import hash_column
+from pipeline.prompts import hash_column
 from pipeline.storing.manifest import PromptRecord
 
 KEY_DIGITS = 16  # hexadecimal digits of a text's hash that tell it from others: 64 bits
@@ -69,21 +69,27 @@ def item_texts(items: pl.LazyFrame, prompt: PromptRecord) -> pl.LazyFrame:
     """
     if prompt.columns == (TEXT,) or not (prompt.columns or prompt.has_choices):
         return items.select("item_id", TEXT)
-    lines = [pl.concat_str(pl.lit(f"{column}: "), column) for column in prompt.columns]
+    kinds = items.collect_schema()
+    lines = [pl.concat_str(pl.lit(f"{column}: "), _as_text(column, kinds[column])) for column in prompt.columns]
     return items.select("item_id", text=pl.concat_str(lines, separator="\n") if lines else pl.lit(""))
+
+
+def _as_text(column: str, kind: pl.DataType) -> pl.Expr:
+    """A column as text; the contexts of requests are a list, which mostly holds one of them several times."""
+    return pl.col(column).list.unique(maintain_order=True).list.join(" | ") if kind == pl.List else pl.col(column)
 
 
 def read_item_facts(items: pl.LazyFrame, prompts: Sequence[PromptRecord]) -> ItemFacts:
     """Look through items.parquet, once for each kind of text that the prompts read."""
-    columns = {prompt.name: text_column(items, prompt) for prompt in prompts}
+    columns = {prompt.name: text_column(prompt) for prompt in prompts}
     found = {column: read_repeats(items, column) for column in set(columns.values())}
     return ItemFacts({name: found[column] for name, column in columns.items()}, _several_classes(items))
 
 
-def text_column(items: pl.LazyFrame, prompt: PromptRecord) -> str:
+def text_column(prompt: PromptRecord) -> str:
     """The column of items.parquet with the hash of what a prompt reads, which its rows of the score table have."""
-    own = hash_column(prompt.name)
-    return own if own in items.collect_schema() else TEXT_HASH
+    is_plain = prompt.columns in ((), (TEXT,)) and not prompt.has_choices
+    return hash_column(prompt.name, is_plain=is_plain)
 
 
 def read_repeats(items: pl.LazyFrame, column: str = TEXT_HASH) -> Repeats:

@@ -68,8 +68,8 @@ def _making_lines(report: Report) -> list[str]:
 
 
 def _template(prompt: PromptRecord) -> list[Block]:
-    joint = prompt.boundary == "joint"
-    how = "together with the prompt, as one string" if joint else "alone and appended to the prompt"
+    is_apart = prompt.boundary == "separate"
+    how = "alone and appended to the prompt" if is_apart else "together with the prompt, as one string"
     blocks: list[Block] = [
         Subheading(f"Prompt {prompt.name}"),
         Verbatim(f"Template of {prompt.name}", prompt.template),

@@ -104,7 +104,7 @@ def _text_units(source: Source, summary: pl.DataFrame) -> pl.LazyFrame:
     """item_id, unit: which items share a text, under the prompt that tells the fewest texts apart."""
     fewest = summary.sort("num_distinct", maintain_order=True)["prompt"][0]
     (prompt,) = (prompt for prompt in source.manifest.prompts if prompt.name == fewest)
-    return source.items.select("item_id", unit=text_key(text_column(source.items, prompt)))
+    return source.items.select("item_id", unit=text_key(text_column(prompt)))
 
 
 def _wrong_items(predictions: pl.LazyFrame, source: Source, prompt: PromptRecord) -> pl.DataFrame:

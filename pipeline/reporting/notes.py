@@ -6,11 +6,11 @@ Invariant: plain text, whatever names and labels are in it.
 import polars as pl
 
 from pipeline.bundled import DEMO_NOTE
-from pipeline.prompts import AG_NEWS
+from pipeline.prompts import AG_NEWS, CLASS_RULES
 from pipeline.reporting.formats import count_of, percent, short_percent
 from pipeline.reporting.metrics import collapsed
 from pipeline.reporting.report import Report
-from pipeline.reporting.rules import CAUTIONS, CLASS_RULES, FORMULAS
+from pipeline.reporting.rules import CAUTIONS, FORMULAS
 
 MAX_NAMED = 5  # labels named in one sentence
 TIE = {False: "lowest label id", True: "choice that stands first"}

@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from pipeline.analysis import scan, scan_scores
 from pipeline.errors import InputError, RunError
+from pipeline.prompts import CLASS_RULES
 from pipeline.reporting.items import ItemFacts, in_block, read_item_facts
 from pipeline.reporting.places import Places, num_places
 from pipeline.reporting.rules import (
-    CLASS_RULES,
     CONSTANTS,
     RULES,
     decide,
@@ -81,6 +81,12 @@ def open_source(folder: Output, manifest: Manifest, headline: str) -> Source:
     constants = _make_constants(scores, [prompt for prompt in manifest.prompts if has_classes], blocks, priors)
     facts = read_item_facts(items, manifest.prompts)
     return Source(manifest, scores, items, facts, rules, headline, sizes.height, blocks, constants)
+
+
+def check_rule(folder: Output, manifest: Manifest, rule: str) -> None:
+    """Raises InputError where a report cannot be led by the rule: its scores are not stored, or make no sense here."""
+    has_classes = not any(prompt.has_choices for prompt in manifest.prompts)
+    _pick_rules(scan_scores(folder, manifest), rule, has_priors=folder.exists(PRIORS), has_classes=has_classes)
 
 
 def cut_blocks(ids: np.ndarray, rows: np.ndarray) -> list[Block]:

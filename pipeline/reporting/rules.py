@@ -17,9 +17,6 @@ CONSTANTS = ("log_prior", "log_cf", "log_batch")
 # The rules that divide by what `norm_sizes` says of the words; older tables of predictions lack the first.
 NORM_RULES = ("mean_char", "mean_byte")
 
-# The rules that these are for: they compare a label's scores over texts, so that all items must have the same labels.
-CLASS_RULES = ("pmi", "contextual", "batch")
-
 
 def _column(name: str) -> pl.Expr:
     return pl.col(name).cast(pl.Float64)  # the table holds float32; differences of long sums need more

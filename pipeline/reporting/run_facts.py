@@ -59,6 +59,7 @@ def setting_facts(settings: Settings) -> list[tuple[str, str]]:
     draw = "the first rows" if settings.shots_draw == "first" else f"seed {settings.seed}"
     found = {
         "Solved examples": f"{settings.num_shots:,}, from {settings.shots_split}, {draw}" if settings.num_shots else "",
+        "Rows kept": ", ".join(f"{column} = {value}" for column, value in settings.where.items()),
         "Chat template": "yes" if settings.chat_template else "",
         "Texts cut at": f"{settings.max_text_tokens:,} tokens" if settings.max_text_tokens is not None else "",
     }

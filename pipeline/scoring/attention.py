@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface
 
 from pipeline.scoring.groups import Group
 
@@ -122,12 +122,6 @@ def _attend_cells(
         scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scaling / softcap) + mask
         cells = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype) @ value
     return cells.reshape(trees, heads, num_queries, value.shape[-1])
-
-
-def keep_soft_cap(model: PreTrainedModel) -> None:
-    """Have attention with a soft cap (Gemma 2) done as written: transformers 5.17 takes a kernel that leaves it out."""
-    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
-        model.set_attn_implementation("eager")
 
 
 AttentionInterface.register(NAME, attend)

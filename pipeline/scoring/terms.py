@@ -60,32 +60,38 @@ class LabelSums:
     def __init__(self, items: Sequence[TokenSequences], forwarded: Iterable[int]) -> None:
         """`forwarded`: the item of each part or row that will be forwarded."""
         self._missing = Counter(forwarded)
-        num_labels = torch.tensor([len(item.branches) for item in items])
-        places = torch.arange(int(num_labels.max()))
-        self._is_own = places < num_labels[:, None]  # (items, labels)
-        self._sums = torch.zeros(2, len(items), len(places) * NUM_KINDS, dtype=torch.float64)
+        self._num_labels = torch.tensor([len(item.branches) for item in items])
+        ends = self._num_labels.cumsum(0)
+        self._begins = (ends - self._num_labels) * NUM_KINDS  # of each item among the sums
+        self._sums = torch.zeros(2, int(ends[-1]) * NUM_KINDS, dtype=torch.float64)
 
     def add(self, indices: Sequence[int], terms: Tensor, scores: Tensor) -> list[int]:
         """Add the scores (2, terms) of what was forwarded of the items `indices`; returns those now complete."""
-        places = terms[:, 0] * self._sums.shape[2] + terms[:, 1]
-        for sums, added in zip(self._sums.flatten(1), scores.double().cpu(), strict=True):
+        places = self._begins[terms[:, 0]] + terms[:, 1]
+        for sums, added in zip(self._sums, scores.double().cpu(), strict=True):
             sums.index_add_(0, places, added)
         self._missing.subtract(indices)
         return [index for index in dict.fromkeys(indices) if not self._missing[index]]
 
     def of(self, indices: list[int]) -> Tensor:
-        """(3, items, labels) float64: logprob, logit and notebook_logit."""
-        logprob, logit = self._sums[:, indices].view(2, len(indices), -1, NUM_KINDS)  # each (items, labels, kinds)
+        """(3, items, most labels of the call) float64: logprob, logit and notebook_logit."""
+        num_labels = self._num_labels[indices]
+        labels = torch.arange(int(self._num_labels.max()))
+        is_own = labels < num_labels[:, None]  # (items, labels)
+        places = self._begins[indices][:, None] + labels * NUM_KINDS
+        logprob, logit = self._sums[:, (places * is_own)[..., None] + torch.arange(NUM_KINDS)]
         sums = torch.stack([logprob[..., NEXT_TOKEN], logit[..., NEXT_TOKEN], logit[..., NOTEBOOK]])
-        return sums.masked_fill_(~self._is_own[indices], torch.nan)
+        return sums.masked_fill_(~is_own, torch.nan)
 
     def are_finite(self, indices: list[int]) -> bool:
         """Whether all sums of these items are numbers."""
-        return bool(self._sums[:, indices].isfinite().all())
+        num_labels = self._num_labels[indices]
+        own = torch.arange(int(num_labels.max())) < num_labels[:, None]
+        return bool(self.of(indices)[:, :, : own.shape[1]][:, own].isfinite().all())
 
     def find_strange(self) -> list[tuple[int, int]]:
         """(item, label) of each sum of the call that is no finite number by now."""
-        strange = ~self._sums.isfinite().all(dim=0)  # (items, labels * kinds)
-        return [
-            (item, label) for item, label in strange.view(*self._is_own.shape, NUM_KINDS).any(dim=2).nonzero().tolist()
-        ]
+        places = (~self._sums.isfinite().all(dim=0)).nonzero()[:, 0]
+        items = torch.searchsorted(self._begins, places, right=True) - 1
+        labels = (places - self._begins[items]) // NUM_KINDS
+        return list(dict.fromkeys(zip(items.tolist(), labels.tolist(), strict=True)))

@@ -1,19 +1,20 @@
-"""From texts to token ids: one prompt and its label words around each text.
+"""From items to token ids: one prompt around each item's columns, and the words that may follow it.
 
-Invariant: what comes out equals encoding each whole string prompt + label words by itself (joint boundary), or the
-prompt and the label words by themselves (separate). The text is never parsed as special tokens, and only the text is
-ever cut.
+Invariant: what comes out equals encoding each whole string context + words by itself (joint and harness boundary), or
+the context and the words by themselves (separate). An item is never parsed as special tokens, and only one of its
+columns is ever cut.
 """
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
-from pipeline.prompts import Prompt
+from pipeline.prompts import Prompt, Values, Written
 from pipeline.scoring.strings import Ids, StringEncoder
+from pipeline.templates import TEXT
 from pipeline.wording import MAX_SIZE, show
 
 _MAX_WINDOWS = 4096
@@ -24,8 +25,10 @@ class TokenSequences:
     """One item under one prompt.
 
     `prompt_ids` are the tokens common to all labels, from BOS on; `branches` the tokens after them for each label, in
-    the prompt's order. The last `num_label_tokens[i]` of branch i are the label's and are scored; with a joint boundary
-    the seam may lie at different places, so a branch may begin with prompt tokens. `truncated`: the text was cut.
+    the prompt's order, or for each of the item's own choices. The last `num_label_tokens[i]` of branch i are the
+    label's and are scored; with a joint boundary the seam may lie at different places, and contexts may differ, so a
+    branch may begin with prompt tokens. `prompt_ids` is empty where contexts begin differently. `truncated`: something
+    was cut.
     """
 
     prompt_ids: Ids
@@ -44,13 +47,22 @@ class _Seam:
     num_label_tokens: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A context of an item, solved examples included, with the words that may follow it."""
+
+    context: str
+    words: tuple[str, ...]
+
+
 class Encoder:
-    """Encodes texts under one prompt, many at a time; safe to call from several threads.
+    """Encodes items under one prompt, many at a time; safe to call from several threads.
 
-    Texts are cut at their end to `max_text_tokens` (of the text encoded alone), and so that prompt and longest label
-    fit into `context_tokens`.
+    One column is cut at its end, to `max_text_tokens` (of the column encoded alone) and so that prompt and longest
+    label fit into `context_tokens`: the prompt's `cut`, else the text, else the item's longest. Requests have no
+    columns; of them the beginning is cut.
 
-    Raises InputError where label words have no tokens, or the same, or too many, or the prompt without a text is too
+    Raises InputError where label words have no tokens, or the same, or too many, or the prompt without its items is too
     long.
     """
 
@@ -64,100 +76,163 @@ class Encoder:
     ) -> None:
         self._strings = StringEncoder(tokenizer)
         self._prompt = prompt
+        self._columns = prompt.cut_columns
         self._context_tokens = context_tokens
         self._max_text_tokens = max_text_tokens
         self._before, self._after = prompt.chat or ("", "")
         self._special = self._strings.special if any(prompt.chat or ()) else None
-        self._words = [label.words for label in prompt.labels]
         self._start = self._strings.start if not self._brings_start() else ()
-        self._seams: dict[str, _Seam] = {}
-        words_alone = self._strings.encode(self._words) if prompt.boundary == "separate" else None
-        self._appended = None if words_alone is None else self._make_seam((), words_alone)
-        self._refuse_long_prompt()
+        self._seams: dict[tuple[str, tuple[str, ...]], _Seam] = {}
+        if not prompt.has_choices:
+            self._refuse_long_prompt()
 
-    def encode(self, texts: Sequence[str]) -> list[TokenSequences]:
-        """The token sequences of each text, in order. Raises InputError where label words have none, or the same."""
-        kept = list(texts) if self._max_text_tokens is None else self._cut_to_limit(texts, self._max_text_tokens)
+    def encode(self, items: Sequence[Values | str]) -> list[TokenSequences]:
+        """The token sequences of each item, in order; a string is an item that is its text and nothing else.
+
+        Raises InputError where label words have no tokens, or the same.
+        """
+        given: list[Values] = [{TEXT: item} if isinstance(item, str) else item for item in items]
+        kept = given if self._max_text_tokens is None else self._cut_to_limit(given, self._max_text_tokens)
         joined = list(self._join(kept))
         for i, sequences in enumerate(joined):
             if self._excess(sequences) > 0:
-                joined[i] = self._cut_to_context(kept[i])
-            elif len(kept[i]) < len(texts[i]):
-                joined[i] = _mark_truncated(sequences)
+                joined[i] = self._cut_to_context(kept[i], sequences)
+            elif kept[i] is not given[i]:
+                joined[i] = replace(sequences, truncated=True)
         if self._context_tokens > MAX_SIZE:
-            for sequences in joined:
-                self._refuse_many_label_tokens(sequences)
+            for item, sequences in zip(given, joined, strict=True):
+                self._refuse_many_label_tokens(item, sequences)
         return joined
 
     # --- from strings to ids ----------------------------------------------------------------------------------------
 
-    def _fill(self, text: str) -> str:
-        return self._before + self._prompt.head + text + self._prompt.tail + self._after
+    def _fill(self, context: str) -> str:
+        return self._before + context + self._after
 
     def _brings_start(self) -> bool:
         """Whether the markup begins with the ids that the tokenizer would put before a text."""
         written = self._strings.encode([self._before], markup=True)[0] if self._before else ()
         return written[: len(self._strings.start)] == self._strings.start
 
-    def _encode_whole(self, texts: Sequence[str], words: str = "") -> list[Ids]:
-        """The ids of each filled template followed by `words`."""
-        strings = [self._fill(text) + words for text in texts]
+    def _encode_whole(self, contexts: Sequence[str], words: Sequence[str]) -> list[Ids]:
+        """The ids of each context with all that stands around it, followed by its words."""
+        strings = [self._fill(context) + each for context, each in zip(contexts, words, strict=True)]
         encoded = self._strings.encode(strings, markup=self._special is not None)
-        for i, text in enumerate(texts):
-            if self._is_forged(text):
-                encoded[i] = self._encode_pieces(text, words)
+        for i, context in enumerate(contexts):
+            if self._is_forged(context, words[i]):
+                encoded[i] = self._encode_pieces(context, words[i])
         return encoded
 
-    def _is_forged(self, text: str) -> bool:
-        """Whether, amid markup, template or text spell out a special token, which there is only text."""
+    def _is_forged(self, context: str, *words: str) -> bool:
+        """Whether, amid markup, template, item or words spell out a special token, which there is only text."""
         if self._special is None:
             return False
-        begin = len(self._before)
-        end = begin + len(self._prompt.head) + len(text) + len(self._prompt.tail)
-        found = self._special.finditer(self._fill(text))
-        return any(match.start() < end and match.end() > begin for match in found)
+        begin, filled = len(self._before), self._fill(context)
+        end = begin + len(context)
+        if any(m.end() > len(filled) for each in words for m in self._special.finditer(filled + each)):
+            return True
+        return any(match.start() < end and match.end() > begin for match in self._special.finditer(filled))
 
-    def _encode_pieces(self, text: str, words: str) -> Ids:
-        """The markup's own special tokens cut the string into pieces; the piece with the item's text is plain text."""
+    def _encode_pieces(self, context: str, words: str) -> Ids:
+        """The markup's own special tokens cut the string into pieces; the piece with the item is plain text."""
         assert self._special is not None
         last = [match.end() for match in self._special.finditer(self._before)]
-        first = self._special.search(self._after)
-        begin, end = last[-1] if last else 0, first.start() if first else len(self._after)
-        middle = self._before[begin:] + self._prompt.head + text + self._prompt.tail + self._after[:end]
-        if first is None:
-            middle, words = middle + words, ""
-        left, right = self._strings.encode([self._before[:begin], self._after[end:] + words], markup=True)
-        return left + self._strings.encode([middle])[0] + right
+        begin = last[-1] if last else 0
+        behind = list(self._special.finditer(self._after))
+        if not behind:
+            middle, markup, tail = self._before[begin:] + context + self._after + words, "", ""
+        else:
+            first, end = behind[0].start(), behind[-1].end()
+            middle = self._before[begin:] + context + self._after[:first]
+            markup, tail = self._after[first:end], self._after[end:] + words
+        left, right = self._strings.encode([self._before[:begin], markup], markup=True)
+        inner, outer = self._strings.encode([middle, tail])
+        return left + inner + right + outer
+
+    # --- items and their contexts -----------------------------------------------------------------------------------
+
+    def _join(self, items: Sequence[Values]) -> Iterator[TokenSequences]:
+        if not self._prompt.has_choices:
+            words = self._prompt.words
+            yield from self._join_pieces([self._piece(self._prompt.fill(item), words) for item in items])
+            return
+        written = [self._prompt.write(item) for item in items]
+        pieces = [piece for each in written for piece in self._pieces(each)]
+        found = iter(self._join_pieces(pieces))
+        for each in written:
+            own = [next(found) for _ in each.contexts]
+            yield own[0] if len(own) == 1 else _merge(own)
+
+    def _pieces(self, written: Written) -> Iterator[_Piece]:
+        if len(written.contexts) == 1:
+            yield self._piece(written.contexts[0], written.continuations)
+        else:
+            for context, words in zip(written.contexts, written.continuations, strict=True):
+                yield self._piece(context, (words,))
+
+    def _piece(self, context: str, words: tuple[str, ...]) -> _Piece:
+        """With the harness' boundary the white space at the context's end is moved to the words."""
+        context = self._prompt.examples + context
+        if self._prompt.boundary != "harness":
+            return _Piece(context, words)
+        bare = context if self._after else context.rstrip()
+        return _Piece(bare, tuple(context[len(bare) :] + each for each in words))
 
     # --- the seam between prompt and label words --------------------------------------------------------------------
 
-    def _join(self, texts: Sequence[str]) -> Iterator[TokenSequences]:
-        prompts = self._encode_whole(texts)
-        seams = self._find_seams(texts, prompts) if self._appended is None else [self._appended] * len(texts)
-        for ids, seam in zip(prompts, seams, strict=True):
+    def _join_pieces(self, pieces: Sequence[_Piece]) -> Iterator[TokenSequences]:
+        prompts = self._encode_whole([piece.context for piece in pieces], [""] * len(pieces))
+        find = self._append_words if self._prompt.boundary == "separate" else self._find_seams
+        for ids, seam in zip(prompts, find(pieces, prompts), strict=True):
             shared = self._start + ids[: len(ids) - len(seam.tail) + seam.num_shared]
-            yield TokenSequences(shared or self._lone_start(), seam.branches, seam.num_label_tokens, truncated=False)
+            yield _sequences(shared, seam) if shared else self._started(seam)
 
-    def _find_seams(self, texts: Sequence[str], prompts: Sequence[Ids]) -> list[_Seam]:
-        """Each text's seam, found in a short window at the prompt's end where that is exact, else in the whole."""
-        seams: list[_Seam | None] = [None] * len(texts)
+    def _started(self, seam: _Seam) -> TokenSequences:
+        """Sequences that share no token: a model needs something to go on where nothing stands before a label."""
+        alone = [len(branch) == num for branch, num in zip(seam.branches, seam.num_label_tokens, strict=True)]
+        start = self._lone_start() if any(alone) else ()
+        if all(alone):
+            return _sequences(start, seam)
+        branches = (start + branch if bare else branch for bare, branch in zip(alone, seam.branches, strict=True))
+        return TokenSequences((), tuple(branches), seam.num_label_tokens, truncated=False)
+
+    def _append_words(self, pieces: Sequence[_Piece], _prompts: Sequence[Ids]) -> list[_Seam]:
+        """The words encoded alone, each set of them once."""
+        if len(self._seams) > _MAX_WINDOWS:
+            self._seams = {}
+        new = [words for words in dict.fromkeys(piece.words for piece in pieces) if ("", words) not in self._seams]
+        alone = iter(self._strings.encode([each for words in new for each in words]))
+        learnt = {("", words): self._make_seam(words, (), [next(alone) for _ in words]) for words in new}
+        seams = self._seams = {**self._seams, **learnt} if learnt else self._seams
+        return [seams["", piece.words] for piece in pieces]
+
+    def _find_seams(self, pieces: Sequence[_Piece], prompts: Sequence[Ids]) -> list[_Seam]:
+        """Each piece's seam, found in a short window at the prompt's end where that is exact, else in the whole."""
+        seams: list[_Seam | None] = [None] * len(pieces)
         if self._strings.is_local:
             for blank in (_LAST_BLANK, _LAST_SPACE):
-                open_texts = [i for i, seam in enumerate(seams) if seam is None and not self._is_forged(texts[i])]
-                windows = [_window(blank, self._fill(texts[i])) for i in open_texts]
+                left = [
+                    i
+                    for i, seam in enumerate(seams)
+                    if seam is None and not self._is_forged(pieces[i].context, *pieces[i].words)
+                ]
+                windows = [(_window(blank, self._fill(pieces[i].context)), pieces[i].words) for i in left]
                 known = self._learn_windows(windows)
-                for i, window in zip(open_texts, windows, strict=True):
+                for i, window in zip(left, windows, strict=True):
                     seam = known.get(window)
                     if seam is not None and _ends_with(prompts[i], seam.tail):
                         seams[i] = seam
         rest = [i for i, seam in enumerate(seams) if seam is None]
-        joined = [self._encode_whole([texts[i] for i in rest], words) for words in self._words]
-        for place, i in enumerate(rest):
-            seams[i] = self._make_seam(prompts[i], [ids[place] for ids in joined])
+        wholes = [(pieces[i].context, words) for i in rest for words in pieces[i].words]
+        joined = iter(self._encode_whole([context for context, _ in wholes], [words for _, words in wholes]))
+        for i in rest:
+            seams[i] = self._make_seam(pieces[i].words, prompts[i], [next(joined) for _ in pieces[i].words])
         return [seam for seam in seams if seam is not None]
 
-    def _learn_windows(self, windows: Sequence[str]) -> dict[str, _Seam]:
-        """The seams of prompts that end with these strings; those of one template mostly end alike.
+    def _learn_windows(
+        self, windows: Sequence[tuple[str, tuple[str, ...]]]
+    ) -> dict[tuple[str, tuple[str, ...]], _Seam]:
+        """The seams of prompts that end with these strings, by string and words; many prompts end alike.
 
         Byte-pair encoding is local: [a, b] followed by [c, d] is how a string is encoded if [a, b] and [c, d] are how
         its parts are, and b and c stay apart, which is known where they are neighbours in the prompt's own encoding.
@@ -166,45 +241,50 @@ class Encoder:
         if len(self._seams) > _MAX_WINDOWS:
             self._seams = {}
         seams = self._seams
-        new = [window for window in dict.fromkeys(windows) if window and window not in seams]
-        columns = [
-            self._strings.encode([w + words for w in new], markup=self._special is not None)
-            for words in ["", *self._words]
-        ]
-        for window, tail, *joined in zip(new, *columns, strict=True):
+        new = [window for window in dict.fromkeys(windows) if window[0] and window not in seams]
+        strings = [string + each for string, words in new for each in ("", *words)]
+        encoded = iter(self._strings.encode(strings, markup=self._special is not None))
+        for window in new:
+            tail, joined = next(encoded), [next(encoded) for _ in window[1]]
             if tail and self._strings.unknown not in tail and all(ids[:1] == tail[:1] for ids in joined):
-                seams[window] = self._make_seam(tail, joined)
+                seams[window] = self._make_seam(window[1], tail, joined)
         return seams
 
-    def _make_seam(self, tail: Ids, joined: Sequence[Ids]) -> _Seam:
-        """Cut each `joined` (tail and label words as one) after the last token that it shares with `tail`."""
+    def _make_seam(self, words: tuple[str, ...], tail: Ids, joined: Sequence[Ids]) -> _Seam:
+        """Cut each `joined` (tail and words as one): after the last token that it shares with `tail`.
+
+        With the harness' boundary, after as many tokens as `tail` has.
+        """
         shared = [num_shared(tail, ids) for ids in joined]
-        num_label_tokens = tuple(len(ids) - cut for ids, cut in zip(joined, shared, strict=True))
+        cuts = [len(tail)] * len(joined) if self._prompt.boundary == "harness" else shared
+        num_label_tokens = tuple(max(0, len(ids) - cut) for ids, cut in zip(joined, cuts, strict=True))
         first = min(shared)
         seam = _Seam(tail, first, tuple(ids[first:] for ids in joined), num_label_tokens)
-        self._check_label_tokens(seam)
+        self._check_label_tokens(words, seam)
         return seam
 
-    def _check_label_tokens(self, seam: _Seam) -> None:
+    def _check_label_tokens(self, words: tuple[str, ...], seam: _Seam) -> None:
         """Each label has tokens to score, and they are not those of another label, which would tie on every text."""
         where = f"prompt '{self._prompt.name}'"
-        for words, num_tokens in zip(self._words, seam.num_label_tokens, strict=True):
+        what = "the choice" if self._prompt.has_choices else "the label words"
+        for each, num_tokens in zip(words, seam.num_label_tokens, strict=True):
             if num_tokens == 0:
                 raise InputError(
-                    f"{where}: the label words {show(words)} have no tokens of their own under this tokenizer; write "
-                    "other words for this label"
+                    f"{where}: {what} {show(each)} {'has' if self._prompt.has_choices else 'have'} no tokens of "
+                    f"{'its' if self._prompt.has_choices else 'their'} own under this tokenizer; write other words for "
+                    "this label"
                 )
-        if len(set(seam.branches)) < len(seam.branches):
-            first, second = self._find_twins(seam.branches)
+        if not self._prompt.has_choices and len(set(seam.branches)) < len(seam.branches):
+            first, second = self._find_twins(words, seam.branches)
             raise InputError(
                 f"{where}: the label words {show(first)} and {show(second)} have the same tokens under this tokenizer, "
                 "so nothing can tell them apart; write other words for one of them"
             )
 
-    def _find_twins(self, branches: Sequence[Ids]) -> tuple[str, str]:
+    def _find_twins(self, words: tuple[str, ...], branches: Sequence[Ids]) -> tuple[str, str]:
         """The first two labels' words that have the same tokens."""
         second = next(i for i, ids in enumerate(branches) if ids in branches[:i])
-        return self._words[branches.index(branches[second])], self._words[second]
+        return words[branches.index(branches[second])], words[second]
 
     def _lone_start(self) -> Ids:
         """What stands before a label when the prompt has no tokens at all: a model needs something to go on."""
@@ -221,7 +301,8 @@ class Encoder:
         return len(sequences.prompt_ids) + max(map(len, sequences.branches)) - self._context_tokens
 
     def _refuse_long_prompt(self) -> None:
-        sequences = next(self._join([""]))
+        empty: Values = dict.fromkeys(self._prompt.columns, "")
+        sequences = next(self._join([empty]))
         excess = self._excess(sequences)
         if excess > 0:
             raise InputError(
@@ -229,36 +310,89 @@ class Encoder:
                 f"{self._context_tokens + excess} tokens, the model's context is {self._context_tokens}; "
                 "shorten the template or the label words"
             )
-        self._refuse_many_label_tokens(sequences)
+        self._refuse_many_label_tokens(empty, sequences)
 
-    def _refuse_many_label_tokens(self, sequences: TokenSequences) -> None:
+    def _refuse_many_label_tokens(self, item: Values, sequences: TokenSequences) -> None:
         """A long label, or a tokenizer that splits a whole text anew for the label behind it."""
         largest = max(sequences.num_label_tokens)
         if largest > MAX_SIZE:
-            words = self._words[sequences.num_label_tokens.index(largest)]
+            words = self._prompt.write(item).continuations[sequences.num_label_tokens.index(largest)]
             raise InputError(
                 f"prompt '{self._prompt.name}': the label words {show(words)} make {largest:,} tokens under this "
                 f"tokenizer, at most {MAX_SIZE:,} can be kept; shorten them, or cut the texts (max_text_tokens)"
             )
 
-    def _cut_to_limit(self, texts: Sequence[str], limit: int) -> list[str]:
-        """The texts, each cut at its end to at most `limit` tokens."""
-        kept = list(texts)
-        for i, ids in enumerate(self._strings.encode(texts)):
+    def _cut_column(self, item: Values) -> str | None:
+        """The column of an item that may be cut; None where it has none."""
+        if not self._columns:
+            return None
+        if self._prompt.cut or TEXT in self._columns:
+            return self._prompt.cut or TEXT
+        return max(self._columns, key=lambda column: len(item[column]))
+
+    def _cut_to_limit(self, items: Sequence[Values], limit: int) -> list[Values]:
+        """The items, one column of each cut at its end to at most `limit` tokens."""
+        kept = list(items)
+        columns = [self._cut_column(item) for item in items]
+        places = [i for i, column in enumerate(columns) if column is not None]
+        texts = [str(items[i][columns[i] or ""]) for i in places]
+        for i, text, ids in zip(places, texts, self._strings.encode(texts), strict=True):
             num_kept, num_tokens = limit, len(ids)
             # A cut text is encoded anew, at times into more tokens than were kept (half a letter becomes a whole one).
             while num_tokens > limit:
-                kept[i] = self._strings.first_tokens(texts[i], num_kept)
-                num_kept, num_tokens = num_kept - 1, len(self._strings.encode([kept[i]])[0])
+                cut = self._strings.first_tokens(text, num_kept)
+                kept[i] = {**items[i], columns[i] or "": cut}
+                num_kept, num_tokens = num_kept - 1, len(self._strings.encode([cut])[0])
         return kept
 
-    def _cut_to_context(self, text: str) -> TokenSequences:
+    def _cut_to_context(self, item: Values, sequences: TokenSequences) -> TokenSequences:
+        if self._prompt.is_requests:
+            return self._cut_beginning(sequences)
+        column = self._cut_column(item)
+        text = str(item[column]) if column else ""
         num_tokens = len(self._strings.encode([text])[0])
-        sequences = next(self._join([text]))
         while (excess := self._excess(sequences)) > 0 and num_tokens > 0:
             num_tokens = max(0, num_tokens - excess)
-            sequences = next(self._join([self._strings.first_tokens(text, num_tokens)]))
-        return _mark_truncated(sequences)
+            cut = {**item, column or "": self._strings.first_tokens(text, num_tokens)}
+            sequences = next(self._join([cut]))
+        if excess > 0:
+            raise InputError(
+                f"prompt '{self._prompt.name}': an item has {excess + self._context_tokens:,} tokens"
+                + (f" with nothing left of '{column}'" if column else "")
+                + f", the model's context is {self._context_tokens:,}; shorten it or take it out"
+            )
+        return replace(sequences, truncated=True)
+
+    def _cut_beginning(self, sequences: TokenSequences) -> TokenSequences:
+        """As the harness does: of each sequence the last tokens stay, and a token to go on from."""
+        whole = [sequences.prompt_ids + branch for branch in sequences.branches]
+        if max(sequences.num_label_tokens) >= self._context_tokens:
+            raise InputError(
+                f"prompt '{self._prompt.name}': a continuation has {max(sequences.num_label_tokens):,} tokens, the "
+                f"model's context is {self._context_tokens:,}; shorten it"
+            )
+        room = self._context_tokens + 1  # the last token is scored and never forwarded
+        parts = [
+            TokenSequences(ids[-room:-num], (ids[-num:],), (num,), truncated=len(ids) > room)
+            for ids, num in zip(whole, sequences.num_label_tokens, strict=True)
+        ]
+        return _merge(parts)
+
+
+def _sequences(prompt: Ids, seam: _Seam) -> TokenSequences:
+    return TokenSequences(prompt, seam.branches, seam.num_label_tokens, truncated=False)
+
+
+def _merge(parts: Sequence[TokenSequences]) -> TokenSequences:
+    """An item's contexts as one: what all of them begin with, and the rest of each before its words."""
+    whole = [(part.prompt_ids, part.branches[0], part.num_label_tokens[0]) for part in parts]
+    size = min(num_shared(whole[0][0], ids) for ids, _, _ in whole)
+    return TokenSequences(
+        whole[0][0][:size],
+        tuple(ids[size:] + branch for ids, branch, _ in whole),
+        tuple(num for _, _, num in whole),
+        truncated=any(part.truncated for part in parts),
+    )
 
 
 # A place where every tokenizer begins anew: a single blank between two visible characters. After punctuation a line
@@ -281,7 +415,3 @@ def num_shared(left: Ids, right: Ids) -> int:
     """How many first tokens are the same."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(left), len(right)))
-
-
-def _mark_truncated(found: TokenSequences) -> TokenSequences:
-    return TokenSequences(found.prompt_ids, found.branches, found.num_label_tokens, truncated=True)

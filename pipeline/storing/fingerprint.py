@@ -24,8 +24,13 @@ class Fingerprint:
     parts: Mapping[str, Value] = field(compare=False, hash=False, repr=False)
 
     @property
+    def has_choices(self) -> bool:
+        """Whether texts bring their own choices: as many rows in the store, in their order."""
+        return self.parts["label_words"] is None
+
+    @property
     def label_words(self) -> list[str]:
-        """The distinct label words, sorted: the order of a text's rows in the store."""
+        """The distinct label words, sorted: the order of a text's rows in the store. Not with choices of the text."""
         words = self.parts["label_words"]
         if not isinstance(words, list):
             raise TypeError("label_words must be a list")
@@ -44,27 +49,36 @@ CHAT_SLOT = "\x00ARTICLE\x00"  # stands for the message in a chat template; a pa
 
 
 def make_fingerprint(
-    prompt: Prompt, *, weights: str, tokenizer: str, dtype: str, max_text_tokens: int | None
+    prompt: Prompt, *, weights: str, tokenizer: str, dtype: str, max_text_tokens: int | None, fix: str | None = None
 ) -> Fingerprint:
     """The fingerprint of scores of `prompt` under a model.
 
     `weights` and `tokenizer` are content hashes, `dtype` the resolved one. Label words count as a set: their ids, names
-    and order do not change a score.
+    and order do not change a score. An item's own choices are in its hash; here is where they come from. What stands
+    here only where it departs from the default leaves the fingerprints of before as they were. `fix` names what was
+    mended for this model, whose scores of before are not used again.
     """
-    return fingerprint_of(
-        {
-            "scoring_version": SCORING_VERSION,
-            "weights": weights,
-            "tokenizer": tokenizer,
-            "dtype": dtype,
-            "template": prompt.template,
-            "label_words": sorted({label.words for label in prompt.labels}),
-            "boundary": prompt.boundary,
-            "max_text_tokens": max_text_tokens,
-            "chat_template": CHAT_SLOT.join(prompt.chat) if prompt.chat else None,
-            "shots": prompt.examples or None,
-        }
-    )
+    parts: dict[str, Value] = {
+        "scoring_version": SCORING_VERSION,
+        "weights": weights,
+        "tokenizer": tokenizer,
+        "dtype": dtype,
+        "template": prompt.template,
+        "label_words": None if prompt.has_choices else sorted({label.words for label in prompt.labels}),
+        "boundary": prompt.boundary,
+        "max_text_tokens": max_text_tokens,
+        "chat_template": CHAT_SLOT.join(prompt.chat) if prompt.chat else None,
+        "shots": prompt.examples or None,
+    }
+    departures: dict[str, Value] = {
+        "choices": ("list: " + prompt.choices) if isinstance(prompt.choices, str) else list(prompt.choices or ()),
+        "choice": prompt.choice if prompt.has_choices else None,
+        "strip": int(prompt.strip),
+        "cut": prompt.cut,
+        "braces": int(prompt.parsed.has_escapes),
+        "fix": fix,
+    }
+    return fingerprint_of(parts | {name: value for name, value in departures.items() if value})
 
 
 def fingerprint_of(parts: Mapping[str, Value]) -> Fingerprint:

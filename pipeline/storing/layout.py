@@ -71,11 +71,6 @@ HISTORY_SCHEMA = _schema(
 )
 
 
-def hash_column(prompt: str) -> str:
-    """The column of items.parquet with the hash of what a prompt reads, where that is more than `{text}`."""
-    return f"hash_{prompt}"
-
-
 def norm_sizes(words: str) -> tuple[int, int]:
     """The characters and UTF-8 bytes of label words without one leading blank: `norm_chars` and `norm_bytes`.
 

@@ -51,6 +51,7 @@ class Settings(Record):
     shots_draw: str = "random"
     seed: int = 0
     chat_template: bool = False
+    where: dict[str, Any] = {}
     max_text_tokens: int | None = None
 
 

@@ -1,7 +1,8 @@
 """Parts: the files of the store, each holding scores of some texts under one fingerprint.
 
 Invariant: a part's name is the hash of its bytes and its footer says whose scores they are, so that no damaged, foreign
-or outdated file passes for one. In a part every text has one row for each of the fingerprint's label words, in order.
+or outdated file passes for one. In a part every text has one row for each of the fingerprint's label words, in order,
+or for each of its own choices, which its hash covers.
 """
 
 import io
@@ -48,10 +49,7 @@ class Part:
     notebook: bool
     num_rows: int
     num_bytes: int
-
-    @property
-    def num_texts(self) -> int:
-        return self.num_rows // len(self.fingerprint.label_words)
+    num_texts: int
 
 
 class BadPart(Exception):
@@ -84,7 +82,9 @@ class PartWriter:
         Raises ValueError for a table that breaks this, RunError or InputError where it cannot be written.
         """
         fingerprint = self.stored.fingerprint
-        data = self._encode(_arranged(table, fingerprint.label_words))
+        table = _checked(table)
+        has_choices = fingerprint.has_choices
+        data = self._encode(_together(table) if has_choices else _arranged(table, fingerprint.label_words))
         name = f"{folder_of(fingerprint.digest)}/{hash_bytes(data)}.parquet"
         self.out.write_bytes(name, data)
         return name
@@ -99,16 +99,30 @@ class PartWriter:
             "revision": self.revision,
             "prompt": self.stored.prompt.name,
         }
+        if self.stored.fingerprint.has_choices:
+            footer["num_texts"] = int(_starts(keys_of(table["text_hash"].combine_chunks())).sum())
         table = table.replace_schema_metadata({_FOOTER: json.dumps(footer, sort_keys=True).encode()})
         stream = io.BytesIO()
         write_table(stream, table.schema, [table], use_dictionary=["text_hash", "label_words"])
         return stream.getvalue()
 
 
+def _checked(table: pa.Table) -> pa.Table:
+    """The columns of SCHEMA, with finite numbers."""
+    table = table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
+    if not table.num_rows:
+        raise ValueError("no rows: a part holds at least one text")
+    if table["notebook_logit"].null_count not in (0, table.num_rows):
+        raise ValueError("notebook_logit is there for some rows only")
+    for name in ("logprob", "logit", "notebook_logit"):
+        if not pc.all(pc.is_finite(table[name].drop_null()), min_count=0).as_py():
+            raise ValueError(f"{name} holds NaN or infinity")
+    return table
+
+
 def _arranged(table: pa.Table, label_words: list[str]) -> pa.Table:
     """The rows by text (in order of first appearance) and label word, checked."""
-    table = table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
-    if not table.num_rows or table.num_rows % len(label_words):
+    if table.num_rows % len(label_words):
         raise ValueError(f"{table.num_rows} rows cannot be whole texts with {len(label_words)} labels each")
     texts = table["text_hash"].combine_chunks().dictionary_encode()
     ranks = np.asarray(pc.fill_null(pc.index_in(table["label_words"], pa.array(label_words)), -1))
@@ -117,13 +131,23 @@ def _arranged(table: pa.Table, label_words: list[str]) -> pa.Table:
         raise ValueError("a label word is unknown or a text has it twice")
     if table.num_rows != len(texts.dictionary) * len(label_words):
         raise ValueError("a text lacks one of the label words")
-    if table["notebook_logit"].null_count not in (0, table.num_rows):
-        raise ValueError("notebook_logit is there for some rows only")
-    for name in ("logprob", "logit", "notebook_logit"):
-        if not pc.all(pc.is_finite(table[name].drop_null()), min_count=0).as_py():
-            raise ValueError(f"{name} holds NaN or infinity")
     keys_of(texts.dictionary)
     return table.take(np.argsort(cells))
+
+
+def _together(table: pa.Table) -> pa.Table:
+    """The rows as they are, those of a text in the order of its choices; checked to stand together."""
+    keys = keys_of(table["text_hash"].combine_chunks())
+    if _starts(keys).sum() != len(np.unique(keys, axis=0)):
+        raise ValueError("a text's rows are not together")
+    return table
+
+
+def _starts(keys: Array) -> Array:
+    """(rows,) bool: where another text begins."""
+    starts = np.ones(len(keys), bool)
+    starts[1:] = (keys[1:] != keys[:-1]).any(axis=1)
+    return starts
 
 
 def read_stored(out: Output, name: str, num_bytes: int, *, verify: bool = True) -> Part | dict[str, Any]:
@@ -170,35 +194,52 @@ def _read_footer(name: str, num_bytes: int, file: pq.ParquetFile) -> Part:
     if folder_of(fingerprint.digest) != str(PurePosixPath(name).parent):
         raise BadPart("foreign", "its fingerprint is not that of its folder")
     del footer["schema_version"]
-    return Part(name, fingerprint, num_rows=file.metadata.num_rows, num_bytes=num_bytes, **footer)
+    num_rows = file.metadata.num_rows
+    if not fingerprint.has_choices:
+        footer["num_texts"] = num_rows // len(fingerprint.label_words)
+    return Part(name, fingerprint, num_rows=num_rows, num_bytes=num_bytes, **footer)
 
 
 def load_keys(out: Output, part: Part) -> Array:
     """The part's texts as keys  # (texts, 4)."""
-    return _load(out, part, ["text_hash"])[0]
+    keys, _ = _load(out, part, ["text_hash"])
+    return np.ascontiguousarray(keys[_starts(keys)])
 
 
 def load_scores(out: Output, part: Part) -> tuple[Array, Array]:
     """The part's texts as keys  # (texts, 4), and their rows as records of NUMBERS  # (texts, labels).
 
-    A missing `notebook_logit` is NaN. The bytes are verified again, so that what is published is what was stored.
+    With choices of the text each row is one of its own: (rows, 4) keys as `keys_of_places` makes them, (rows, 1)
+    records. A missing `notebook_logit` is NaN. The bytes are verified again, so that what is published is what was
+    stored.
     """
     keys, table = _load(out, part, SCHEMA.names)
     rows = np.zeros(table.num_rows, NUMBERS)
     for name, _ in NUMBERS:
         rows[name] = table[name].to_numpy()
-    return keys, rows.reshape(len(keys), -1)
+    starts = _starts(keys)
+    if part.fingerprint.has_choices:
+        first = np.maximum.accumulate(np.where(starts, np.arange(len(keys)), 0))
+        return keys_of_places(keys, np.arange(len(keys)) - first), rows[:, None]
+    return np.ascontiguousarray(keys[starts]), rows.reshape(starts.sum(), -1)
+
+
+def keys_of_places(keys: Array, places: Array) -> Array:
+    """Keys of the choices of texts, by place: SHA-256 is as good as random, so no two of them meet by chance."""
+    mixed = keys.astype(np.uint64)
+    mixed[:, 0] += places.astype(np.uint64)  # the first word, by which they are sorted
+    return mixed.astype(">u8")
 
 
 def _load(out: Output, part: Part, columns: list[str]) -> tuple[Array, pa.Table]:
-    words = part.fingerprint.label_words
+    """Each row's key  # (rows, 4), and the columns."""
     try:
         # On this thread alone: one of Arrow's that lets go of Python's bytes while Python ends would abort the process.
         source = pa.BufferReader(_verified_bytes(out, part.name))
         table = pq.ParquetFile(source).read(columns, use_threads=False)
-        keys = keys_of(table["text_hash"].combine_chunks()).reshape(-1, len(words), 4)
-        if (keys != keys[:, :1]).any():
+        keys = keys_of(table["text_hash"].combine_chunks())
+        if _starts(keys).sum() != part.num_texts:
             raise ValueError("a text's rows are not together")
     except (BadPart, ValueError, pa.ArrowException) as error:
         raise RunError(f"{out}: {part.name} changed or is no part: {error}; run `labelscore verify {out}`") from error
-    return np.ascontiguousarray(keys[:, 0]), table
+    return keys, table

@@ -1,11 +1,12 @@
 """A run's tables: exactly its items, prompts and model, made from the store.
 
-Invariant: a table holds each item, prompt and label once, or is not there. Memory does not grow with the number of
-items: rows meet their items in scratch files, and a chunk of items is written at a time.
+Invariant: a table holds each item, prompt and label (or choice of the item) once, or is not there. Memory does not grow
+with the number of items: rows meet their items in scratch files, and a chunk of items is written at a time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import RunError
+from pipeline.prompts import Prompt
 from pipeline.storing.files import Output
-from pipeline.storing.fingerprint import Fingerprint, StoredPrompt
-from pipeline.storing.layout import ITEMS, NORMS, PRIORS, PRIORS_SCHEMA, REJECTED, SCORES, SCORES_SCHEMA, norm_sizes
+from pipeline.storing.fingerprint import StoredPrompt
+from pipeline.storing.layout import (
+    ITEM_CHOICES,
+    ITEMS,
+    NORMS,
+    PRIORS,
+    PRIORS_SCHEMA,
+    REJECTED,
+    SCORES,
+    SCORES_SCHEMA,
+    norm_sizes,
+)
 from pipeline.storing.parts import NUMBERS
-from pipeline.storing.spill import Array, Spill, rebatch
-from pipeline.storing.store import Store
+from pipeline.storing.spill import Array, Spill, cut
+from pipeline.storing.store import Store, num_choices
 from pipeline.storing.tables import read_batches, write_table
 
 ROWS_IN_GROUP = 1 << 16
@@ -39,17 +51,17 @@ def write_tables(
     Raises RunError when a wanted text has no scores (no table is written then) or a file cannot be written.
     """
     ordered = sorted(store.prompts, key=lambda stored: stored.prompt.name)
-    num_items = pq.read_metadata(items).num_rows
-    chunk = max(1, ROWS_IN_GROUP // sum(len(stored.prompt.labels) for stored in ordered))
+    chunks = _Chunks(items, ordered)
     with ExitStack() as scratch:
+        distinct = {stored.fingerprint: stored for stored in ordered}
         spills = {
-            fingerprint: scratch.enter_context(_collect(store, fingerprint, items, prior_texts, num_items, chunk))
-            for fingerprint in dict.fromkeys(stored.fingerprint for stored in ordered)
+            fingerprint: scratch.enter_context(_collect(store, stored, items, prior_texts, chunks))
+            for fingerprint, stored in distinct.items()
         }
-        columns = [_Columns(stored, spills[stored.fingerprint]) for stored in ordered]
-        priors = _priors(columns, prior_texts, num_items)
+        columns = [_Columns(stored, spills[stored.fingerprint], chunks) for stored in ordered]
+        priors = _priors([column for column in columns if not column.prompt.has_choices], prior_texts)
         with folder.writing(SCORES) as path:
-            write_table(path, SCORES_SCHEMA, _score_tables(columns, store, items, chunk, notebook=notebook))
+            write_table(path, SCORES_SCHEMA, _score_tables(columns, store, items, chunks, notebook=notebook))
     with folder.writing(PRIORS) as path:
         write_table(path, PRIORS_SCHEMA, [priors])
     folder.copy(ITEMS, items)
@@ -57,90 +69,171 @@ def write_tables(
         folder.copy(REJECTED, rejected)
 
 
-def _collect(
-    store: Store, fingerprint: Fingerprint, items: Path, extra: Sequence[str], num_items: int, chunk: int
-) -> Spill:
-    """The stored rows by chunk of items, from 1 on; those of the extra texts are in bucket EXTRA."""
-    dtype = [("position", "<i8"), ("rows", NUMBERS, (len(fingerprint.label_words),))]
-    spill = Spill(store.out.work, dtype, num_items // chunk + 2)
+class _Chunks:
+    """Ranges of items with at most ROWS_IN_GROUP rows, numbered from 1; extra texts are in bucket EXTRA.
+
+    first: the first item of each chunk. positions: the first of `Store.scores`' positions of each chunk, which with
+    choices of the items count these.
+    """
+
+    def __init__(self, items: Path, prompts: Sequence[StoredPrompt]) -> None:
+        self.num_items = pq.read_metadata(items).num_rows
+        num_labels = sum(len(stored.prompt.labels) for stored in prompts)
+        if num_labels:
+            self.first = self.positions = np.arange(0, self.num_items, max(1, ROWS_IN_GROUP // num_labels))
+        else:
+            counts = (int(n) for batch in read_batches(items, [ITEM_CHOICES]) for n in num_choices(batch))
+            self.first, self.positions = _cut(counts, ROWS_IN_GROUP // len(prompts))
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many items each chunk has."""
+        return [int(size) for size in np.diff(self.first, append=self.num_items)]
+
+    def buckets(self, positions: Array, *, has_choices: bool) -> Array:
+        """The chunk of each position."""
+        found = np.searchsorted(self.positions, positions, side="right")
+        return found if has_choices else np.where(positions < self.num_items, found, EXTRA)
+
+
+def _cut(counts: Iterable[int], most: int) -> tuple[Array, Array]:
+    """The first item of each chunk with at most `most` choices (or one item), and how many choices lie before it."""
+    first, before = [0], [0]
+    total = 0
+    for item, count in enumerate(counts):
+        if total - before[-1] + count > most and item > first[-1]:
+            first.append(item)
+            before.append(total)
+        total += count
+    return np.array(first), np.array(before)
+
+
+def _collect(store: Store, stored: StoredPrompt, items: Path, extra: Sequence[str], chunks: _Chunks) -> Spill:
+    """The stored rows by chunk of items."""
+    has_choices = stored.prompt.has_choices
+    width = 1 if has_choices else len(stored.fingerprint.label_words)
+    dtype = [("position", "<i8"), ("rows", NUMBERS, (width,))]
+    spill = Spill(store.out.work, dtype, len(chunks.first) + 1)
     with store.out.explain_errors("write scratch files in"):
-        for positions, rows in store.scores(items, fingerprint, extra):
-            buckets = np.where(positions < num_items, positions // chunk + 1, EXTRA)
-            spill.add(buckets, position=positions, rows=rows)
+        for positions, rows in store.scores(items, stored, extra):
+            spill.add(chunks.buckets(positions, has_choices=has_choices), position=positions, rows=rows)
         spill.flush()
     return spill
 
 
-class _Columns:
-    """The columns of one prompt's labels, in the order of their ids."""
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows of one prompt for a chunk, item after item: `item` is a row of the chunk, the rest has an entry a row."""
 
-    def __init__(self, stored: StoredPrompt, spill: Spill) -> None:
+    item: Array
+    label_id: Array
+    label: list[str]
+    words: list[str]
+    norms: Array  # (rows, norms)
+    numbers: Array
+
+
+class _Columns:
+    """The columns of one prompt: of its labels in the order of their ids, or of the items' choices in theirs."""
+
+    def __init__(self, stored: StoredPrompt, spill: Spill, chunks: _Chunks) -> None:
         self.prompt = stored.prompt
         self.labels = sorted(self.prompt.labels, key=lambda label: label.id)
-        self._order = [stored.fingerprint.label_words.index(label.words) for label in self.labels]
-        self._spill = spill
+        self._spill, self.chunks = spill, chunks
+        if self.labels:
+            self._order = [stored.fingerprint.label_words.index(label.words) for label in self.labels]
 
-    def rows(self, bucket: int, start: int, num_texts: int) -> Array:
+    def rows(self, number: int, batch: pa.Table) -> _Rows:
+        """The rows of a chunk. Raises RunError where one is missing."""
+        if self.prompt.has_choices:
+            return self._rows_of_choices(number, batch)
+        num_items, num_labels = batch.num_rows, len(self.labels)
+        numbers = self.numbers(number, int(self.chunks.first[number - 1]), num_items)
+        norms = np.array([norm_sizes(label.words) for label in self.labels], np.int32)
+        return _Rows(
+            np.repeat(np.arange(num_items), num_labels),
+            np.tile(np.array([label.id for label in self.labels], np.int16), num_items),
+            [label.name for label in self.labels] * num_items,
+            [label.words for label in self.labels] * num_items,
+            np.tile(norms, (num_items, 1)),
+            numbers.reshape(-1),
+        )
+
+    def _rows_of_choices(self, number: int, batch: pa.Table) -> _Rows:
+        counts = num_choices(batch)
+        written = [self.prompt.write(values) for values in batch.select(self.prompt.columns).to_pylist()]
+        ends = np.cumsum(counts)
+        return _Rows(
+            np.repeat(np.arange(len(counts)), counts),
+            np.arange(counts.sum()) - np.repeat(ends - counts, counts),
+            [choice for choices in batch[ITEM_CHOICES].to_pylist() for choice in choices],
+            [words for each in written for words in each.continuations],
+            np.array([(len(text), len(text.encode())) for each in written for text in each.sized], np.int32),
+            self._found(number, int(self.chunks.positions[number - 1]), int(counts.sum()))[:, 0],
+        )
+
+    def numbers(self, bucket: int, start: int, num_texts: int) -> Array:
         """Records for the texts at positions start ...  # (texts, labels). Raises RunError where one is missing."""
+        return self._found(bucket, start, num_texts)[:, self._order]
+
+    def _found(self, bucket: int, start: int, num: int) -> Array:
+        """The records of a bucket in the order of their positions  # (num, stored labels)."""
         records = self._spill.read(bucket)
-        if len(records) != num_texts:
+        if len(records) != num:
+            what = "choices" if self.prompt.has_choices else "texts"
             raise RunError(
-                f"prompt '{self.prompt.name}': {num_texts - len(records)} texts have no scores; run again to score them"
+                f"prompt '{self.prompt.name}': {num - len(records)} {what} have no scores; run again to score them"
             )
-        rows = np.empty((num_texts, len(self._order)), NUMBERS)
-        rows[records["position"] - start] = records["rows"][:, self._order]
+        rows = np.empty(records["rows"].shape, NUMBERS)
+        rows[records["position"] - start] = records["rows"]
         return rows
 
 
 def _score_tables(
-    columns: list[_Columns], store: Store, items: Path, chunk: int, *, notebook: bool
+    columns: list[_Columns], store: Store, items: Path, chunks: _Chunks, *, notebook: bool
 ) -> Iterator[pa.Table]:
-    last_id, start = -1, 0
-    batches = read_batches(items, ["item_id", "text_hash", "gold_id"], chunk)
-    for number, batch in enumerate(rebatch(batches, chunk), start=1):
+    last_id = -1
+    choices = [ITEM_CHOICES] if columns[0].prompt.has_choices else []
+    used = [column for each in columns for column in each.prompt.columns] if choices else []
+    hashes = [column.prompt.hash_column for column in columns]
+    wanted = list(dict.fromkeys(["item_id", "gold_id", *hashes, *choices, *used]))
+    for number, batch in enumerate(cut(read_batches(items, wanted), chunks.sizes), start=1):
         ids = batch["item_id"].to_numpy()
         if ids[0] <= last_id or (np.diff(ids) <= 0).any():
             raise RunError(f"{items}: item_id does not rise from row to row; run again")
         last_id = ids[-1]
-        rows = np.concatenate([c.rows(number, start, len(ids)) for c in columns], axis=1)  # (items, prompts x labels)
-        start += len(ids)
-        yield _score_table(columns, store, batch, rows, notebook=notebook)
+        tables = [_score_table(c.prompt, c.rows(number, batch), store, batch, notebook=notebook) for c in columns]
+        table = pa.concat_tables(tables)
+        yield table.take(np.argsort(table["item_id"].to_numpy(), kind="stable")) if len(tables) > 1 else table
 
 
-def _score_table(columns: list[_Columns], store: Store, batch: pa.Table, rows: Array, *, notebook: bool) -> pa.Table:
-    labels = [(c.prompt.name, label) for c in columns for label in c.labels]
-    norms = np.array([norm_sizes(label.words) for _, label in labels], np.int32).T  # (norms, labels)
-    num_items, num_labels = rows.shape
-    flat = rows.reshape(-1)
-    found = flat["notebook_logit"]
-    item = np.repeat(np.arange(num_items), num_labels)
+def _score_table(prompt: Prompt, rows: _Rows, store: Store, batch: pa.Table, *, notebook: bool) -> pa.Table:
+    num_rows, found = len(rows.item), rows.numbers["notebook_logit"]
     return pa.table(
         {
-            "item_id": batch["item_id"].take(item),
-            "text_hash": batch["text_hash"].cast(pa.string()).take(item),
-            "prompt": _tiled([name for name, _ in labels], num_items),
-            "model": _tiled([store.model] * num_labels, num_items),
-            "revision": _tiled([store.revision] * num_labels, num_items),
-            "label_id": np.tile(np.array([label.id for _, label in labels], np.int16), num_items),
-            "label": _tiled([label.name for _, label in labels], num_items),
-            "label_words": _tiled([label.words for _, label in labels], num_items),
-            "gold_id": batch["gold_id"].take(item),
-            **{name: flat[name] for name in ("num_tokens", "num_bytes")},
-            **{name: np.tile(sizes, num_items) for name, sizes in zip(NORMS, norms, strict=True)},
-            **{name: flat[name] for name in ("logprob", "logit")},
+            "item_id": batch["item_id"].take(rows.item),
+            "text_hash": batch[prompt.hash_column].cast(pa.string()).take(rows.item),
+            "prompt": pa.repeat(prompt.name, num_rows),
+            "model": pa.repeat(store.model, num_rows),
+            "revision": pa.repeat(store.revision, num_rows),
+            "label_id": rows.label_id,
+            "label": rows.label,
+            "label_words": rows.words,
+            "gold_id": batch["gold_id"].take(rows.item),
+            **{name: rows.numbers[name] for name in ("num_tokens", "num_bytes")},
+            **dict(zip(NORMS, rows.norms.T, strict=True)),
+            **{name: rows.numbers[name] for name in ("logprob", "logit")},
             "notebook_logit": pa.array(found, mask=np.isnan(found) | (not notebook)),
-            **{name: flat[name] for name in ("prompt_tokens", "truncated")},
+            **{name: rows.numbers[name] for name in ("prompt_tokens", "truncated")},
         }
     ).cast(SCORES_SCHEMA)
 
 
-def _tiled(values: list[str], times: int) -> pa.Array:
-    return pa.array(values, pa.string()).take(np.tile(np.arange(len(values)), times))
-
-
-def _priors(columns: list[_Columns], texts: Sequence[str], num_items: int) -> pa.Table:
+def _priors(columns: list[_Columns], texts: Sequence[str]) -> pa.Table:
+    """A row for each prompt with labels that all items share, text and label."""
     cells = [(column.prompt.name, text, label) for column in columns for text in texts for label in column.labels]
-    rows = np.concatenate([column.rows(EXTRA, num_items, len(texts)).reshape(-1) for column in columns])
+    found = [c.numbers(EXTRA, c.chunks.num_items, len(texts)).reshape(-1) for c in columns]
+    rows = np.concatenate([np.empty(0, NUMBERS), *found])
     return pa.table(
         {
             "prompt": [name for name, _, _ in cells],

@@ -6,8 +6,9 @@ Memory is that of the largest bucket, not of the number of records; a hash is co
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 Array = npt.NDArray[Any]
 KEY = ("key", ">u8", (4,))  # a SHA-256 as four words
 KEYS_AT_ONCE = 1 << 15
+MANY = 1 << 62  # more rows than there are
 MAX_BUCKETS = 1024  # beyond 33 million keys the buckets grow instead (a quarter of a byte of memory a key)
 
 
@@ -116,16 +118,22 @@ def _group_starts(keys: Array) -> Array:
 
 def rebatch(batches: Iterator[pa.RecordBatch], num_rows: int) -> Iterator[pa.Table]:
     """The same rows in tables of exactly `num_rows` (the last may be shorter)."""
+    return cut(batches, repeat(num_rows))
+
+
+def cut(batches: Iterator[pa.RecordBatch], sizes: Iterable[int]) -> Iterator[pa.Table]:
+    """The same rows in tables of these sizes, one after the other; the last may be shorter."""
     waiting: list[pa.RecordBatch] = []
-    size = 0
+    sizes, num_waiting = iter(sizes), 0
+    num_rows = next(sizes)
     for batch in batches:
-        while size + batch.num_rows >= num_rows:
-            waiting.append(batch.slice(0, num_rows - size))
+        while num_waiting + batch.num_rows >= num_rows:
+            waiting.append(batch.slice(0, num_rows - num_waiting))
             yield pa.Table.from_batches(waiting)
             batch = batch.slice(waiting[-1].num_rows)
-            waiting, size = [], 0
+            waiting, num_waiting, num_rows = [], 0, next(sizes, MANY)
         if batch.num_rows:
             waiting.append(batch)
-            size += batch.num_rows
+            num_waiting += batch.num_rows
     if waiting:
         yield pa.Table.from_batches(waiting)

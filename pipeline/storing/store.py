@@ -12,17 +12,20 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.storing.files import Finding, Output, hash_bytes
+from pipeline.prompts import Prompt, hash_item, same_text
+from pipeline.storing.files import Finding, Output
 from pipeline.storing.fingerprint import Fingerprint, StoredPrompt
-from pipeline.storing.layout import PART, PLAN, SET_ASIDE
+from pipeline.storing.layout import ITEM_CHOICES, PART, PLAN, SET_ASIDE
 from pipeline.storing.parts import (
     NUMBERS,
     BadPart,
     Part,
     PartWriter,
     folder_of,
+    keys_of_places,
     load_keys,
     load_scores,
     read_stored,
@@ -34,7 +37,7 @@ from pipeline.storing.tables import ROWS_AT_ONCE, read_batches, write_table
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A Parquet file (text_hash, text) of the `num_missing` of `num_wanted` distinct texts still to be scored."""
+    """A Parquet file of the `num_missing` of `num_wanted` distinct texts still to be scored: text_hash and columns."""
 
     path: Path
     num_missing: int
@@ -95,11 +98,12 @@ class Store:
         """
         fingerprint = stored.fingerprint
         num_items = pq.read_metadata(items).num_rows
-        missing = np.zeros(num_items + len(extra_texts), bool)
+        extra = [] if stored.prompt.has_choices else list(extra_texts)
+        missing = np.zeros(num_items + len(extra), bool)
         num_wanted = 0
         parts = [] if force else self.parts(fingerprint)
         payloads = ((load_keys(self.out, part), np.array(part.notebook)) for part in parts)
-        wanted = _wanted_keys(items, extra_texts)
+        wanted = _wanted_keys(items, stored.prompt, extra)
         num_keys = len(missing) + sum(part.num_texts for part in parts)
         for has_notebook, positions, first in _hash_join(self.out, wanted, payloads, np.dtype(bool), num_keys):
             num_wanted += len(np.unique(first))
@@ -109,7 +113,7 @@ class Store:
             missing[positions[lacks][np.unique(first[lacks], return_index=True)[1]]] = True
         path = self.out.work / f"pending-{fingerprint.digest[:16]}.parquet"
         with self.out.explain_errors("write scratch files in"):
-            _stage(path, items, missing, extra_texts)
+            _stage(path, items, stored.prompt, missing, extra)
         pending = Pending(path, int(missing.sum()), num_wanted)
         self._write_plan(stored, pending)
         return pending
@@ -129,29 +133,51 @@ class Store:
             self.out.write_bytes(f"{folder_of(stored.fingerprint.digest)}/{PLAN}", seal(plan))
 
     def scores(
-        self, items: Path, fingerprint: Fingerprint, extra_texts: Sequence[str] = ()
+        self, items: Path, stored: StoredPrompt, extra_texts: Sequence[str] = ()
     ) -> Iterator[tuple[Array, Array]]:
         """The stored rows of every item and extra text, in no particular order, as (positions, records).
 
         positions  # (n,) row in the items file; extra texts follow the last item
         records    # (n, labels) of NUMBERS, labels in the order of `fingerprint.label_words`
-        Positions whose text is not stored are left out.
+        With choices of the item there is a position for each choice of each item, one after the other, and no extra
+        text. Positions whose text is not stored are left out.
         """
+        fingerprint, has_choices = stored.fingerprint, stored.prompt.has_choices
         parts = self.parts(fingerprint)
-        dtype = np.dtype((NUMBERS, (len(fingerprint.label_words),)))
-        wanted = _wanted_keys(items, extra_texts)
+        dtype = np.dtype((NUMBERS, (1 if has_choices else len(fingerprint.label_words),)))
+        if has_choices:
+            wanted = _wanted_places(items, stored.prompt)
+        else:
+            wanted = _wanted_keys(items, stored.prompt, extra_texts)
         num_keys = pq.read_metadata(items).num_rows + sum(part.num_texts for part in parts)
-        stored = (load_scores(self.out, part) for part in parts)
-        for rows, positions, first in _hash_join(self.out, wanted, stored, dtype, num_keys):
+        if has_choices:
+            num_keys = 2 * sum(part.num_rows for part in parts)  # about as many are wanted
+        loaded = (load_scores(self.out, part) for part in parts)
+        for rows, positions, first in _hash_join(self.out, wanted, loaded, dtype, num_keys):
             found = first < len(rows)
             yield positions[found], rows[first[found]]
 
 
-def _wanted_keys(items: Path, extra_texts: Sequence[str]) -> Iterator[Array]:
-    batches = read_batches(items, ["text_hash"])
+def _wanted_keys(items: Path, prompt: Prompt, extra_texts: Sequence[str]) -> Iterator[Array]:
+    batches = read_batches(items, [prompt.hash_column])
     yield from (keys_of(batch.column(0)) for batch in batches)
     if extra_texts:
-        yield keys_of(pa.array([hash_text(text) for text in extra_texts], pa.string()))
+        hashes = [hash_item(prompt, same_text(prompt, text)) for text in extra_texts]
+        yield keys_of(pa.array(hashes, pa.string()))
+
+
+def _wanted_places(items: Path, prompt: Prompt) -> Iterator[Array]:
+    """A key for each choice of each item."""
+    for batch in read_batches(items, [prompt.hash_column, ITEM_CHOICES]):
+        counts = num_choices(batch)
+        ends = np.cumsum(counts)
+        places = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
+        yield keys_of_places(np.repeat(keys_of(batch[prompt.hash_column]), counts, axis=0), places)
+
+
+def num_choices(batch: pa.RecordBatch | pa.Table) -> Array:
+    """How many choices each item of a batch has  # (items,)."""
+    return np.asarray(pc.list_value_length(batch[ITEM_CHOICES]))
 
 
 def _hash_join(
@@ -188,24 +214,23 @@ def _hash_join(
             yield old["payload"], new["position"], first
 
 
-def _stage(path: Path, items: Path, missing: npt.NDArray[np.bool_], extra_texts: Sequence[str]) -> None:
-    """Write the missing texts, in item order, in row groups of at most ROWS_AT_ONCE."""
-    schema = pa.schema([("text_hash", pa.string()), ("text", pa.string())])
+def _stage(path: Path, items: Path, prompt: Prompt, missing: npt.NDArray[np.bool_], extra_texts: Sequence[str]) -> None:
+    """Write what makes the missing items, in item order, in row groups of at most ROWS_AT_ONCE."""
+    types = pq.read_schema(items)
+    schema = pa.schema([("text_hash", pa.string()), *((column, types.field(column).type) for column in prompt.columns)])
     num_items = len(missing) - len(extra_texts)
 
     def chosen() -> Iterator[pa.RecordBatch]:
         start = 0
-        for batch in read_batches(items, schema.names):
+        for batch in read_batches(items, [prompt.hash_column, *prompt.columns]):
             mask = missing[start : start + batch.num_rows]
             start += batch.num_rows
             if mask.any():
-                yield batch.filter(pa.array(mask)).cast(schema)
+                columns = [batch[prompt.hash_column], *(batch[column] for column in prompt.columns)]
+                yield pa.record_batch(columns, names=schema.names).filter(pa.array(mask)).cast(schema)
         extra = [text for text, lacks in zip(extra_texts, missing[num_items:], strict=True) if lacks]
-        yield pa.record_batch([[hash_text(text) for text in extra], extra], schema=schema)
+        hashes = [hash_item(prompt, same_text(prompt, text)) for text in extra]
+        if extra:
+            yield pa.record_batch([hashes, *([extra] * len(prompt.columns))], schema=schema)
 
     write_table(path, schema, rebatch(chosen(), ROWS_AT_ONCE))
-
-
-def hash_text(text: str) -> str:
-    """The text_hash of a text: hex SHA-256 of its UTF-8 bytes."""
-    return hash_bytes(text.encode())

@@ -290,6 +290,17 @@ def test_limit_scaling_and_tried_write_their_sections(shared: Path, tmp_path: Pa
     assert f"## {scaling.TITLE}\n\n`{scaling.COMMAND} {' '.join(small)} --rounds 1`" in text
 
 
+def test_sharing_writes_what_was_forwarded_with_and_without_it(shared: Path, tmp_path: Path) -> None:
+    """Contexts that two items share are forwarded twice without it."""
+    from tests.benchmarks import sharing
+
+    results = tmp_path / "RESULTS.md"
+    sharing.main(["--rounds", "1", "--shapes", "contexts", "--results", str(results)])
+    cells = results.read_text(encoding="utf-8").splitlines()[-1].strip("| ").split(" | ")
+    together, distinct, apart = (int(cells[place].replace(",", "")) for place in (2, 3, 5))
+    assert distinct <= together < 1.05 * distinct < apart
+
+
 @pytest.mark.bench
 def test_overlap_and_memory_run_the_whole_command(shared: Path, tmp_path: Path) -> None:
     """On a few items: one by turns with the scorer alone, one from the run's manifest."""

@@ -337,15 +337,12 @@ PROMPTS = {
     "unknown": options("--prompt nope", "unknown prompt 'nope'", "answer"),
     "nearly right": options("--prompt anwser", "did you mean 'answer'?"),
     "empty name": Case(("--prompt", ""), ("prompt",)),
-    "template without a slot": prompt(
-        f'template = "News:"\n{LABELS}', "prompt 'mine'", "{text} exactly once", "0 times"
-    ),
-    "template with two slots": prompt(f'template = "{{text}}{{text}}"\n{LABELS}', "prompt 'mine'", "2 times"),
-    "slot in capitals": prompt(f'template = "{{Text}}"\n{LABELS}', "{text} exactly once"),
-    "empty template": prompt(f'template = ""\n{LABELS}', "{text} exactly once"),
+    "template without a slot": prompt(f'template = "News:"\n{LABELS}', "prompt 'mine'", "the template has no slot"),
+    "slot in capitals": prompt(f'template = "{{Text}}"\n{LABELS}', "no column 'Text'; did you mean 'text'?"),
+    "empty template": prompt(f'template = ""\n{LABELS}', "the template has no slot"),
     "template that is a number": prompt(f"template = 7\n{LABELS}", "prompts.mine.template"),
     "no template": prompt(LABELS, "prompts.mine.template", "run.toml"),
-    "no labels": prompt('template = "{text}"', "prompts.mine.labels", "run.toml"),
+    "no labels": prompt('template = "{text}"', "prompt 'mine'", "neither labels nor choices"),
     "empty label": prompt('template = "{text}"\nlabels = [" a", "", " c", " d"]', "label 1 is empty"),
     "blank label": prompt('template = "{text}"\nlabels = [" a", "  ", " c", " d"]', "label 1 is empty"),
     "the slot in two braces": prompt(f'template = "{{{{text}}}}:"\n{LABELS}', "two ways", "write {text}"),
@@ -449,7 +446,7 @@ OPTIONS = {
     "unknown dtype": options("--dtype half", "'dtype' in the command line", "'bfloat16'"),
     "unknown rule": options("--rule best", "'rule' in the command line", "'pmi'"),
     "notebook rule without its scores": options("--rule notebook", "--notebook-rule"),
-    "unknown boundary": options("--boundary hard", "'boundary' in the command line", "'joint' or 'separate'"),
+    "unknown boundary": options("--boundary hard", "'boundary' in the command line", "'separate' or 'harness'"),
     "unknown care of bad rows": options("--on-bad-row keep", "'on_bad_row' in the command line", "'fail' or 'skip'"),
     "unknown preset": options("--preset gemma7b", "unknown preset 'gemma7b'", "gemma, notebook"),
     "unknown split of the sample": options("--split dev", "no split 'dev'", "test, train"),
@@ -564,7 +561,7 @@ OTHERS = {
     "classify with an open quote": commands(
         "classify", "x", "--template", "{text}:", "--labels", '"a,b', words=("not closed",)
     ),
-    "classify without a slot": commands("classify", "x", "--template", "y", "--labels", "a,b", words=("exactly once",)),
+    "classify without a slot": commands("classify", "x", "--template", "y", "--labels", "a,b", words=("has no slot",)),
     "classify with an unknown device": commands(
         "classify", "x", "--template", "{text}", "--labels", "a,b", "--device", "x", words=("'device'",)
     ),

@@ -33,9 +33,9 @@ def test_help_explains_each_key_of_the_configuration(
     page = " ".join(help_of(command, monkeypatch, capsys).split())
     for name, field in OPTIONS.items():
         default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
-        shown = "" if default is None or default is False else rf" \[default: {default}\]"
+        shown = "" if default is None or default is False or default == {} else rf" \[default: {default}\]"
         option, told = f" --{name.replace('_', '-')} ", re.escape(str(field.description))
-        assert re.search(rf"{option}([A-Z.,]+ )?{told}( \([\w, ]+\))?{shown} (--|when)", f"{page} --"), name
+        assert re.search(rf"{option}([A-Z.,=]+ )?{told}( \([\w, ]+\))?{shown} (--|when)", f"{page} --"), name
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

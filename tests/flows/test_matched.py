@@ -18,7 +18,7 @@ import pytest
 
 from pipeline.bundled import sample_path
 from pipeline.prompts import AG_NEWS
-from pipeline.shots import draw_shots
+from pipeline.shots import Example, draw_shots
 from tests.flows.conftest import Command, Ended
 
 ORDERS = (AG_NEWS, tuple(sorted(AG_NEWS)), tuple(reversed(AG_NEWS)))
@@ -365,10 +365,10 @@ def test_growth_that_changes_the_draw_says_what_is_scored_again(labelscore: Comm
     write_shots(here)
     run = ("run", "--dataset", "test.csv", "--num-shots", "4", "--shots-split", "train.csv", "--out", "out")
     assert labelscore(*run).code == 0
-    train = [(text, AG_NEWS.index(gold)) for text, gold in sample_rows("train")[:40]]
+    train = [Example(text, {"text": text}, AG_NEWS.index(gold)) for text, gold in sample_rows("train")[:40]]
     drawn = draw_shots(train, num_shots=4, label_names=AG_NEWS, seed=0)
     with (here / "test.csv").open("a", newline="") as file:
-        csv.writer(file).writerow(drawn[0])
+        csv.writer(file).writerow((drawn[0].text, drawn[0].place))
     done = labelscore(*run)
     assert "'answer' has other solved examples than in the last run: 44 texts are scored again" in done.err
     assert "1 rows of train.csv were left out" in done.err

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, Bloom
 from pipeline.analysis import load_run
 from pipeline.bundled import demo_model_path, sample_path
 from pipeline.prompts import AG_NEWS
-from pipeline.shots import SEPARATOR, draw_shots
+from pipeline.shots import SEPARATOR, Example, draw_shots
 
 CHAT = (
     "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ message['role'] }}\n"
@@ -73,10 +73,11 @@ def test_chat_and_shots_store_the_scores_of_the_whole_conversation(
 def shots_of(num_shots: int) -> str:
     """The examples that every run with seed 0 puts first, written out."""
     train = pl.read_ndjson(sample_path("train"))
-    drawn = draw_shots(train.select("text", "label").iter_rows(), num_shots=num_shots, label_names=AG_NEWS, seed=0)
-    assert sorted(label for _, label in drawn) == [0, 1, 2, 3][:num_shots]
+    rows = [Example(text, {"text": text}, label) for text, label in train.select("text", "label").iter_rows()]
+    drawn = draw_shots(rows, num_shots=num_shots, label_names=AG_NEWS, seed=0)
+    assert sorted(row.place for row in drawn) == [0, 1, 2, 3][:num_shots]
     words = (" World", " Sports", " Business", " Sci/Tech")
-    return "".join(f"Article: {text}\nTopic:{words[label]}{SEPARATOR}" for text, label in drawn)
+    return "".join(f"Article: {row.text}\nTopic:{words[row.place]}{SEPARATOR}" for row in drawn)
 
 
 def test_a_model_that_takes_no_tree_is_scored_in_rows_and_the_run_says_so(tmp_path: Path, prefect_home: Path) -> None:

@@ -1,5 +1,6 @@
 """Opening a run, and the documentation of its files: every column and every query in data/README.md."""
 
+import hashlib
 import json
 import os
 import re
@@ -20,11 +21,13 @@ from pipeline.errors import InputError, RunError
 from pipeline.storing.files import Output, hash_file
 from pipeline.storing.layout import NORMS, norm_sizes
 from pipeline.storing.sealed import seal
+from tests.conftest import Walk
 from tests.pipeline.reporting import tables
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "data" / "README.md"
 FOLDER = "data/runs/sample-demo"
 TWINS = {"2": 3, "3": 3, "4": 3}  # questions answered in Polars, DuckDB and pandas
+OTHERS = "## Several columns, and choices of the item"
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,8 @@ def real_run(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> Pa
 def blocks_of(document: str) -> list[tuple[str, str]]:
     """(number of the question, code) of each block, in order; the first belongs to no question."""
     found = []
-    for section in re.split(r"^### ", document.partition("## Ten questions")[2], flags=re.MULTILINE):
+    questions = document.partition("## Ten questions")[2].partition(OTHERS)[0]
+    for section in re.split(r"^### ", questions, flags=re.MULTILINE):
         number = section.partition(".")[0] if section[:1].isdigit() else ""
         found += [(number, code) for code in re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)]
     return found
@@ -99,11 +103,56 @@ def test_answers_are_those_of_the_report(answers: list[tuple[str, pl.DataFrame]]
     assert ensemble["n"].item() == load_run(real_run / FOLDER).items.collect().height
 
 
+@pytest.fixture(scope="module")
+def other_answers(walk: Walk) -> list[pl.DataFrame]:
+    """What each block on several columns and choices leaves in `answer`, beside the runs that the README makes."""
+    names: dict[str, Any] = {}
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(walk.folder)
+        for code in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text().partition(OTHERS)[2], flags=re.DOTALL):
+            exec(compile(code, f"{DOCUMENT.name}, several columns", "exec"), names)
+            found.append(plain(names["answer"]))
+    return found
+
+
+def test_questions_on_several_columns_and_choices_have_answers(other_answers: list[pl.DataFrame]) -> None:
+    """No join loses a row; one of them is in Polars, DuckDB and pandas alike."""
+    first, polars, duck, pandas, each_choice, by_number, places = other_answers
+    assert first.height == 4
+    for answer in (polars, duck, pandas):
+        assert answer["n"].sum() == 4
+        assert_frame_equal(answer, polars, check_dtypes=False)
+    assert each_choice.group_by("item_id", maintain_order=True).len()["len"].to_list() == [2, 3, 4]
+    assert each_choice.group_by("item_id").agg(pl.col("share").sum())["share"].to_list() == pytest.approx([1, 1, 1])
+    assert each_choice.filter("right").sort("item_id")["label"].to_list() == ["honey", "ice", "a house"]
+    assert by_number["num_choices"].to_list() == [2, 3, 4]
+    assert places.select("predicted", "right").sum().row(0) == (3, 3)
+
+
+def test_items_have_the_columns_that_their_prompts_use(walk: Walk) -> None:
+    """As data/README.md says: in this order, with a hash of the columns as JSON."""
+    columns = {"nli": ["premise", "hypothesis"], "quiz": ["question", "options"]}
+    for name, used in columns.items():
+        items = pl.read_parquet(walk.folder / "runs" / name / "items.parquet")
+        own = ["item_choices"] if name == "quiz" else []
+        assert items.columns == ["item_id", *used, "gold_id", "gold", "text_hash", "gold_ids", *own, f"hash_{name}"]
+        for row in items.iter_rows(named=True):
+            values = {column: row[column] for column in used}
+            written = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            assert row[f"hash_{name}"] == hashlib.sha256(written.encode()).hexdigest()
+    metrics = pl.read_parquet(walk.folder / "runs" / "quiz" / "report" / "metrics.parquet")
+    left_out = DOCUMENT.read_text().partition("**Choices of the item.**")[2].partition("\n")[0]
+    assert not set(re.findall(r"`(\w+)`", left_out)) & {*metrics["metric"], *metrics["rule"]}
+    assert pl.read_parquet(walk.folder / "runs" / "quiz" / "priors.parquet").is_empty()
+
+
 def dictionary() -> dict[str, list[str]]:
     """Columns by file, as data/README.md lists them."""
     part = DOCUMENT.read_text().partition("## Data dictionary")[2].partition("## Ten questions")[0]
     sections = [section.partition("\n") for section in re.split(r"^### ", part, flags=re.MULTILINE)[1:]]
-    return {name.strip(): re.findall(r"^\| `(\w+)` \|", body, flags=re.MULTILINE) for name, _, body in sections}
+    first = {name.strip(): body.partition("That is a run whose prompts read")[0] for name, _, body in sections}
+    return {name: re.findall(r"^\| `(\w+)` \|", body, flags=re.MULTILINE) for name, body in first.items()}
 
 
 def test_the_dictionary_lists_every_column_of_every_file(real_run: Path) -> None:

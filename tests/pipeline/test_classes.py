@@ -51,7 +51,7 @@ def meet(config: RunConfig, dataset: Dataset) -> tuple[Classes, list[Prompt]]:
 def gold_names(dataset: Dataset, classes: Classes, folder: Path) -> list[str]:
     """The name of each item's class."""
     paths = {"items_path": folder / "items.parquet", "rejected_path": folder / "rejected.parquet"}
-    pull_items(dataset, classes=classes, limit=None, on_bad_row="fail", **paths)  # type: ignore[arg-type]
+    pull_items(dataset, golds=classes, shape=data_files.TEXT_ALONE, limit=None, on_bad_row="fail", **paths)  # type: ignore[arg-type]
     return pq.read_table(folder / "items.parquet")["gold"].to_pylist()
 
 

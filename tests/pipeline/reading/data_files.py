@@ -11,6 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.items import ItemShape
+from pipeline.prompts import BUILT_IN
+
+TEXT_ALONE = ItemShape((BUILT_IN["answer"],))  # what an item is where nothing else is asked for
 TEXT_KINDS = ("csv", "tsv", "jsonl", "ndjson", "json")
 
 

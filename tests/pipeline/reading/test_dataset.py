@@ -25,7 +25,7 @@ from pipeline.reading.dataset import Dataset, Row, open_dataset
 from pipeline.reading.formats import Layout
 from pipeline.reading.gold import Classes, Names, read_classes
 from pipeline.storing.layout import ITEMS_SCHEMA
-from tests.pipeline.reading.data_files import TEXT_KINDS, write, write_bytes
+from tests.pipeline.reading.data_files import TEXT_ALONE, TEXT_KINDS, write, write_bytes
 
 _empty = io.BytesIO()
 pq.write_table(pa.table({"text": pa.array([], pa.string())}), _empty)
@@ -54,7 +54,8 @@ def pull(
     out.mkdir(parents=True, exist_ok=True)
     summary = pull_items(
         dataset,
-        classes=classes_of(dataset, names),
+        shape=TEXT_ALONE,
+        golds=classes_of(dataset, names),
         limit=limit,
         on_bad_row=on_bad_row,
         items_path=out / "items.parquet",
@@ -202,7 +203,8 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path: Path) -> None:
         dataset = open_dataset(path)
         pull_items(
             dataset,
-            classes=classes_of(dataset),
+            shape=TEXT_ALONE,
+            golds=classes_of(dataset),
             limit=None,
             on_bad_row="fail",
             items_path=tmp_path / "items.parquet",
@@ -250,7 +252,7 @@ def test_a_missing_label_column_means_unlabelled_only_when_it_is_the_default(tmp
     """A column that somebody named must be there."""
     path = write(tmp_path / "x.parquet", [{"text": "a"}])
     assert pull(path, tmp_path)[1][0]["gold_id"] is None
-    assert list(open_dataset(path).rows()) == [Row(0, "a", None)]
+    assert list(open_dataset(path).rows()) == [Row(0, ("a",), None)]
     with pytest.raises(InputError, match=r"no column 'topic'; it has text; choose one with --label-column"):
         open_dataset(path, label_column="topic")
 
@@ -319,7 +321,7 @@ def test_bad_rows_can_be_left_out_and_are_kept_with_their_reason(tmp_path: Path)
         file.write(b'{"text": "torn\n[1, 2]\n{"text": "bytes \xff", "label": 0}\n')
     summary, items = pull(path, tmp_path, on_bad_row="skip")
     (remark,) = summary.remarks
-    assert summary == PullSummary(1, 14, 15, (remark,))
+    assert summary == PullSummary(1, 14, 15, 0, (remark,))
     assert remark.startswith("by leaving out bad rows nothing is left of World (9 rows), label '4' (1 rows), label")
     assert [(item["item_id"], item["text"]) for item in items] == [(8, "fine")]
     rejected = pq.read_table(tmp_path / "rejected.parquet").to_pylist()
@@ -484,7 +486,7 @@ def lay_out(folder: Path, *names: str) -> Path:
 def names_read(folder: Path, split: str) -> list[str]:
     """The files that a split of the folder is read from."""
     dataset = open_dataset(folder, split=split)
-    return [str(text) for texts in dataset.all_texts() for text in texts]
+    return [str(values[0]) for values in dataset.every_item() if isinstance(values, tuple)]
 
 
 @pytest.mark.parametrize(
@@ -575,7 +577,7 @@ def test_no_labels_are_said_and_near_misses_are_asked_about(tmp_path: Path) -> N
         (tmp_path / "x.csv").write_text(f"text,{header}\na,0\n")
         with pytest.raises(InputError, match=f"did you mean '{header}'"):
             open_dataset(tmp_path / "x.csv")
-        assert open_dataset(tmp_path / "x.csv", label_column=header).label_column == header
+        assert open_dataset(tmp_path / "x.csv", label_column=header).label.name == header
     for header in ("category", "label_confidence", "table"):
         (tmp_path / "x.csv").write_text(f"text,{header}\na,0\n")
         (remark,) = open_dataset(tmp_path / "x.csv").remarks

@@ -20,6 +20,7 @@ from pipeline.reading.gold import Names, read_classes
 from pipeline.reading.hub_errors import redact
 from pipeline.reading.model import resolve_model
 from tests.hub_server import CLASSES, HubServer, ag_news_files, connect, folder_files, save_tiny_gemma
+from tests.pipeline.reading.data_files import TEXT_ALONE
 
 ROOT = Path(__file__).resolve().parents[3]
 DATA = "fancyzhx/ag_news"
@@ -59,7 +60,7 @@ def licensed(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
 
 
 def texts_of(dataset: Dataset) -> list[object]:
-    return [row.text for row in dataset.rows()]
+    return [row.values[0] for row in dataset.rows()]
 
 
 def message_of(what: type[LabelscoreError], name: str = DATA, revision: str | None = None) -> str:
@@ -380,10 +381,10 @@ def test_a_process_of_its_own_downloads_and_then_works_without_a_request(license
     """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are all it needs; nothing is on stderr, and weights load offline too."""
     pull = (
         "from pathlib import Path; from pipeline.reading.dataset import *; from pipeline.reading.gold import *\n"
-        "from pipeline.pull import *\n"
+        "from pipeline.pull import *; from tests.pipeline.reading.data_files import TEXT_ALONE\n"
         "from pipeline.reading.model import *\n"
         f"d = open_dataset('{DATA}'); classes = read_classes(d.count_labels(), d.names, '')\n"
-        "pull_items(d, classes=classes, limit=None, on_bad_row='fail',"
+        "pull_items(d, golds=classes, shape=TEXT_ALONE, limit=None, on_bad_row='fail',"
         " items_path=Path('items.parquet'), rejected_path=Path('rejected.parquet')); print(d.revision)\n"
     )
     load = f"r = resolve_model('{MODEL}', device='cpu'); load_model(r); print(r.revision, len(load_tokenizer(r)))"
@@ -410,7 +411,8 @@ def test_pulling_from_the_hub_gives_the_same_items_as_from_the_file(hub: HubServ
     for name, source in (("hub", DATA), ("file", str(local))):
         pull_items(
             dataset := open_dataset(source),
-            classes=read_classes(dataset.count_labels(), dataset.names or Names.in_order(CLASSES), "test"),
+            shape=TEXT_ALONE,
+            golds=read_classes(dataset.count_labels(), dataset.names or Names.in_order(CLASSES), "test"),
             limit=None,
             on_bad_row="fail",
             items_path=tmp_path / name / "items.parquet",

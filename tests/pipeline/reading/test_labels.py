@@ -251,9 +251,11 @@ def test_true_and_false_are_the_classes_called_so_else_one_and_zero() -> None:
         assert gold(classes(("True", "False"), *spelling), *spelling) == [["True"], ["False"]]
         assert gold(classes(("bad", "good"), *spelling), *spelling) == [["good"], ["bad"]]
         for answers in (("no", "yes"), ("yes", "no")):
-            assert gold(classes(answers, *spelling), *spelling) == [["yes"], ["no"]]
+            read = classes(answers, *spelling)
+            assert gold(read, *spelling) == [["yes"], ["no"]]
+            assert "true is taken for yes; false is taken for no" in str(read.remark)
             assert gold(classes(answers, *spelling, ordered=False), *spelling) == [["yes"], ["no"]]
-        assert "true is taken for b and false for a" in str(classes(("a", "b"), *spelling).remark)
+        assert "true is taken for b; false is taken for a" in str(classes(("a", "b"), *spelling).remark)
         for names in (("positive", "negative"), ("toxic", "not toxic"), ("Y", "N"), ("good", "bad")):
             with pytest.raises(InputError, match="labels are true and false, and true would be"):
                 classes(names, *spelling)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from pipeline.prompts import hash_column
 from pipeline.storing.files import Output
-from pipeline.storing.layout import ITEM_CHOICES, SCORES_SCHEMA, hash_column, norm_sizes
+from pipeline.storing.layout import ITEM_CHOICES, SCORES_SCHEMA, norm_sizes
 from pipeline.storing.manifest import Manifest, write_manifest
 from pipeline.storing.tables import write_table
 from tests.pipeline.reporting import tables

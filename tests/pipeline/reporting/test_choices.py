@@ -17,11 +17,12 @@ from statsmodels.stats.proportion import proportion_confint
 
 from pipeline.analysis import load_run
 from pipeline.errors import InputError, RunError
+from pipeline.prompts import CLASS_RULES
 from pipeline.reporting.document import all_figures
 from pipeline.reporting.notes import warnings
 from pipeline.reporting.predictions import cut_blocks
 from pipeline.reporting.report import Report
-from pipeline.reporting.rules import CLASS_RULES, decide, score_items
+from pipeline.reporting.rules import decide, score_items
 from pipeline.reporting.sections import make_document
 from pipeline.storing.files import Output, hash_file
 from pipeline.storing.layout import SCORES_SCHEMA

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from pipeline.analysis import load_run
+from pipeline.prompts import hash_column
 from pipeline.reporting.compare import compare_runs
-from pipeline.storing.layout import hash_column
 from tests.pipeline.reporting import tables
 
 PAIR = ("sentence1", "sentence2")

@@ -10,7 +10,7 @@ from tokenizers import Regex, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.errors import InputError
-from pipeline.prompts import BUILT_IN, Boundary, Prompt, make_prompt
+from pipeline.prompts import BUILT_IN, REQUESTS, Boundary, Prompt, Values, make_prompt
 from pipeline.scoring.tokens import Encoder, Ids, TokenSequences
 from tests.pipeline.scoring.tiny_models import TOKENIZERS, tiny_tokenizer
 
@@ -300,3 +300,138 @@ def test_items_of_one_prompt_share_their_branches() -> None:
     """With the seam in the template, labels are encoded once for all texts, not once a text."""
     found = Encoder(tiny_tokenizer("spaces"), BUILT_IN["answer"], context_tokens=500).encode(["the city", "a river."])
     assert found[0].branches is found[1].branches
+
+
+# --- columns, choices of the item, contexts of their own ------------------------------------------------------------
+
+QUIZ = Prompt("quiz", "{passage}|{question}:", choices="options")
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=100, deadline=None)
+@given(
+    passage=TEXTS,
+    question=TEXTS,
+    options=st.lists(TEXTS.filter(lambda text: bool(text.strip())), min_size=2, max_size=5),
+    ends=st.sampled_from((":", "", "\n\n", " ", "A.\n")),
+)
+def test_choices_of_the_item_are_encoded_as_whole_strings(
+    name: str, passage: str, question: str, options: list[str], ends: str
+) -> None:
+    """Joint, and as the harness does: white space moves to the choice, and the context's number of tokens cuts."""
+    item: Values = {"passage": passage, "question": question, "options": options}
+    prompt = replace(QUIZ, template=f"{{passage}}|{{question}}{ends}")
+    context = f"{passage}|{question}{ends}"
+    (sequences,) = Encoder(tiny_tokenizer(name), prompt, context_tokens=4096).encode([item])
+    (alone,) = encode_naively(name, [context])
+    check(sequences, alone, encode_naively(name, [f"{context} {option}" for option in options]))
+
+    (sequences,) = Encoder(tiny_tokenizer(name), replace(prompt, boundary="harness"), context_tokens=4096).encode(
+        [item]
+    )
+    bare = context.rstrip()
+    (alone,) = encode_naively(name, [bare])
+    joined = encode_naively(name, [f"{context} {option}" for option in options])
+    for branch, num_tokens, whole in zip(sequences.branches, sequences.num_label_tokens, joined, strict=True):
+        assert sequences.prompt_ids + branch == whole
+        assert num_tokens == len(whole) - len(alone)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_white_space_moves_from_solved_examples_too(name: str) -> None:
+    """The harness strips its whole context: here an empty one behind examples that end in two line breaks."""
+    prompt = Prompt("quiz", "", choices="options", boundary="harness", examples="Q: A.\n\n")
+    (sequences,) = Encoder(tiny_tokenizer(name), prompt, context_tokens=100).encode([{"options": ["b", "ant"]}])
+    (alone,) = encode_naively(name, ["Q: A."])
+    joined = encode_naively(name, ["Q: A.\n\n b", "Q: A.\n\n ant"])
+    assert [sequences.prompt_ids + branch for branch in sequences.branches] == joined
+    assert list(sequences.num_label_tokens) == [len(ids) - len(alone) for ids in joined]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_contexts_of_their_own_are_encoded_as_whole_strings(name: str) -> None:
+    """What they share stands before the branches; where they share nothing, it is empty."""
+    prompt = Prompt("gap", "{choice}{text}", choices=("a", "b"), choice=" was big.")
+    item: Values = {"text": " is here because it", "a": "plant", "b": "ant"}
+    (sequences,) = Encoder(tiny_tokenizer(name), prompt, context_tokens=4096).encode([item])
+    contexts = [f"{item[column]}{item['text']}" for column in ("a", "b")]
+    alone = encode_naively(name, contexts)
+    joined = encode_naively(name, [f"{context} was big." for context in contexts])
+    assert [sequences.prompt_ids + branch for branch in sequences.branches] == joined
+    shared = [num_shared(*each) for each in zip(alone, joined, strict=True)]
+    assert list(sequences.num_label_tokens) == [len(w) - s for w, s in zip(joined, shared, strict=True)]
+
+
+def test_the_named_column_is_cut_else_the_text_else_the_longest() -> None:
+    """At its end, until the longest choice fits; the others are whole, and nothing else is ever cut."""
+    tokenizer = tiny_tokenizer(next(iter(TOKENIZERS)))
+    item: Values = {"passage": "a b " * 40, "question": "c d " * 30, "text": "e f " * 3, "options": ["x", "y z"]}
+
+    def strings(prompt: Prompt, context_tokens: int = 60, max_text_tokens: int | None = None) -> str:
+        encoder = Encoder(tokenizer, prompt, context_tokens=context_tokens, max_text_tokens=max_text_tokens)
+        (sequences,) = encoder.encode([item])
+        assert sequences.truncated
+        assert len(sequences.prompt_ids) + max(map(len, sequences.branches)) <= context_tokens
+        return str(tokenizer.decode(sequences.prompt_ids, skip_special_tokens=True))
+
+    short = replace(QUIZ, template="{passage}|{text}|{text}")
+    (whole,) = Encoder(tokenizer, replace(QUIZ, template="{passage}|{question}"), context_tokens=4096).encode([item])
+    room = len(whole.prompt_ids) - 10
+    longest = strings(replace(QUIZ, template="{passage}|{question}"), context_tokens=room)
+    assert str(item["question"]).strip() in longest
+    assert str(item["passage"]).strip() not in longest
+    named = strings(replace(QUIZ, template="{passage}|{question}", cut="question"), context_tokens=room)
+    assert str(item["passage"]).strip() in named
+    assert str(item["question"]).strip() not in named
+    with pytest.raises(InputError, match="with nothing left of 'text'"):
+        strings(short)
+    few = strings(replace(QUIZ, template="{passage}|"), max_text_tokens=5)
+    assert len(few) < 40
+    with pytest.raises(InputError, match="cannot be cut"):
+        replace(QUIZ, cut="options")
+
+
+def test_of_requests_the_beginning_is_cut() -> None:
+    """As the harness does: the last tokens of context and continuation stay, and a token to go on from."""
+    tokenizer = tiny_tokenizer(next(iter(TOKENIZERS)))
+    words = [" x y", " z"]
+    item: Values = {"context": ["a b " * 40] * 2, "continuation": words}
+    (sequences,) = Encoder(tokenizer, REQUESTS, context_tokens=20).encode([item])
+    joined = encode_naively(next(iter(TOKENIZERS)), [f"{'a b ' * 40}{word}" for word in words])
+    assert sequences.truncated
+    assert [sequences.prompt_ids + branch for branch in sequences.branches] == [ids[-21:] for ids in joined]
+    long: Values = {"context": ["a"] * 2, "continuation": [" x" * 60, " y"]}
+    with pytest.raises(InputError, match=r"a continuation has \d+ tokens"):
+        Encoder(tokenizer, REQUESTS, context_tokens=20).encode([long])
+
+
+def test_choices_are_text_amid_markup_too() -> None:
+    """A special token that a choice spells out is letters, like those of an item."""
+    name = next(iter(TOKENIZERS))
+    prompt = Prompt("quiz", "{q}", choices="o", choice="{choice}", chat=("<turn>", "<turn>\n"))
+    item: Values = {"q": "the shop", "o": ["opens", "<bos> x", "a <turn> b"]}
+    tokenizer = tiny_tokenizer(name)
+    (sequences,) = Encoder(tokenizer, prompt, context_tokens=200).encode([item])
+    special = {token for token in tokenizer.all_special_ids if token is not None}
+    for branch, num in zip(sequences.branches, sequences.num_label_tokens, strict=True):
+        assert not special & set(branch[len(branch) - num :])
+    assert tokenizer.decode(sequences.branches[2]).replace(" ", "").endswith("a<turn>b")
+
+
+def test_without_bos_only_what_stands_alone_is_given_a_start() -> None:
+    """Where one choice merges with a prompt of one token, the others still go on from it."""
+    starts = {
+        each: (tiny_tokenizer(each)("x")["input_ids"][0], tiny_tokenizer(each).bos_token_id) for each in TOKENIZERS
+    }
+    name = next(each for each, (first, bos) in starts.items() if first != bos)
+    tokenizer = tiny_tokenizer(name)
+    prompt = Prompt("quiz", "{q}", choices="o", choice="{choice}")
+    for q in "abeinorst":
+        for o in (["e", "he", "x y"], ["n", "s", "t r"]):
+            (sequences,) = Encoder(tokenizer, prompt, context_tokens=200).encode([{"q": q, "o": o}])
+            wholes = encode_naively(name, [q + each for each in o])
+            for branch, num, whole in zip(sequences.branches, sequences.num_label_tokens, wholes, strict=True):
+                ids = sequences.prompt_ids + branch
+                started = ids if len(ids) == len(whole) else ids[1:]
+                assert started == whole
+                assert (len(ids) > len(whole)) == (num == len(whole))

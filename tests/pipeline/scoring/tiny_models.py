@@ -26,7 +26,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from pipeline.scoring.attention import keep_soft_cap
+from pipeline.reading.model import keep_soft_cap
 
 VOCABULARY = 113
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}

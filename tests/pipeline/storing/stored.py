@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.prompts import BUILT_IN, Prompt
+from pipeline.prompts import BUILT_IN, Prompt, hash_text
 from pipeline.storing.files import Output
 from pipeline.storing.fingerprint import Fingerprint, StoredPrompt, make_fingerprint
 from pipeline.storing.history import write_history
@@ -20,7 +20,7 @@ from pipeline.storing.layout import HISTORY_SCHEMA, SCORES
 from pipeline.storing.manifest import Manifest
 from pipeline.storing.runs import begin_run, new_folder, open_run, publish
 from pipeline.storing.score_tables import write_tables
-from pipeline.storing.store import Store, hash_text
+from pipeline.storing.store import Store
 
 ROOT = Path(__file__).resolve().parents[3]
 PRIORS = ("", "N/A", "[MASK]")

@@ -1,5 +1,6 @@
 """What makes a score another score, and what does not."""
 
+import hashlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.prompts import AG_NEWS, BUILT_IN, Label, Prompt, make_prompt
+from pipeline.prompts import AG_NEWS, BUILT_IN, Label, Prompt, hash_item, make_prompt
 from pipeline.storing.fingerprint import canonical_json, fingerprint_of, make_fingerprint
 
 PROMPT = BUILT_IN["answer"]
@@ -89,3 +90,58 @@ def test_the_store_and_its_helpers_never_import_torch() -> None:
     """Reading and looking after an output needs no scoring stack."""
     code = "import sys, pipeline.storing.upkeep; assert not {'torch', 'transformers', 'prefect'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[3])
+
+
+GOLDEN = {  # as they were when an item was one text: what was scored then is scored
+    "answer": "c76c526a8568cad1",
+    "detailed": "e7515b5cfb87882e",
+    "described": "140505f54425d298",
+    "topic-science": "4f4fab8e74338e8f",
+    "topic": "6d134e66afbefdc4",
+    "shots": "2cf9f4258ca6e7e5",
+    "chat": "9351733cb5111d33",
+    "braces": "2a75b2246c205273",
+}
+
+
+def test_prompts_on_one_text_keep_their_digests_and_hashes() -> None:
+    """What prompts have learnt since stands in a fingerprint only where it is used."""
+    labels = make_prompt("mine", 'JSON {1} {"a": "{text}"} \\frac{a}{b}:', (" yes", " no"), ("good", "bad")).labels
+    prompts = {
+        **BUILT_IN,
+        "shots": replace(PROMPT, examples="Article: a\nTopic: World\n\n"),
+        "chat": replace(PROMPT, chat=("<user>", "<model>")),
+        "braces": Prompt("mine", 'JSON {1} {"a": "{text}"} \\frac{a}{b}:', labels),
+    }
+    assert {name: make_fingerprint(p, **BASE).digest[:16] for name, p in prompts.items()} == GOLDEN  # type: ignore[arg-type]
+    text = "Oil rises — again"
+    assert hash_item(PROMPT, {"text": text}) == hashlib.sha256(text.encode()).hexdigest()
+
+
+QUIZ = Prompt("quiz", "{question}", choices="options")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        replace(QUIZ, choices="others"),
+        replace(QUIZ, choices=("options", "others")),
+        replace(QUIZ, choices=("others", "options")),
+        replace(QUIZ, choice=" ({choice})"),
+        replace(QUIZ, strip=True),
+        replace(QUIZ, cut="question"),
+        replace(QUIZ, boundary="harness"),
+    ],
+)
+def test_all_of_a_prompt_with_choices_of_the_item_changes_the_fingerprint(prompt: Prompt) -> None:
+    """The choices are in an item's hash; where they come from and how they are written is here."""
+    assert make_fingerprint(prompt, **BASE) != make_fingerprint(QUIZ, **BASE)  # type: ignore[arg-type]
+    assert make_fingerprint(prompt, **BASE).has_choices  # type: ignore[arg-type]
+
+
+def test_doubled_braces_are_another_fingerprint() -> None:
+    """They were text before, and are single braces now."""
+    doubled, single = (replace(PROMPT, template=f"{braces} {{text}}") for braces in ("{{1}}", "{1}"))
+    assert doubled.fill({"text": "x"}) == single.fill({"text": "x"})
+    assert "braces" in make_fingerprint(doubled, **BASE).parts  # type: ignore[arg-type]
+    assert "braces" not in make_fingerprint(single, **BASE).parts  # type: ignore[arg-type]

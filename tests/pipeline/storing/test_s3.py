@@ -13,11 +13,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from pipeline.errors import InputError, LabelscoreError
+from pipeline.prompts import hash_text
 from pipeline.storing.files import Output
 from pipeline.storing.layout import HISTORY, SCORES
 from pipeline.storing.manifest import need_manifest, write_manifest
 from pipeline.storing.runs import new_folder, publish, renew_links
-from pipeline.storing.store import hash_text
 from pipeline.storing.upkeep import history, prune, status, verify
 from tests.pipeline.storing.stored import (
     ANSWER,

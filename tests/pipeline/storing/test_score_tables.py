@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import RunError
-from pipeline.prompts import Label
+from pipeline.prompts import Label, hash_text
 from pipeline.storing import score_tables
 from pipeline.storing.files import Output, hash_file
 from pipeline.storing.layout import SCORES
 from pipeline.storing.runs import new_folder
 from pipeline.storing.score_tables import write_tables
-from pipeline.storing.store import Store, hash_text
+from pipeline.storing.store import Store
 from tests.pipeline.storing.stored import (
     ANSWER,
     PRIORS,

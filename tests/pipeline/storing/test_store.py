@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import RunError
-from pipeline.prompts import AG_NEWS, make_prompt
+from pipeline.prompts import AG_NEWS, hash_text, make_prompt
 from pipeline.storing import parts as parts_module
 from pipeline.storing import spill
 from pipeline.storing.files import Output, hash_bytes
 from pipeline.storing.parts import PartWriter
-from pipeline.storing.store import Store, hash_text
+from pipeline.storing.store import Store
 from tests.pipeline.storing.stored import (
     ANSWER,
     PRIORS,
@@ -125,7 +125,7 @@ def test_force_scores_everything_and_the_new_scores_win(out: Output) -> None:
 
 def flat(store: Store, items: Path) -> tuple[list[int], list[float]]:
     """Positions and the first label's logprob of everything that `scores` yields."""
-    found = list(store.scores(items, fingerprint()))
+    found = list(store.scores(items, wanted()))
     positions = np.concatenate([p for p, _ in found]).tolist()
     return positions, np.concatenate([r["logprob"][:, 0] for _, r in found]).tolist()
 
@@ -396,7 +396,7 @@ def test_a_part_that_changes_after_it_was_verified_is_not_read(out: Output) -> N
     items = write_items(out.work / "items.parquet", TEXTS)
     out.write_bytes(name, data[:-1])
     with pytest.raises(RunError, match=r"changed or is no part.*labelscore verify"):
-        list(store.scores(items, fingerprint()))
+        list(store.scores(items, wanted()))
 
 
 THREADS_OF_A_READING = """

@@ -8,9 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from pipeline.prompts import hash_text
 from pipeline.storing.files import Output
 from pipeline.storing.layout import SET_ASIDE, STORE
-from pipeline.storing.store import hash_text
 from pipeline.storing.upkeep import prune, status, verify
 from tests.pipeline.storing.stored import (
     ANSWER,
@@ -93,7 +93,7 @@ class Nights(RuleBasedStateMachine):
         for name, prompt in PROMPTS.items():
             found = open_store(self.out, [prompt])
             items = write_items(self.out.work / "all.parquet", sorted(self.stored[name]) or ["nothing"])
-            positions = {int(p) for some, _ in found.scores(items, fingerprint(prompt)) for p in some}
+            positions = {int(p) for some, _ in found.scores(items, wanted(prompt)) for p in some}
             self.stored[name] = {text for i, text in enumerate(sorted(self.stored[name])) if i in positions}
 
     @rule()

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import RunError
+from pipeline.prompts import hash_text
 from pipeline.storing.files import Output, hash_file
 from pipeline.storing.layout import NORMS, RUNS, SCORES
 from pipeline.storing.manifest import write_manifest
 from pipeline.storing.runs import open_run, publish
-from pipeline.storing.store import hash_text
 from pipeline.storing.upkeep import history, prune, status, verify
 from tests.pipeline.storing.stored import (
     ANSWER,
