@@ -20,7 +20,7 @@ from pipeline.reading.choice_gold import ChoiceGold, read_gold
 from pipeline.reading.dataset import DEFAULT_LABEL_COLUMN, Dataset, open_dataset
 from pipeline.reading.formats import ENDINGS, Layout, Unreadable, batched
 from pipeline.reading.gold import Classes
-from pipeline.reading.labels import shorten
+from pipeline.reading.labels import label_values, shorten, whole_numbers
 from pipeline.reading.places import existing_path, find_path, looks_local
 from pipeline.reading.splits import SPLITS
 from pipeline.shots import Example, draw_shots, first_shots
@@ -123,7 +123,9 @@ def _read_golds(config: RunConfig, dataset: Dataset, shape: ItemShape) -> Classe
     class_names = dataset.names.names if dataset.names else None
     own = columns if len(columns) > 1 else None
     where = f"{dataset.name} ({dataset.split})"
-    narrow = replace(dataset, where=(), columns=tuple(column for column in dataset.columns if column.name in columns))
+    narrow = dataset.only(columns)
+    if dataset.where and any(whole_numbers(label_values(label)) for label, _ in shape.labelled(narrow.all_rows())):
+        narrow = replace(narrow, where=())  # how numbers count, only all of them tell
     return read_gold(shape.labelled(narrow.all_rows()), where, names=names, class_names=class_names, column_names=own)
 
 

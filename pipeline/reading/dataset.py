@@ -17,7 +17,7 @@ from pipeline.reading.columns import Column, find_column
 from pipeline.reading.csv_files import looks_like_data
 from pipeline.reading.formats import ENDINGS, FAMILY, PLAIN, Batch, Layout, Part, Unreadable, batched, need_format
 from pipeline.reading.gold import Names
-from pipeline.reading.labels import LabelCounts, count_labels, label_values, plain_name, printable
+from pipeline.reading.labels import LabelCounts, count_labels, label_values, plain_name, printable, whole_numbers
 from pipeline.reading.places import ALIKE, find_path
 from pipeline.reading.readers import open_files, read_batches
 from pipeline.reading.requests import as_items, holds_requests
@@ -101,13 +101,21 @@ class Dataset:
         return replace(self, columns=tuple(by_name[name] for name in names))
 
     def count_labels(self) -> list[LabelCounts]:
-        """The labels of each file of the whole source, whatever slice and rows were asked for; none if unlabelled."""
+        """The labels of each file of the whole source, whatever slice was asked for; none where it is unlabelled.
+
+        Of the rows kept, unless there are numbers among their labels: how these count, only all of them tell.
+        """
         if self.label is None:
             return []
-        alone = replace(self, columns=(), where=())
-        return [
-            count_labels(batched(row.label for row in replace(alone, parts=(part,)).all_rows())) for part in self.parts
-        ]
+        kept = self._count_labels()
+        if self.where and any(whole_numbers(counts.values) for counts in kept):
+            return replace(self, where=())._count_labels()
+        return kept
+
+    def _count_labels(self) -> list[LabelCounts]:
+        alone = replace(self, columns=())
+        rows = (replace(alone, parts=(part,)).all_rows() for part in self.parts)
+        return [count_labels(batched(row.label for row in each)) for each in rows]
 
     def values_of(self, column: Column) -> list[str]:
         """The first few values of a column, for a message."""

@@ -618,3 +618,26 @@ def test_notes_on_what_seldom_is_meant(labelscore: Command, here: Path) -> None:
     done = run(labelscore, '[prompts.quiz]\ntemplate = "{q}"\nchoices = "o"\n')
     assert done.code == 2
     assert '[prompts.quiz]; choose them with prompt = ["quiz"]' in done.complaints[0]
+
+
+def test_rows_that_where_leaves_out_may_have_other_labels(labelscore: Command, here: Path) -> None:
+    """A file may hold several tasks; the labels of another are nothing to this one, as long as ids are not counted."""
+    write(
+        [
+            {"t": "It was fun.", "kind": "mood", "label": "good"},
+            {"t": "Rain.", "kind": "topic", "label": 7},
+            {"t": "It was dull.", "kind": "mood", "label": "bad"},
+        ]
+    )
+    config = toml('template = "{t} It is"\nlabels = { good = " good", bad = " bad" }')
+    done = run(labelscore, config, "--where", "kind=mood")
+    assert done.code == 0, done.err
+    items = pl.read_parquet("out/items.parquet")
+    assert items.select("item_id", "gold").rows() == [(0, "good"), (2, "bad")]
+    numbers = toml('template = "{t} It is"\nlabels = [" good", " bad"]', 'label_names = ["good", "bad"]')
+    write(
+        [{"t": "a", "kind": "x", "label": 1}, {"t": "b", "kind": "y", "label": 2}, {"t": "c", "kind": "x", "label": 1}]
+    )
+    done = run(labelscore, numbers, "--where", "kind=x")
+    assert done.code == 2
+    assert "from 1" in done.complaints[0] or "1 to 2" in done.complaints[0]
