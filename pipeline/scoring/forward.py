@@ -19,8 +19,8 @@ from pipeline.scoring import attention, packed, padded
 from pipeline.scoring.attention import KeysKept, Prefix, Row
 from pipeline.scoring.packed import PackedBatch, TokenTree, pack
 from pipeline.scoring.padded import LabelRow, PaddedBatch, pad
-from pipeline.scoring.parts import ItemPart, num_common
-from pipeline.scoring.strings import Ids
+from pipeline.scoring.parts import ItemPart
+from pipeline.scoring.strings import Ids, num_common
 from pipeline.scoring.terms import score_terms
 from pipeline.scoring.trie import part_trie
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from pipeline.scoring.attention import Prefix
 from pipeline.scoring.cells import Cells, repeat
 from pipeline.scoring.groups import Group
-from pipeline.scoring.parts import ItemPart, num_common
-from pipeline.scoring.strings import Ids
+from pipeline.scoring.parts import ItemPart
+from pipeline.scoring.strings import Ids, num_common
 from pipeline.scoring.trie import Branch, LabelTrie, make_trie, part_trie
 
 # Trees join a group for attention while at most this share of its cells would be padding.

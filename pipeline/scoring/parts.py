@@ -10,7 +10,7 @@ contexts can be shared as prompts are, by the labels of an item or between items
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.scoring.strings import Ids
+from pipeline.scoring.strings import Ids, num_common
 from pipeline.scoring.tokens import TokenSequences
 
 # So many tokens of context at most stay in a branch: a seam within a token leaves one or two of them there.
@@ -74,22 +74,3 @@ def _move_on(part: ItemPart, places: list[int], num_tokens: int) -> ItemPart:
         tuple(part.num_label_tokens[place] for place in places),
         tuple(part.labels[place] for place in places),
     )
-
-
-def num_common(left: Ids, right: Ids, guess: int = 0) -> int:
-    """How many first tokens are the same; at once where it is `guess`."""
-    size = min(len(left), len(right))
-    if guess <= size and left[:guess] == right[:guess]:
-        low = guess
-        if low == size or left[low] != right[low]:
-            return low
-        high = size
-    else:
-        low, high = 0, min(guess, size)
-    while low < high:  # left and right have `low` tokens in common
-        middle = (low + high + 1) // 2
-        if left[low:middle] == right[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

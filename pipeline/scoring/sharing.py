@@ -14,8 +14,8 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from pipeline.scoring.packed import TokenTree, make_tree
-from pipeline.scoring.parts import ItemPart, num_common
-from pipeline.scoring.strings import Ids
+from pipeline.scoring.parts import ItemPart
+from pipeline.scoring.strings import Ids, num_common
 
 # What so large a share of the parts begins with is a prefix however short; the others leave it where they depart.
 _NEARLY_ALL = 0.9

@@ -109,3 +109,22 @@ def _special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | No
     """Matches the written form of any special token."""
     written = sorted(_special_tokens(tokenizer).values(), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, written))) if written else None
+
+
+def num_common(left: Ids, right: Ids, guess: int = 0) -> int:
+    """How many first tokens are the same; at once where it is `guess`."""
+    size = min(len(left), len(right))
+    if guess <= size and left[:guess] == right[:guess]:
+        low = guess
+        if low == size or left[low] != right[low]:
+            return low
+        high = size
+    else:
+        low, high = 0, min(guess, size)
+    while low < high:  # left and right have `low` tokens in common
+        middle = (low + high + 1) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

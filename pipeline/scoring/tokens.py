@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
 from pipeline.prompts import Prompt, Values, Written
-from pipeline.scoring.strings import Ids, StringEncoder
+from pipeline.scoring.strings import Ids, StringEncoder, num_common
 from pipeline.templates import TEXT
 from pipeline.wording import MAX_SIZE, show
 
@@ -255,7 +255,7 @@ class Encoder:
 
         With the harness' boundary, after as many tokens as `tail` has.
         """
-        shared = [num_shared(tail, ids) for ids in joined]
+        shared = [num_common(tail, ids) for ids in joined]
         cuts = [len(tail)] * len(joined) if self._prompt.boundary == "harness" else shared
         num_label_tokens = tuple(max(0, len(ids) - cut) for ids, cut in zip(joined, cuts, strict=True))
         first = min(shared)
@@ -386,7 +386,7 @@ def _sequences(prompt: Ids, seam: _Seam) -> TokenSequences:
 def _merge(parts: Sequence[TokenSequences]) -> TokenSequences:
     """An item's contexts as one: what all of them begin with, and the rest of each before its words."""
     whole = [(part.prompt_ids, part.branches[0], part.num_label_tokens[0]) for part in parts]
-    size = min(num_shared(whole[0][0], ids) for ids, _, _ in whole)
+    size = min(num_common(whole[0][0], ids) for ids, _, _ in whole)
     return TokenSequences(
         whole[0][0][:size],
         tuple(ids[size:] + branch for ids, branch, _ in whole),
@@ -409,9 +409,3 @@ def _window(blank: re.Pattern[str], string: str) -> str:
 
 def _ends_with(ids: Ids, tail: Ids) -> bool:
     return ids[len(ids) - len(tail) :] == tail and len(tail) <= len(ids)
-
-
-def num_shared(left: Ids, right: Ids) -> int:
-    """How many first tokens are the same."""
-    pairs = enumerate(zip(left, right, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(left), len(right)))

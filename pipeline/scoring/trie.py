@@ -13,8 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.scoring.parts import num_common
-from pipeline.scoring.strings import Ids
+from pipeline.scoring.strings import Ids, num_common
 from pipeline.scoring.terms import label_terms
 
 ROOT = -1

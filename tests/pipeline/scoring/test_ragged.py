@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.scoring.parts import num_common, split_items
+from pipeline.scoring.parts import split_items
 from pipeline.scoring.scorer import NonFiniteScore, Scorer
+from pipeline.scoring.strings import num_common
 from pipeline.scoring.tokens import Ids, TokenSequences
 from tests.pipeline.scoring.items import make_items, ragged_sets
 from tests.pipeline.scoring.oracle import score_slowly
