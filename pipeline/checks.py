@@ -7,9 +7,11 @@ leaves nothing behind; the run itself makes the same checks again.
 from pipeline.bundled import DEMO_MODEL, demo_model_path
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
-from pipeline.inputs import draw, is_local, is_small, read_inputs
+from pipeline.examples import draw
+from pipeline.inputs import is_small, read_inputs
 from pipeline.pull import refuse_bad_rows
 from pipeline.reading.model import NO_CHAT_TEMPLATE, find_directory, has_chat_template
+from pipeline.sources import is_local
 from pipeline.storing.files import check_location
 from pipeline.storing.runs import refuse_foreign
 
@@ -26,6 +28,6 @@ def check_run(config: RunConfig) -> None:
     if is_local(config):
         inputs = read_inputs(config)
         if is_small(inputs):
-            draw(config, inputs)
+            draw(config, inputs.shots, inputs.prompts)
         if config.on_bad_row == "fail":
             refuse_bad_rows(inputs.dataset, golds=inputs.golds, shape=inputs.shape, limit=config.limit)

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.bundled import DEMO_MODEL, demo_model_path
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
-from pipeline.inputs import Shots, draw, read_inputs
+from pipeline.examples import Shots, draw
+from pipeline.inputs import read_inputs
 from pipeline.items import ItemShape
 from pipeline.reading.choice_gold import ChoiceGold
 from pipeline.reading.dataset import Dataset
@@ -47,7 +48,7 @@ def make_target(config: RunConfig) -> Target:
     """
     inputs = read_inputs(config)
     model = find_model(config)
-    shots = draw(config, inputs)
+    shots = draw(config, inputs.shots, inputs.prompts)
     chat = chat_markup(load_tokenizer(model)) if config.chat_template else None
     prompts = [replace(p, examples=format_shots(p, shots.examples.get(p.name, ())), chat=chat) for p in inputs.prompts]
     known = {"weights": model.weights, "tokenizer": model.tokenizer, "dtype": model.dtype}
