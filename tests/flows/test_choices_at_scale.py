@@ -19,9 +19,10 @@ from moto.server import ThreadedMotoServer
 from pipeline.analysis import load_run
 from pipeline.bundled import sample_path
 from tests.flows.conftest import Command
-from tests.flows.test_s3_run import BUCKET, client
+from tests.flows.test_s3_run import client
 
 NUM_ITEMS = 1_000
+BUCKET = "labelscore-choices"  # servers of one process share what is in them
 CONFIG = """label_column = "right"
 prompt = ["next", "topic"]
 [prompts.next]
