@@ -260,7 +260,8 @@ class Scorer:
 
 def _to_batch(indices: list[int], sums: LabelSums, *, notebook: bool) -> ScoredBatch:
     """The scores of complete items. Raises _StrangeScores where one of their own labels has no number."""
-    if not sums.are_finite(indices):
+    found = sums.of(indices)
+    if not found[:, sums.is_own(indices)].isfinite().all():
         raise _StrangeScores(sums.find_strange())
-    logprob, logit, notebook_logit = sums.of(indices).float().unbind()
+    logprob, logit, notebook_logit = found.float().unbind()
     return ScoredBatch(indices, logprob, logit, notebook_logit if notebook else None)

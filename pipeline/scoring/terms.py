@@ -73,21 +73,17 @@ class LabelSums:
         self._missing.subtract(indices)
         return [index for index in dict.fromkeys(indices) if not self._missing[index]]
 
+    def is_own(self, indices: list[int]) -> Tensor:
+        """(items, most labels of the call) bool: whether the item has that label."""
+        return torch.arange(int(self._num_labels.max())) < self._num_labels[indices][:, None]
+
     def of(self, indices: list[int]) -> Tensor:
         """(3, items, most labels of the call) float64: logprob, logit and notebook_logit."""
-        num_labels = self._num_labels[indices]
-        labels = torch.arange(int(self._num_labels.max()))
-        is_own = labels < num_labels[:, None]  # (items, labels)
-        places = self._begins[indices][:, None] + labels * NUM_KINDS
+        is_own = self.is_own(indices)
+        places = self._begins[indices][:, None] + torch.arange(is_own.shape[1]) * NUM_KINDS
         logprob, logit = self._sums[:, (places * is_own)[..., None] + torch.arange(NUM_KINDS)]
         sums = torch.stack([logprob[..., NEXT_TOKEN], logit[..., NEXT_TOKEN], logit[..., NOTEBOOK]])
         return sums.masked_fill_(~is_own, torch.nan)
-
-    def are_finite(self, indices: list[int]) -> bool:
-        """Whether all sums of these items are numbers."""
-        num_labels = self._num_labels[indices]
-        own = torch.arange(int(num_labels.max())) < num_labels[:, None]
-        return bool(self.of(indices)[:, :, : own.shape[1]][:, own].isfinite().all())
 
     def find_strange(self) -> list[tuple[int, int]]:
         """(item, label) of each sum of the call that is no finite number by now."""
