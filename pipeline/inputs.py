@@ -48,8 +48,6 @@ def read_inputs(config: RunConfig) -> Inputs:
         raise
     golds = read_golds(config, dataset, shape)
     prompts = choose_prompts(config, golds) if isinstance(golds, Classes) else tuple(known)
-    if isinstance(golds, Classes):
-        shape = ItemShape(prompts)
     shots = open_shots(config, dataset, golds, known) if config.num_shots else None
     return Inputs(dataset, golds, prompts, shape, shots)
 

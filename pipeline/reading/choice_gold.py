@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import InputError
+from pipeline.reading.formats import short
 from pipeline.reading.labels import NO_LABEL, Unknown, Value, label_values, printable, shorten
 
 Way = Literal["place", "text", "name", "own name", "flags"]
 NUM_NAMED = 50
-LIKELY = (
-    0.8  # where so many labels, of those that one reading explains, have another meaning in the other, nobody can tell
-)
+# Where so many labels, of those that one reading explains, have a meaning in the other, too, nobody can tell.
+LIKELY = 0.8
 FLAGS: dict[object, bool] = {0: False, 1: True, "false": False, "true": True}
 
 
@@ -55,7 +55,7 @@ class ChoiceGold:
             places = self._find(written, value, choices, own_names)
             if not places and value != NO_LABEL:
                 shown = value.shown if isinstance(value, Unknown) else str(value)
-                of = f"{self._kind} of its {len(choices)} choices ({shorten(_short(choices))})"
+                of = f"{self._kind} of its {len(choices)} choices ({shorten(short(choice, 30) for choice in choices)})"
                 return f"the label {shown[:60]!r} is {of}"
             found += [place for place in places if place not in found]
         return tuple(found)
@@ -94,10 +94,6 @@ def _equal(written: object, value: Value, texts: Sequence[object]) -> list[int]:
 def _are_flags(values: Sequence[Value | Unknown], choices: Sequence[str]) -> bool:
     """Whether the labels of a row say of each choice whether it is right."""
     return len(values) == len(choices) and all(value in FLAGS for value in values)
-
-
-def _short(texts: Iterable[str]) -> list[str]:
-    return [text if len(text) <= 30 else f"{text[:29]}…" for text in texts]
 
 
 def read_gold(

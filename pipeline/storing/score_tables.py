@@ -30,7 +30,7 @@ from pipeline.storing.layout import (
 )
 from pipeline.storing.parts import NUMBERS
 from pipeline.storing.spill import Array, Spill, cut
-from pipeline.storing.store import Store, num_choices
+from pipeline.storing.store import Store, num_choices, places_of
 from pipeline.storing.tables import read_batches, write_table
 
 ROWS_IN_GROUP = 1 << 16
@@ -162,10 +162,9 @@ class _Columns:
     def _rows_of_choices(self, number: int, batch: pa.Table) -> _Rows:
         counts = num_choices(batch)
         written = [self.prompt.write(values) for values in batch.select(self.prompt.columns).to_pylist()]
-        ends = np.cumsum(counts)
         return _Rows(
             np.repeat(np.arange(len(counts)), counts),
-            np.arange(counts.sum()) - np.repeat(ends - counts, counts),
+            places_of(counts),
             [choice for choices in batch[ITEM_CHOICES].to_pylist() for choice in choices],
             [words for each in written for words in each.continuations],
             np.array([(len(text), len(text.encode())) for each in written for text in each.sized], np.int32),

@@ -170,14 +170,18 @@ def _wanted_places(items: Path, prompt: Prompt) -> Iterator[Array]:
     """A key for each choice of each item."""
     for batch in read_batches(items, [prompt.hash_column, ITEM_CHOICES]):
         counts = num_choices(batch)
-        ends = np.cumsum(counts)
-        places = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
-        yield keys_of_places(np.repeat(keys_of(batch[prompt.hash_column]), counts, axis=0), places)
+        keys = np.repeat(keys_of(batch[prompt.hash_column]), counts, axis=0)
+        yield keys_of_places(keys, places_of(counts))
 
 
 def num_choices(batch: pa.RecordBatch | pa.Table) -> Array:
     """How many choices each item of a batch has  # (items,)."""
     return np.asarray(pc.list_value_length(batch[ITEM_CHOICES]))
+
+
+def places_of(counts: Array) -> Array:
+    """0, 1, ... for each of the items that have so many choices, one item after the other  # (choices,)."""
+    return np.asarray(np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts))
 
 
 def _hash_join(
