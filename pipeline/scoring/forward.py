@@ -52,10 +52,10 @@ class Forward(ABC, Generic[S, B]):
         """(reads, vocabulary), on the model's device."""
 
     @torch.inference_mode()
-    def scores(self, batch: B) -> Tensor:
-        """(2, terms): log-probability and logit, on the model's device, which may still be working on them."""
+    def scores(self, batch: B, *, greedy: bool = False) -> Tensor:
+        """What `score_terms` gives, on the model's device, which may still be working on it."""
         with without_cudnn_attention(self.device):
-            return score_terms(self.logits(batch).float(), batch.terms)
+            return score_terms(self.logits(batch).float(), batch.terms, greedy=greedy)
 
 
 @contextmanager

@@ -48,14 +48,16 @@ class ScoredBatch:
 
     logprob: sum over label tokens of log p(token | all before it), natural logarithm. logit: sum of the raw logits at
     the same places. notebook_logit: sum of the logits at the label tokens' own places in reverse order, or None.
-    Items may have different numbers of labels: `labels` is the most that one of the call has, and NaN stands behind
-    an item's own.
+    is_greedy: (items, labels) bool, whether each token of the label has the largest logit at its place, or None.
+    Items may have different numbers of labels: `labels` is the most that one of the call has, and NaN (or False) stands
+    behind an item's own.
     """
 
     indices: list[int]
     logprob: Tensor
     logit: Tensor
     notebook_logit: Tensor | None
+    is_greedy: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -83,7 +85,7 @@ class _StrangeScores(Exception):
 
 
 class _Running(NamedTuple):
-    """A batch on its way; `wait` gives the scores (2, terms), or None where the memory did not suffice."""
+    """A batch on its way; `wait` gives the scores of its terms, or None where the memory did not suffice."""
 
     scheduled: Scheduled[Any]
     batch: PackedBatch | PaddedBatch
@@ -94,13 +96,20 @@ class Scorer:
     """Scores label branches with a loaded model; `path` tells which way ("tree" or "rows"), `path_reason` why not tree.
 
     `batch_tokens` bounds the tokens of a batch (padding included), by default what suits the device. With `notebook`
-    label tokens are forwarded to the last, for `notebook_logit`. Raises RunError where even rows give other scores than
-    single forwards do, and where the memory does not suffice for a few tokens.
+    label tokens are forwarded to the last, for `notebook_logit`; with `greedy` there is `is_greedy`. Raises RunError
+    where even rows give other scores than single forwards do, and where the memory does not suffice for a few tokens.
     """
 
-    def __init__(self, model: PreTrainedModel, *, batch_tokens: int | None = None, notebook: bool = False) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        batch_tokens: int | None = None,
+        notebook: bool = False,
+        greedy: bool = False,
+    ) -> None:
         self.batch_tokens = batch_tokens or _BATCH_TOKENS.get(model.device.type, 8192)
-        self.notebook = notebook
+        self.notebook, self.greedy = notebook, greedy
         self.path = "tree"
         self.path_reason: str | None = None
         self.counts = Counts()
@@ -135,13 +144,14 @@ class Scorer:
         if path == "tree":
             trees = make_trees(parts, Budget(self.batch_tokens, self._max_reads()), notebook=self.notebook)
             num_tokens = sum(tree.num_tokens for tree in trees)
-            sums = LabelSums(items, [part.index for part in parts])
+            sums = LabelSums(items, [part.index for part in parts], greedy=self.greedy)
             self._tree.drop_prefix()
             with open_lanes(self._tree, num_tokens // smallest_budget(self.batch_tokens)) as lanes:
                 yield from self._forward(sums, trees, lanes)
         else:
             rows = make_rows(items, notebook=self.notebook)
-            yield from self._forward(LabelSums(items, [row.index for row in rows]), rows, Lanes(self._rows))
+            sums = LabelSums(items, [row.index for row in rows], greedy=self.greedy)
+            yield from self._forward(sums, rows, Lanes(self._rows))
 
     # --- schedule, run, collect -------------------------------------------------------------------------------------
 
@@ -173,7 +183,8 @@ class Scorer:
         if num_forwarded is None:
             return _Running(scheduled, batch, lambda: None)
         self.counts.forwarded_tokens += num_forwarded
-        return _Running(scheduled, batch, lanes.start(lambda forward: attempt(forward.scores, batch)))
+        greedy = self.greedy
+        return _Running(scheduled, batch, lanes.start(lambda forward: attempt(forward.scores, batch, greedy=greedy)))
 
     def _keep_prefix(self, prefix: Ids, lanes: Lanes[S, B], *, is_idle: bool) -> int | None:
         """How many tokens were forwarded for it, None where the memory did not suffice."""
@@ -263,5 +274,6 @@ def _to_batch(indices: list[int], sums: LabelSums, *, notebook: bool) -> ScoredB
     found = sums.of(indices)
     if not found[:, sums.is_own(indices)].isfinite().all():
         raise _StrangeScores(sums.find_strange())
-    logprob, logit, notebook_logit = found.float().unbind()
-    return ScoredBatch(indices, logprob, logit, notebook_logit if notebook else None)
+    logprob, logit, notebook_logit, *missed = found.float().unbind()
+    is_greedy = missed[0] == 0 if missed else None
+    return ScoredBatch(indices, logprob, logit, notebook_logit if notebook else None, is_greedy)

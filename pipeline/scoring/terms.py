@@ -44,11 +44,17 @@ def label_terms(label: int, branch: Ids, num_tokens: int, *, notebook: bool) -> 
     return terms
 
 
-def score_terms(logits: Tensor, terms: Tensor) -> Tensor:
-    """(2, terms): each term's log-probability and logit, from logits (reads, vocabulary)."""
+def score_terms(logits: Tensor, terms: Tensor, *, greedy: bool = False) -> Tensor:
+    """(2, terms): each term's log-probability and logit, from logits (reads, vocabulary).
+
+    With `greedy` a third line says 1 where another token would have been chosen, and 0 where this one would.
+    """
     _, _, reads, tokens = terms.to(logits.device).unbind(1)
     logprobs = logits.log_softmax(dim=-1)  # (reads, vocabulary); in one pass, twice as fast as logsumexp
-    return torch.stack([logprobs[reads, tokens], logits[reads, tokens]])
+    scores = [logprobs[reads, tokens], logits[reads, tokens]]
+    if greedy:
+        scores.append((logits.argmax(dim=-1)[reads] != tokens).to(logits.dtype))
+    return torch.stack(scores)
 
 
 class LabelSums:
@@ -57,16 +63,16 @@ class LabelSums:
     Items may have different numbers of labels: behind an item's own stands NaN.
     """
 
-    def __init__(self, items: Sequence[TokenSequences], forwarded: Iterable[int]) -> None:
-        """`forwarded`: the item of each part or row that will be forwarded."""
+    def __init__(self, items: Sequence[TokenSequences], forwarded: Iterable[int], *, greedy: bool = False) -> None:
+        """`forwarded`: the item of each part or row that will be forwarded; `greedy` as for `score_terms`."""
         self._missing = Counter(forwarded)
         self._num_labels = torch.tensor([len(item.branches) for item in items])
         ends = self._num_labels.cumsum(0)
         self._begins = (ends - self._num_labels) * NUM_KINDS  # of each item among the sums
-        self._sums = torch.zeros(2, int(ends[-1]) * NUM_KINDS, dtype=torch.float64)
+        self._sums = torch.zeros(3 if greedy else 2, int(ends[-1]) * NUM_KINDS, dtype=torch.float64)
 
     def add(self, indices: Sequence[int], terms: Tensor, scores: Tensor) -> list[int]:
-        """Add the scores (2, terms) of what was forwarded of the items `indices`; returns those now complete."""
+        """Add the scores (2 or 3, terms) of what was forwarded of the items `indices`; returns those now complete."""
         places = self._begins[terms[:, 0]] + terms[:, 1]
         for sums, added in zip(self._sums, scores.double().cpu(), strict=True):
             sums.index_add_(0, places, added)
@@ -78,11 +84,12 @@ class LabelSums:
         return torch.arange(int(self._num_labels.max())) < self._num_labels[indices][:, None]
 
     def of(self, indices: list[int]) -> Tensor:
-        """(3, items, most labels of the call) float64: logprob, logit and notebook_logit."""
+        """(3 or 4, items, most labels of the call) float64: logprob, logit, notebook_logit, and what is not greedy."""
         is_own = self.is_own(indices)
         places = self._begins[indices][:, None] + torch.arange(is_own.shape[1]) * NUM_KINDS
-        logprob, logit = self._sums[:, (places * is_own)[..., None] + torch.arange(NUM_KINDS)]
-        sums = torch.stack([logprob[..., NEXT_TOKEN], logit[..., NEXT_TOKEN], logit[..., NOTEBOOK]])
+        logprob, logit, *missed = self._sums[:, (places * is_own)[..., None] + torch.arange(NUM_KINDS)]
+        kinds = [logprob[..., NEXT_TOKEN], logit[..., NEXT_TOKEN], logit[..., NOTEBOOK]]
+        sums = torch.stack([*kinds, *(each[..., NEXT_TOKEN] for each in missed)])
         return sums.masked_fill_(~is_own, torch.nan)
 
     def find_strange(self) -> list[tuple[int, int]]:
