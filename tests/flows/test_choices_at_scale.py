@@ -14,15 +14,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pipeline.analysis import load_run
 from pipeline.bundled import sample_path
+from tests.flows.buckets import client, serve_bucket
 from tests.flows.conftest import Command
-from tests.flows.test_s3_run import client
 
 NUM_ITEMS = 1_000
-BUCKET = "labelscore-choices"  # servers of one process share what is in them
+BUCKET = "labelscore-choices"
 CONFIG = """label_column = "right"
 prompt = ["next", "topic"]
 [prompts.next]
@@ -113,14 +112,8 @@ def test_two_workers_make_the_table_of_one(
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[dict[str, str]]:
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-    env = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", **keys}
-    client(env).create_bucket(Bucket=BUCKET)
-    yield env
-    server.stop()
+    with serve_bucket(BUCKET) as env:
+        yield env
 
 
 def test_a_bucket_gets_the_table_that_a_folder_gets(

@@ -9,13 +9,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import polars as pl
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pipeline.storing.layout import COPIED
 from tests.conftest import FinishedRun
+from tests.flows.buckets import client, serve_bucket
 
 BUCKET = "labelscore-tests"
 
@@ -23,28 +22,8 @@ BUCKET = "labelscore-tests"
 @pytest.fixture
 def s3() -> Iterator[dict[str, str]]:
     """An empty bucket; yields the environment that leads to it."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    env = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "recognisable-secret-key",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    client(env).create_bucket(Bucket=BUCKET)
-    yield env
-    server.stop()
-
-
-def client(env: dict[str, str]):  # type: ignore[no-untyped-def]
-    return boto3.client(
-        "s3",
-        endpoint_url=env["AWS_ENDPOINT_URL"],
-        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
-        region_name=env["AWS_DEFAULT_REGION"],
-    )
+    with serve_bucket(BUCKET) as env:
+        yield env
 
 
 def start(s3: dict[str, str], cache: Path, home: Path, *options: str) -> "subprocess.Popen[str]":
