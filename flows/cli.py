@@ -54,6 +54,8 @@ your own items and model:
   labelscore run --dataset news.csv --model ./my-model
 Gemma-2B on AG News (needs HF_TOKEN, see the README):
   labelscore run --preset gemma --limit 500
+a task of lm-evaluation-harness (the extra 'harness'):
+  labelscore run --task piqa --model ./my-model
 the report of a run again, from its files:
   labelscore report data/runs/sample-demo
 """,
@@ -70,6 +72,9 @@ the report of a run again, from its files:
     result_action="return_value",
 )
 SCORES, RUNS, SCHEDULES = map(Group.create_ordered, ("scores", "finished runs", "schedules"))
+
+HARNESS = "lm-eval"
+HARNESS_HELP = "Usage: labelscore lm-eval ARGUMENTS (those of lm-eval, as below; without --model it is labelscore)\n"
 
 NO_VALUE = FLAGS | {"--", "--help", "--notebook", "--yes"}
 
@@ -158,6 +163,16 @@ def generate(text: Typed, /, *, max_new_tokens: NumTokens = 30, keys: ModelKeys 
 def prompts() -> None:
     """List the built-in prompts with their words, and show how to write others."""
     terminal.print_prompts()
+
+
+@app.command(group=SCORES, name=HARNESS)
+def lm_eval(*arguments: str) -> int:
+    """Run lm-evaluation-harness with its own arguments, and labelscore as its model."""
+    from pipeline.harness.command import run_harness
+
+    if not arguments or {"--help", "-h"}.intersection(arguments):
+        terminal.say(HARNESS_HELP)
+    return run_harness(arguments)
 
 
 @app.command(group=RUNS)
@@ -311,6 +326,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a sign shows another
     try:
         _check_encoding(arguments)
+        if arguments[:1] == [HARNESS]:
+            return lm_eval(*arguments[1:])  # as typed: they are for another parser
         arguments = _mark_values(arguments)
         if not arguments:
             return _fail("name a command (see 'labelscore --help')", 2)

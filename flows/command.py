@@ -32,7 +32,7 @@ def run_command(config: RunConfig) -> int:
         check_run(config)
     except LabelscoreError as error:
         # There is no flow run yet that would tell it.
-        post_failure("failed", config.output, str(error), f"{config.dataset} with {config.model}")
+        post_failure("failed", config.output, str(error), f"{config.source} with {config.model}")
         raise
     warnings.filterwarnings("ignore", message="Failed to create the Prefect home")  # we say it in a line of our own
     _log_to_terminal()

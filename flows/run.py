@@ -52,7 +52,7 @@ RETRIES: dict[str, Any] = {
 
 @flow(
     name="labelscore",
-    flow_run_name="{config.dataset} with {config.model}",
+    flow_run_name="{config.source} with {config.model}",
     on_failure=[report_failure],
     on_crashed=[report_failure],
 )
@@ -79,7 +79,7 @@ def score_dataset(config: RunConfig) -> tuple[Report, list[str]]:
     return report, sorted(names)
 
 
-@task(name="pull", task_run_name="pull {job.config.dataset}", **RETRIES)
+@task(name="pull", task_run_name="pull {job.config.source}", **RETRIES)
 def pull(job: Job) -> Pulled:
     """Resolve the data set and the model, and stream the items into the output's work folder."""
     pulled = job.pull()
@@ -97,10 +97,11 @@ def plan(job: Job, pulled: Pulled) -> Planned:
     for remark in remarks_on_plan(planned):
         log.warning("%s", remark)
     missing, stored = f"{planned.num_missing:,}", f"{planned.num_stored:,}"
+    what = "different items" if job.config.task else "texts x prompts"
     if planned.shards:
-        log.info("%s to score (texts x prompts), %s stored already", missing, stored)
+        log.info("%s to score (%s), %s stored already", missing, what, stored)
     else:
-        log.info("nothing to score: all %s (texts x prompts) are stored already", stored)
+        log.info("nothing to score: all %s (%s) are stored already", stored, what)
     return planned
 
 

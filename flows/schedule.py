@@ -92,6 +92,8 @@ def from_anywhere(config: RunConfig) -> RunConfig:
         path = existing_path(getattr(config, key))
         if path is not None and getattr(config, key) != bundled:
             changes[key] = str(path.absolute())
+    if config.task_path is not None:
+        changes["task_path"] = str(Path(config.task_path).expanduser().absolute())
     shots, cut, rest = config.shots_split.partition("[")
     path = existing_path(shots)
     if config.num_shots and path is not None and shots.lower() not in SPLITS:

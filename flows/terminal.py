@@ -139,10 +139,17 @@ def print_prompts() -> None:
 def print_report(report: "Report") -> None:
     """Accuracy of each prompt under the headline rule, with what to doubt about it."""
     data, model = report.manifest.dataset, report.manifest.model
-    say(f"{data.num_items:,} items of {data.name} ({data.split}) with {model.name} ({model.dtype} on {model.device})")
+    source = f"{data.name} ({data.split})"
+    if report.has_tasks:
+        num_tasks = len(report.manifest.prompts)
+        source = f"{num_tasks:,} tasks" if num_tasks > 1 else report.manifest.prompts[0].name
+    say(f"{data.num_items:,} items of {source} with {model.name} ({model.dtype} on {model.device})")
     if model.demonstration:
         say(DEMO_NOTE, "yellow")
     say("")
+    if report.has_tasks:
+        _print_tasks(report)
+        return
     if not report.has_gold:
         say("The items have no gold labels: report.md counts what was predicted.")
         return
@@ -159,6 +166,40 @@ def print_report(report: "Report") -> None:
     if any(value is not None for value in published.values()):
         fields.append(("published", percent, "published"))
     print_table(f"accuracy under the rule '{report.headline_rule}'", rows, fields)
+
+
+def _narrow_interval(low: float, high: float) -> str:
+    """Both ends in per cent, so that a row with three of the harness' metrics fits into 80 columns."""
+    return f"{100 * low:z.1f}\N{EN DASH}{100 * high:z.1f}"
+
+
+def _print_tasks(report: "Report") -> None:
+    """Accuracy of each task, and what lm-evaluation-harness makes of it and of its groups."""
+    import polars as pl
+
+    from pipeline.reporting.notes import differs_line
+    from pipeline.reporting.tasks import harness_figures, harness_name, metric_fields, with_harness
+
+    tasks, titles = with_harness(report.headline, report.harness)
+    fields: list[Field] = [("task", text, "prompt")]
+    if report.has_gold:
+        ends: Field = ("95 % interval", _narrow_interval, "low", "high")
+        fields += [("accuracy", percent, "accuracy"), ends, ("right", count, "num_correct"), ("of", count, "num_gold")]
+        tasks = tasks.with_columns(num_correct=pl.when(pl.col("num_gold") > 0).then("num_correct"))
+    else:
+        fields.append(("items", count, "num_items"))
+        say("The items have no gold labels: report.md counts what was predicted.")
+    beside = f", and what {harness_name(report.manifest)} counts" if titles else ""
+    title = f"accuracy under the rule '{report.headline_rule}'{beside}"
+    print_table(title, tasks.iter_rows(named=True), [*fields, *metric_fields(titles)])
+    groups, titles = harness_figures(report.harness, groups=True)
+    if groups.height:
+        say("")
+        fields = [("group", text, "task"), ("items", count, "num_items"), *metric_fields(titles)]
+        print_table("groups of tasks", groups.iter_rows(named=True), fields)
+    if line := differs_line(report):
+        say("")
+        say(line, "yellow")
 
 
 def print_classification(table: "pl.DataFrame", note: str | None = None) -> None:
@@ -198,7 +239,8 @@ def print_status(status: "Status") -> None:
         say("published  nothing yet: no run has finished")
     else:
         data, model = status.published.dataset, status.published.model
-        say(f"published  {data.num_items:,} items of {data.name} ({data.split}) with {model.name}")
+        split = f" ({data.split})" if data.split else ""  # tasks have their own
+        say(f"published  {data.num_items:,} items of {data.name}{split} with {model.name}")
         say(f"finished   {status.published.finished}")
         say(f"prompts    {', '.join(prompt.name for prompt in status.published.prompts)}")
     fields: list[Field] = [

@@ -4,21 +4,33 @@ Invariant: everything is lazy, read-only and of one run, whatever is published m
 is hashed on opening; nothing else is read until a query is collected.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
 from pipeline.errors import InputError
 from pipeline.storing.files import Output
-from pipeline.storing.layout import ITEMS, NORMS, PREDICTIONS, SCORES, SCORES_SCHEMA, norm_sizes
+from pipeline.storing.layout import (
+    ITEMS,
+    NORMS,
+    PREDICTIONS,
+    SCORES,
+    SCORES_SCHEMA,
+    TASKS,
+    TASKS_SCHEMA,
+    norm_sizes,
+)
 from pipeline.storing.manifest import Manifest
 from pipeline.storing.runs import need_whole, open_run
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished run: the output asked for, the run's folder, three LazyFrames, whose columns are in data/README.md."""
+    """A finished run: the output asked for, the run's folder, and its tables, whose columns are in data/README.md.
+
+    `tasks` has no rows where the run is not one of tasks.
+    """
 
     out: str
     folder: Path
@@ -26,6 +38,7 @@ class Run:
     items: pl.LazyFrame
     predictions: pl.LazyFrame
     manifest: Manifest
+    tasks: pl.LazyFrame = field(default_factory=lambda: pl.LazyFrame(TASKS_SCHEMA.empty_table()))
 
 
 def load_run(out: str | Path) -> Run:
@@ -40,9 +53,14 @@ def load_run(out: str | Path) -> Run:
     is_cut_short = SCORES in manifest.files and PREDICTIONS not in manifest.files
     if is_cut_short or not folder.exists(PREDICTIONS):
         raise InputError(f"{out} has no {PREDICTIONS} of its last run; make it with `labelscore report {out}`")
-    need_whole(folder, manifest, (SCORES, ITEMS, PREDICTIONS))
+    need_whole(folder, manifest, (SCORES, ITEMS, PREDICTIONS, TASKS))
     scores, items, predictions = scan_scores(folder, manifest), scan(folder, ITEMS), scan(folder, PREDICTIONS)
-    return Run(str(out), folder.root, scores, items, predictions, manifest)
+    return Run(str(out), folder.root, scores, items, predictions, manifest, scan_tasks(folder))
+
+
+def scan_tasks(folder: Output) -> pl.LazyFrame:
+    """What lm-evaluation-harness makes of a run's tasks, lazily; without rows where the run is not one of tasks."""
+    return scan(folder, TASKS) if folder.exists(TASKS) else pl.LazyFrame(TASKS_SCHEMA.empty_table())
 
 
 def scan(folder: Output, name: str) -> pl.LazyFrame:

@@ -8,8 +8,9 @@ from pipeline.bundled import DEMO_MODEL, demo_model_path
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.examples import draw
-from pipeline.inputs import is_small, read_inputs
+from pipeline.inputs import check_tasks, is_small, read_inputs
 from pipeline.pull import refuse_bad_rows
+from pipeline.reading.dataset import Dataset
 from pipeline.reading.model import NO_CHAT_TEMPLATE, find_directory, has_chat_template
 from pipeline.sources import is_local
 from pipeline.storing.files import check_location
@@ -25,9 +26,11 @@ def check_run(config: RunConfig) -> None:
     output = check_location(config.output)
     if output is not None:
         refuse_foreign(output)
-    if is_local(config):
+    if config.task:
+        check_tasks(config)
+    elif is_local(config):
         inputs = read_inputs(config)
         if is_small(inputs):
             draw(config, inputs.shots, inputs.prompts)
-        if config.on_bad_row == "fail":
+        if config.on_bad_row == "fail" and isinstance(inputs.dataset, Dataset):
             refuse_bad_rows(inputs.dataset, golds=inputs.golds, shape=inputs.shape, limit=config.limit)

@@ -5,6 +5,7 @@ names the key, the place it came from and what is allowed.
 """
 
 import hashlib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -15,11 +16,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pipeline.bundled import SAMPLE
 from pipeline.errors import InputError
-from pipeline.prompts import EACH_CHOICE, KNOWN, Boundary, make_prompt
+from pipeline.prompts import CLASS_RULES, EACH_CHOICE, KNOWN, Boundary, make_prompt
 from pipeline.wording import MAX_SIZE
 
 AG_NEWS_ID = "fancyzhx/ag_news"
+HARNESS_SEED = 1234  # of solved examples, as lm-evaluation-harness has it where nothing else is asked for
 PRESETS = Path(__file__).with_name("presets")
+# What a run of tasks can be told beside them.
+BESIDE_TASKS = {
+    "task", "task_path", "num_shots", "seed", "limit", "model", "revision", "trust_remote_code", "rule", "device",
+    "dtype", "batch_tokens", "shard_size", "workers", "out", "force", "chat_template",
+}  # fmt: skip
 Rule = Literal["sum", "mean_token", "mean_char", "mean_byte", "logit", "notebook", "pmi", "contextual", "batch"]
 
 
@@ -75,6 +82,12 @@ class RunConfig(BaseModel):
         description="hub id (fancyzhx/ag_news), or a local .parquet, .csv, .tsv, .jsonl or .json file (text files also "
         "as .gz or .zst) or a folder of them; 'sample' is the bundled one",
     )
+    task: tuple[Name, ...] = Field(
+        (),
+        description="instead of a data set: a task or group of lm-evaluation-harness (the extra 'harness'), such as "
+        "piqa or mmlu, or a pattern; repeatable",
+    )
+    task_path: Name | None = Field(None, description="folder with YAML files of other tasks")
     subset: Name | None = Field(None, description="the data set's configuration on the hub, where it has several")
     split: Name = Field("test", description="split, a file of the folder, or a slice: train, news.csv, test[:50]")
     dataset_revision: Name | None = Field(None, description="commit, tag or branch of a data set on the hub")
@@ -100,7 +113,7 @@ class RunConfig(BaseModel):
         None, description="encoding of text files: utf-8, cp1252, latin-1; a byte-order mark is recognised"
     )
     columns: tuple[Name, ...] | None = Field(None, min_length=1, description="column names of CSV without a header")
-    limit: Count | None = Field(None, description="score the first N rows only")
+    limit: Count | None = Field(None, description="score the first N rows only, or documents of each task")
     on_bad_row: Literal["fail", "skip"] = Field(
         "fail", description="a broken row, one without text or with an unknown label: stop, or leave it out"
     )
@@ -119,14 +132,18 @@ class RunConfig(BaseModel):
         "apart from it, or as in lm-evaluation-harness",
     )
     chat_template: bool = Field(False, description="wrap the prompt in the tokenizer's chat template")
-    num_shots: Annotated[int, Field(ge=0, le=1024), _NO_TRUTH] = Field(
-        0, description="solved examples before each item: the same ones for all"
+    num_shots: Annotated[int, Field(ge=0, le=1024), _NO_TRUTH] | None = Field(
+        None,
+        description="solved examples before each item, the same ones for all; the default is none, and with tasks what "
+        "each task has",
     )
     shots_split: Name = Field("train", description="split or local file that the solved examples are drawn from")
     shots_draw: Literal["random", "first"] = Field(
         "random", description="random draws as many of each class, by the seed; first takes the first rows"
     )
-    seed: Number = Field(0, description="seed of the draw of solved examples")
+    seed: Number | None = Field(
+        None, description="seed of the draw of solved examples; the default is 0, and with tasks the harness' 1234"
+    )
     max_text_tokens: Count | None = Field(
         None, description="cut the text, or the column that a prompt cuts, after N tokens; the default is the context"
     )
@@ -150,11 +167,22 @@ class RunConfig(BaseModel):
     )
 
     @property
+    def draw_seed(self) -> int:
+        """The seed of the draw of solved examples, whether or not it was named."""
+        return self.seed if self.seed is not None else HARNESS_SEED if self.task else 0
+
+    @property
+    def source(self) -> str:
+        """What is scored, for people: the data set, or the tasks."""
+        return ", ".join(self.task) or self.dataset
+
+    @property
     def output(self) -> str:
         """The output folder or URL; two data sets never have the same by default."""
         if self.out is not None:
             return self.out
-        return f"data/runs/{_dataset_name(self)}-{self.model.rstrip('/').split('/')[-1]}"
+        name = _task_names(self.task) if self.task else _dataset_name(self)
+        return f"data/runs/{name}-{self.model.rstrip('/').split('/')[-1]}"
 
     @property
     def used(self) -> "RunConfig":
@@ -166,6 +194,15 @@ class RunConfig(BaseModel):
                 "published": {name: value for name, value in self.published.items() if name in wanted},
             }
         )
+
+
+def _task_names(tasks: tuple[str, ...]) -> str:
+    """The names of a few tasks for an output, or of the first and a few digits of all."""
+    names = "+".join(re.sub(r"[^\w.+-]+", "_", name) for name in tasks)
+    if len(names) <= 60:
+        return names
+    digits = hashlib.sha256("\n".join(tasks).encode()).hexdigest()[:6]
+    return f"{names[:40].split('+')[0]}+{len(tasks) - 1}-{digits}" if len(tasks) > 1 else f"{names[:40]}-{digits}"
 
 
 def _dataset_name(config: RunConfig) -> str:
@@ -193,6 +230,7 @@ def load_config(file: str | None, preset: str | None, options: Mapping[str, Any]
     Raises InputError for an unreadable file, an unknown key or preset, or a value that is not allowed.
     """
     merged: dict[str, Any] = {}
+    places: dict[str, str] = {}  # where each key was said last
     for place, values in (
         (f"preset {preset}", _preset(preset) if preset else {}),
         (str(file), _toml(Path(file), str(file)) if file else {}),
@@ -201,11 +239,31 @@ def load_config(file: str | None, preset: str | None, options: Mapping[str, Any]
         # Each layer is checked by itself first, so that the message names the right place.
         _validate(values, place)
         merged.update(values)
+        places |= dict.fromkeys(values, place)
     config = _validate(merged, str(file or "the command line"))
     _check_prompts(config)
+    _check_tasks(config, places)
     if config.rule == "notebook" and not config.notebook_rule:
         raise InputError("rule 'notebook' needs scores that are only kept with notebook_rule; add --notebook-rule")
     return config
+
+
+def _check_tasks(config: RunConfig, places: Mapping[str, str]) -> None:
+    """Find what would change nothing beside tasks, which bring their data, prompts and labels; and tasks' own keys."""
+    if not config.task:
+        if config.task_path is not None:
+            raise InputError('task_path names a folder of tasks, and no task is asked for; add task = ["NAME"]')
+        return
+    if unused := [key for key in places if key not in BESIDE_TASKS]:
+        raise InputError(
+            f"{unused[0]} (in {places[unused[0]]}) has no use beside task: tasks bring their own data, prompts and "
+            "labels; leave one of them out"
+        )
+    if config.rule in CLASS_RULES:
+        raise InputError(
+            f"rule '{config.rule}' needs the same labels for all items, and tasks have choices for each; use sum, "
+            "mean_char, mean_byte or mean_token"
+        )
 
 
 def _check_prompts(config: RunConfig) -> None:
@@ -265,5 +323,7 @@ def _first_problem(error: ValidationError, place: str) -> str:
         nearest = _nearest(key.split(".")[-1], fields)
         return f"unknown key '{key}' in {place}; {nearest}allowed are {', '.join(fields)}"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "tuple_type" and isinstance(problem["input"], str):
+        message = f'write a list, such as {key} = ["{problem["input"]:.60}"]'
     given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.80})"
     return f"bad value for '{key}' in {place}: {message[:1].lower()}{message[1:]}{given}"

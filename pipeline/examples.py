@@ -129,10 +129,11 @@ def draw(config: RunConfig, source: ShotsSource | None, prompts: Sequence[Prompt
 
 
 def _draw(config: RunConfig, source: ShotsSource, rows: "_Candidates") -> tuple[Example, ...]:
+    num_shots = config.num_shots or 0
     if config.shots_draw == "first":
-        return first_shots(rows, num_shots=config.num_shots)
+        return first_shots(rows, num_shots=num_shots)
     names = source.scored_golds.names if isinstance(source.scored_golds, Classes) else None
-    return draw_shots(rows, num_shots=config.num_shots, label_names=names, seed=config.seed)
+    return draw_shots(rows, num_shots=num_shots, label_names=names, seed=config.draw_seed)
 
 
 class _Candidates:

@@ -5,18 +5,23 @@ Invariant: nothing here imports torch or asks for a model, so that whatever a us
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipeline.classes import choose_prompts, known_prompt
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.examples import ShotsSource, open_shots
+from pipeline.harness.installed import need_harness
 from pipeline.items import ItemShape
-from pipeline.prompts import CLASS_RULES, Prompt
+from pipeline.prompts import CLASS_RULES, REQUESTS, Prompt
 from pipeline.reading.choice_gold import ChoiceGold
 from pipeline.reading.dataset import DEFAULT_LABEL_COLUMN, Dataset
 from pipeline.reading.gold import Classes
 from pipeline.sources import open_source, read_golds
 from pipeline.templates import TEXT
+
+if TYPE_CHECKING:
+    from pipeline.harness.tasks import Tasks
 
 SMALL_BYTES = 32_000_000
 
@@ -25,11 +30,11 @@ SMALL_BYTES = 32_000_000
 class Inputs:
     """The data set, what its labels stand for (classes, or an item's own choices), the prompts, and what items are."""
 
-    dataset: Dataset
+    dataset: "Dataset | Tasks"
     golds: Classes | ChoiceGold
     prompts: tuple[Prompt, ...]
     shape: ItemShape
-    shots: ShotsSource | None
+    shots: ShotsSource | None = None
 
 
 def read_inputs(config: RunConfig) -> Inputs:
@@ -37,6 +42,9 @@ def read_inputs(config: RunConfig) -> Inputs:
 
     Raises InputError for what does not exist or fit, RunError where the hub fails.
     """
+    if config.task:
+        shape = ItemShape((REQUESTS,), has_tasks=True)
+        return Inputs(open_tasks(config), ChoiceGold("place"), (REQUESTS,), shape)
     known = [known_prompt(config, name) for name in dict.fromkeys(config.prompt)]
     shape = ItemShape(known)
     _refuse_unused(config, shape, known)
@@ -81,7 +89,24 @@ def _refuse_unused(config: RunConfig, shape: ItemShape, prompts: Sequence[Prompt
             raise InputError(f"max_text_tokens: prompt '{prompt.name}' has no column that could be cut; leave it out")
 
 
+def open_tasks(config: RunConfig) -> "Tasks":
+    """The tasks of lm-evaluation-harness that are asked for, with their data. Raises what `read_inputs` raises."""
+    need_harness()
+    from pipeline.harness.tasks import Tasks
+
+    return Tasks(config.task, config.task_path, num_shots=config.num_shots, seed=config.draw_seed, limit=config.limit)
+
+
+def check_tasks(config: RunConfig) -> None:
+    """Look whether there are such tasks, without their data. Raises InputError where there are not."""
+    need_harness()
+    from pipeline.harness.index import find_tasks
+
+    find_tasks(config.task, config.task_path)
+
+
 def is_small(inputs: Inputs) -> bool:
     """Whether drawing solved examples, which reads every text, takes no time to speak of."""
+    assert isinstance(inputs.dataset, Dataset)
     files = inputs.dataset.files + (inputs.shots.dataset.files if inputs.shots else ())
     return sum(file.stat().st_size for file in files) < SMALL_BYTES

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -20,28 +20,34 @@ from pipeline.reading.dataset import Row
 from pipeline.reading.formats import Unreadable
 from pipeline.reading.gold import Classes
 from pipeline.reading.labels import printable
-from pipeline.storing.layout import ITEM_CHOICES, ITEMS_SCHEMA
+from pipeline.storing.layout import DOCUMENTS, ITEM_CHOICES, ITEMS_SCHEMA, TASK
 from pipeline.templates import TEXT
 from pipeline.wording import MAX_SIZE
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A sound row. gold: ids of its right classes, or places of its right choices; names: what these are called."""
+    """A sound row. gold: ids of its right classes, or places of its right choices; names: what these are called.
+
+    choices: of its own, where it brings them, as they are called. task: that of lm-evaluation-harness it belongs to.
+    """
 
     item_id: int
     values: Values
     gold: tuple[int, ...]
     names: tuple[str, ...]
     choices: list[str] | None = None
+    task: str | None = None
 
 
 class ItemShape:
     """The columns of a run's items, and how they are read from rows and kept in items.parquet."""
 
-    def __init__(self, prompts: Sequence[Prompt]) -> None:
-        """Raises InputError where prompts choose among different things, or a column bears a name that is taken."""
-        self._prompts = prompts
+    def __init__(self, prompts: Sequence[Prompt], *, has_tasks: bool = False) -> None:
+        """`has_tasks`: rows are requests with what their task calls the choices, and its name, behind the columns.
+
+        Raises InputError where prompts choose among different things, or a column bears a name that is taken."""
+        self._prompts, self._has_tasks = prompts, has_tasks
         self.columns = columns_of(prompts)
         self.has_choices = prompts[0].has_choices
         self._is_plain = all(prompt.is_plain for prompt in prompts)
@@ -84,6 +90,7 @@ class ItemShape:
         fields += [pa.field(column, kinds.get(column, pa.string())) for column in self.columns]
         fields += [ITEMS_SCHEMA.field(name) for name in ("gold_id", "gold", "text_hash", "gold_ids")]
         fields += [pa.field(ITEM_CHOICES, lists)] if self.has_choices else []
+        fields += [pa.field(TASK, pa.string(), nullable=False)] if self._has_tasks else []
         fields += [pa.field(prompt.hash_column, pa.string()) for prompt in self._prompts if not prompt.is_plain]
         return pa.schema(fields, metadata=ITEMS_SCHEMA.metadata)
 
@@ -97,9 +104,9 @@ class ItemShape:
         values = tuple(item.values[column] for column in self.columns)
         if self._is_plain:
             return (item.item_id, *values, *gold, text_hash, several)
-        choices = (item.choices,) if self.has_choices else ()
+        own = ([item.choices] if self.has_choices else []) + ([item.task] if self._has_tasks else [])
         hashes = [hash_columns(columns, item.values) for columns in self._hashed]
-        return (item.item_id, *values, *gold, text_hash, several, *choices, *hashes)
+        return (item.item_id, *values, *gold, text_hash, several, *own, *hashes)
 
     def read(self, row: Row, golds: Classes | ChoiceGold) -> Item | Unreadable:
         """The item that a sound row is; else what is wrong with it."""
@@ -119,11 +126,16 @@ class ItemShape:
         choices = self._prompts[0].item_choices(values)
         if too_long := self._too_long(values):
             return Unreadable(too_long, self.shown(values))
-        own = values.get(golds.column or "") or (*row.values, None)[len(self.columns)]  # the latter stands behind
+        behind = row.values[len(self.columns) :]
+        if self._has_tasks:
+            choices, task = cast(tuple[list[str], str], behind)
+        else:
+            task = None
+        own = values.get(golds.column or "") or next(iter(behind), None)
         places = golds.places(row.label, choices, own)
         if isinstance(places, str):
             return Unreadable(places, self.shown(values))
-        return Item(row.position, values, places, tuple(choices[place] for place in places), choices)
+        return Item(row.position, values, places, tuple(choices[place] for place in places), choices, task)
 
     def values(self, found: Sequence[object] | Unreadable) -> dict[str, str | list[str]] | Unreadable:
         """The columns as texts and lists of texts; else what is wrong with one of them."""
@@ -133,9 +145,9 @@ class ItemShape:
         choice_columns = self.choice_columns
         for column, value in zip(self.columns, found, strict=False):
             read: str | list[str] | Unreadable
-            if column in self._lists:
+            if column in self._lists and not self._has_tasks:
                 read = _as_list(column, value)
-            elif column in self._contexts:
+            elif column in self._contexts or self._has_tasks:  # what a task has written may be blank
                 read = _as_texts(column, value if isinstance(value, list) else [value])
             elif column == TEXT and self._has_plain:
                 read = check_text(value)
@@ -170,6 +182,12 @@ class ItemShape:
             if isinstance(text, str) and (mark := slot.lacks(text)):
                 return Unreadable(f"'{slot.column}' has no {mark!r} in it", text)
         return None
+
+    def place(self, row: Row) -> str:
+        """Where a row stands, for a message."""
+        if self._has_tasks and not isinstance(row.values, Unreadable):
+            return f"document {row.position % DOCUMENTS} of task '{row.values[-1]}'"
+        return f"row {row.position}"
 
     def labelled(self, rows: Iterable[Row]) -> Iterator[tuple[object, list[str]]]:
         """Label and own choices of the rows that are sound; rows hold the columns of the choices alone."""

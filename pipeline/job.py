@@ -15,9 +15,11 @@ from pathlib import Path
 from uuid import uuid4
 
 import polars as pl
+import pyarrow as pa
 
 from pipeline.config import RunConfig
 from pipeline.pull import PullSummary, pull_items
+from pipeline.reading.dataset import Dataset
 from pipeline.reporting.make import make_report
 from pipeline.reporting.predictions import check_rule
 from pipeline.reporting.report import Report
@@ -27,7 +29,7 @@ from pipeline.shard import ScoringSpec, Shard, ShardResult, cut_shards
 from pipeline.storing.files import Output
 from pipeline.storing.fingerprint import StoredPrompt
 from pipeline.storing.history import read_history, write_history
-from pipeline.storing.layout import HISTORY, TABLES
+from pipeline.storing.layout import HISTORY, SCORES, TABLES, TASKS, TASKS_SCHEMA
 from pipeline.storing.manifest import Manifest, digest_of_shots
 from pipeline.storing.runs import (
     LastRun,
@@ -41,6 +43,7 @@ from pipeline.storing.runs import (
 )
 from pipeline.storing.score_tables import write_tables
 from pipeline.storing.store import Store
+from pipeline.storing.tables import write_table
 from pipeline.target import Target, make_target
 
 # The fewer texts a shard has, the further apart their lengths lie, and the more attention pads.
@@ -116,7 +119,7 @@ class Job:
                 target.dataset,
                 golds=target.golds,
                 shape=target.shape,
-                limit=self.config.limit,
+                limit=None if self.config.task else self.config.limit,  # each task has its own
                 on_bad_row=self.config.on_bad_row,
                 items_path=items,
                 rejected_path=rejected,
@@ -155,6 +158,8 @@ class Job:
                 notebook=self.config.notebook_rule,
                 rejected=pulled.rejected,
             )
+            if self.config.task:
+                _write_task_metrics(folder, pulled.target)
         return folder
 
     def report(self, folder: Output, manifest: Manifest, last: LastRun) -> Report:
@@ -176,6 +181,15 @@ class Job:
     def publish(self, folder: Output, manifest: Manifest) -> Manifest:
         """Let readers see this run instead of the one before it."""
         return publish(self.output, folder, manifest.model_copy(update={"timings": dict(self.timings)}))
+
+
+def _write_task_metrics(folder: Output, target: Target) -> None:
+    """Write what the tasks' own code makes of the run's scores."""
+    assert not isinstance(target.dataset, Dataset)
+    scores = pl.scan_parquet(folder.fetch(SCORES), glob=False).select("item_id", "label_id", "logprob").collect()
+    rows = pa.Table.from_pylist(target.dataset.judge(scores), TASKS_SCHEMA)
+    with folder.writing(TASKS) as path:
+        write_table(path, TASKS_SCHEMA, [rows])
 
 
 def _shown(output: Output, folder: Output) -> str:

@@ -59,7 +59,7 @@ class Prompt:
     prompt + words as one string, "separate" encodes the words alone and appends their tokens, "harness" is
     lm-evaluation-harness' way (white space at the prompt's end is scored with the words). examples: solved ones put
     before the template (few-shot). chat: what the model's chat template puts before and after all of that as a message;
-    its special tokens count as such.
+    its special tokens count as such. has_markup: the item itself is written with the markup of a chat template.
 
     Raises InputError for a template without a slot, unless items bring their choices, or with what can be read in two
     ways, where labels are missing, empty, repeated or too long, and where a line break stands as a backslash and an n.
@@ -75,6 +75,7 @@ class Prompt:
     choice: str = EACH_CHOICE
     strip: bool = False
     cut: str | None = None
+    has_markup: bool = False
 
     def __post_init__(self) -> None:
         where = f"prompt '{clip(self.name)}'"

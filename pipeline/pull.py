@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import InputError
 from pipeline.items import Item, ItemShape
@@ -21,7 +21,11 @@ from pipeline.reading.labels import printable, shorten
 from pipeline.storing.layout import REJECTED_SCHEMA
 from pipeline.storing.tables import writing_rows
 
+if TYPE_CHECKING:
+    from pipeline.harness.tasks import Tasks
+
 NUM_BAD_ROWS_SHOWN = 5
+ADVICE_ON_TASKS = "mend its data, or run it with `labelscore lm-eval`"
 NUM_LOST_LABELS = 1000
 NUM_ROWS_TRIED = 10_000
 
@@ -40,7 +44,7 @@ class PullSummary:
 
 
 def pull_items(
-    dataset: Dataset,
+    dataset: "Dataset | Tasks",
     *,
     golds: Classes | ChoiceGold,
     shape: ItemShape,
@@ -58,7 +62,7 @@ def pull_items(
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit}: give a number of rows, 1 or more")
-    tally = _Tally(golds)
+    tally = _Tally(golds, shape)
     with writing_rows(items_path, shape.schema) as add, writing_rows(rejected_path, REJECTED_SCHEMA) as reject:
         for row in islice(dataset.rows(), limit):
             found = shape.read(row, golds)
@@ -77,7 +81,7 @@ def pull_items(
 
 def refuse_bad_rows(dataset: Dataset, *, golds: Classes | ChoiceGold, shape: ItemShape, limit: int | None) -> None:
     """Look at the first rows, and raise what `pull_items` would where one of them is bad; writes nothing."""
-    tally = _Tally(golds)
+    tally = _Tally(golds, shape)
     for row in islice(dataset.rows(), limit):
         tally.add(row, shape.read(row, golds))
         if tally.num_rows == NUM_ROWS_TRIED and not tally.num_bad:
@@ -88,7 +92,8 @@ def refuse_bad_rows(dataset: Dataset, *, golds: Classes | ChoiceGold, shape: Ite
 class _Tally:
     """What became of the rows, and of the classes by them."""
 
-    def __init__(self, golds: Classes | ChoiceGold) -> None:
+    def __init__(self, golds: Classes | ChoiceGold, shape: ItemShape) -> None:
+        self._shape = shape
         self._classes = golds if isinstance(golds, Classes) else None  # choices of an item are lost with it
         self.num_good = self.num_bad = self.max_choices = 0
         self.shown: list[str] = []  # the first bad rows
@@ -115,7 +120,7 @@ class _Tally:
             return
         self.num_bad += 1
         if len(self.shown) < NUM_BAD_ROWS_SHOWN:
-            self.shown.append(f"row {row.position}: {found.reason}")
+            self.shown.append(f"{self._shape.place(row)}: {found.reason}")
         if isinstance(row.label, Unreadable) or self._classes is None:
             return
         gold = self._classes.positions(row.label)
@@ -134,10 +139,10 @@ class _Tally:
             yield f"by leaving out bad rows nothing is left of {each}{f' and {more} more' if more > 0 else ''}"
 
 
-def _refuse(dataset: Dataset, tally: _Tally, on_bad_row: str) -> None:
-    where = f"{dataset.name} ({dataset.split})"
+def _refuse(dataset: "Dataset | Tasks", tally: _Tally, on_bad_row: str) -> None:
+    where = f"{dataset.name} ({dataset.split})" if dataset.split else dataset.name
     if tally.num_rows == 0:
-        if dataset.where:
+        if isinstance(dataset, Dataset) and dataset.where:
             asked = " and ".join(f"{column.name} = {', '.join(map(str, kept))}" for column, kept in dataset.where)
             held = "; ".join(f"{c.name} holds {shorten(dataset.values_of(c)) or 'nothing'}" for c, _ in dataset.where)
             raise InputError(f"{where}: where {asked} keeps no row; {held}")
@@ -146,7 +151,7 @@ def _refuse(dataset: Dataset, tally: _Tally, on_bad_row: str) -> None:
         more = f"; and {tally.num_bad - len(tally.shown)} more" if tally.num_bad > len(tally.shown) else ""
         raise InputError(
             f"{where}: {tally.num_bad} of {tally.num_rows} rows cannot be used: {'; '.join(tally.shown)}{more}; "
-            f"{_advice(tally)}"
+            f"{_advice(tally) if isinstance(dataset, Dataset) else ADVICE_ON_TASKS}"
         )
     if tally.num_good == 0:
         raise InputError(

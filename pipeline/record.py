@@ -5,9 +5,11 @@ Invariant: nothing here decides or computes anything that another module does no
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from pipeline.job import Job, Planned, Pulled, Scored
+from pipeline.reading.dataset import Dataset
 from pipeline.reading.gold import Classes
 from pipeline.reading.model import count_parameters
 from pipeline.storing.fingerprint import StoredPrompt
@@ -23,6 +25,7 @@ from pipeline.storing.manifest import (
     ShotsRecord,
     digest_of_shots,
 )
+from pipeline.target import Target
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "pyarrow", "polars", "numpy", "prefect")
 
@@ -37,7 +40,7 @@ def record_run(job: Job, pulled: Pulled, planned: Planned, scored: Scored) -> Ma
         started=job.started.isoformat(timespec="seconds"),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         headline_rule=config.rule,
-        config=Settings.model_validate(config.model_dump(mode="json")),
+        config=Settings.model_validate({**config.model_dump(mode="json"), "seed": config.draw_seed}),
         dataset=DatasetRecord(
             name=target.dataset.name,
             location=target.dataset.location,
@@ -60,7 +63,7 @@ def record_run(job: Job, pulled: Pulled, planned: Planned, scored: Scored) -> Ma
             num_parameters=count_parameters(model),
             demonstration=target.is_demonstration,
         ),
-        prompts=tuple(_record_prompt(stored, config.published.get(stored.prompt.name)) for stored in target.prompts),
+        prompts=_record_prompts(target, config.published),
         counts=CountsRecord(
             items=summary.num_items,
             texts=planned.num_missing + planned.num_stored,
@@ -76,11 +79,21 @@ def record_run(job: Job, pulled: Pulled, planned: Planned, scored: Scored) -> Ma
             seconds=seconds,
             items_per_second=scored.num_texts / seconds if seconds else None,
         ),
+        remarks=() if isinstance(target.dataset, Dataset) else target.dataset.remarks,
         libraries={
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in LIBRARIES},
+            **{name: importlib.metadata.version(name) for name in (*LIBRARIES, *(["lm_eval"] if config.task else []))},
         },
     )
+
+
+def _record_prompts(target: Target, published: Mapping[str, float]) -> tuple[PromptRecord, ...]:
+    """A record for each prompt; in a run of tasks for each task, which all have the one prompt."""
+    records = tuple(_record_prompt(stored, published.get(stored.prompt.name)) for stored in target.prompts)
+    if isinstance(target.dataset, Dataset):
+        return records
+    tasks = target.dataset.records()
+    return tuple(records[0].model_copy(update={"name": name, "task": task}) for name, task in tasks.items())
 
 
 def _record_prompt(stored: StoredPrompt, published_accuracy: float | None) -> PromptRecord:

@@ -39,9 +39,10 @@ def _other_data(job: Job, pulled: Pulled) -> str | None:
     if place in ((new.location, new.split, job.config.subset), (new.name, new.split, None)):
         return None
     before, after = (old.location, new.location) if old.name == new.name else (old.name, new.name)
+    splits = [f" ({split})" if split else "" for split in (old.split, new.split)]
     return (
-        f"{job.output} held {before} ({old.split}) until now; from this run on its tables and report are of {after} "
-        f"({new.split})"
+        f"{job.output} held {before}{splits[0]} until now; from this run on its tables and report are of {after}"
+        f"{splits[1]}"
     )
 
 

@@ -193,11 +193,16 @@ class ShardScorer:
 
 
 def make_scorer(
-    model: PreTrainedModel, ref: ModelRef, *, batch_tokens: int | None = None, notebook: bool = False
+    model: PreTrainedModel,
+    ref: ModelRef,
+    *,
+    batch_tokens: int | None = None,
+    notebook: bool = False,
+    greedy: bool = False,
 ) -> Scorer:
     """A scorer of a loaded model. Raises RunError where the model gives no finite scores, or none to be trusted."""
     try:
-        return Scorer(model, batch_tokens=batch_tokens, notebook=notebook)
+        return Scorer(model, batch_tokens=batch_tokens, notebook=notebook, greedy=greedy)
     except NonFiniteScore:  # of the probe that it scores first
         raise RunError(
             f"the model {ref.name} gave a score that is not a finite number for a probe text ({ref.dtype}); try "

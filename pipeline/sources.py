@@ -5,10 +5,12 @@ Invariant: nothing here imports torch or asks for a model.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from pipeline.bundled import SAMPLE, sample_path
 from pipeline.classes import choose_classes
 from pipeline.config import RunConfig
+from pipeline.harness.installed import is_installed
 from pipeline.items import ItemShape
 from pipeline.prompts import AG_NEWS, Prompt
 from pipeline.reading.choice_gold import ChoiceGold, read_gold
@@ -44,8 +46,16 @@ def open_source(config: RunConfig, name: str, split: str, prompts: Sequence[Prom
         where=config.where,
         layout=Layout(config.encoding, config.columns),
         is_requests=shape.is_requests,
+        gold_of=_gold_by_task if is_installed() else None,
         no_slots=[name for prompt in prompts for name in prompt.no_slots],
     )
+
+
+def _gold_by_task(task: str, document: Mapping[str, Any]) -> int | None:
+    """What the task's own code says of a document. The harness takes seconds to import, and few logs need it."""
+    from pipeline.harness.logs import right_context
+
+    return right_context(task, document)
 
 
 def read_golds(config: RunConfig, dataset: Dataset, shape: ItemShape) -> Classes | ChoiceGold:

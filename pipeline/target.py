@@ -4,6 +4,7 @@ Invariant: nothing here loads weights or scores; a run that has nothing to do en
 """
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
@@ -17,8 +18,12 @@ from pipeline.reading.choice_gold import ChoiceGold
 from pipeline.reading.dataset import Dataset
 from pipeline.reading.gold import Classes
 from pipeline.reading.model import NO_CHAT_TEMPLATE, ModelRef, load_tokenizer, resolve_model
+from pipeline.scoring.strings import StringEncoder
 from pipeline.shots import format_shots
 from pipeline.storing.fingerprint import CHAT_SLOT, StoredPrompt, make_fingerprint
+
+if TYPE_CHECKING:
+    from pipeline.harness.tasks import Tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,7 @@ class Target:
     Each prompt with the fingerprint of its scores.
     """
 
-    dataset: Dataset
+    dataset: "Dataset | Tasks"
     golds: Classes | ChoiceGold
     shape: ItemShape
     model: ModelRef
@@ -49,13 +54,32 @@ def make_target(config: RunConfig) -> Target:
     inputs = read_inputs(config)
     model = find_model(config)
     shots = draw(config, inputs.shots, inputs.prompts)
-    chat = chat_markup(load_tokenizer(model)) if config.chat_template else None
-    prompts = [replace(p, examples=format_shots(p, shots.examples.get(p.name, ())), chat=chat) for p in inputs.prompts]
+    if isinstance(inputs.dataset, Dataset):
+        chat = chat_markup(load_tokenizer(model)) if config.chat_template else None
+        solved = {prompt.name: format_shots(prompt, shots.examples.get(prompt.name, ())) for prompt in inputs.prompts}
+        prompts = [replace(prompt, examples=solved[prompt.name], chat=chat) for prompt in inputs.prompts]
+    else:
+        write_requests(inputs.dataset, model, with_chat=config.chat_template)
+        prompts = [replace(prompt, has_markup=config.chat_template) for prompt in inputs.prompts]
     known = {"weights": model.weights, "tokenizer": model.tokenizer, "dtype": model.dtype}
     limit = config.max_text_tokens
     fingerprints = [make_fingerprint(prompt, **known, max_text_tokens=limit, fix=model.fix) for prompt in prompts]
     stored = tuple(StoredPrompt(*pair) for pair in zip(prompts, fingerprints, strict=True))
     return Target(inputs.dataset, inputs.golds, inputs.shape, model, stored, shots)
+
+
+def write_requests(tasks: "Tasks", model: ModelRef, *, with_chat: bool) -> None:
+    """Have the tasks' requests written, with the markup of the model's chat template if asked for.
+
+    Raises InputError where that fails, or the tokenizer has no chat template.
+    """
+    tokenizer = load_tokenizer(model)
+    if not with_chat:
+        tasks.build(special=StringEncoder(tokenizer).special)
+        return
+    from pipeline.harness.chat import make_render
+
+    tasks.build(make_render(tokenizer))
 
 
 def find_model(config: RunConfig) -> ModelRef:

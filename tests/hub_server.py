@@ -183,20 +183,21 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith("/cdn/"):
             return self.blob(path.removeprefix("/cdn/"))
         if found := re.fullmatch(
-            r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+).*)?", path
+            r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)/?(.*))?", path
         ):
-            body = self.describe(found[1].removesuffix("s"), found[2], found[3], found[4] or "main")
+            body = self.describe(found[1].removesuffix("s"), found[2], found[3], found[4] or "main", found[5] or "")
             return 200, json.dumps(body).encode(), {}
         if found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self.file("dataset" if found[1] else "model", found[2], found[3], found[4])
         raise _Refusal(404, "", "no such page")
 
-    def describe(self, kind: str, name: str, what: str | None, revision: str) -> object:
+    def describe(self, kind: str, name: str, what: str | None, revision: str, folder: str) -> object:
         """What the API says of a repository: its files, some of them, or itself."""
         repo, commit = self.find(kind, name, revision)
         files = repo.commits[commit]
         if what == "tree":
-            return [_entry(path, data) for path, data in files.items()]
+            is_deep = parse_qs(urlsplit(self.path).query).get("recursive", ["true"])[0].lower() in ("true", "1")
+            return _tree(files, f"{folder}/" if folder else "", is_deep=is_deep)
         if what == "paths-info":
             paths = parse_qs(self.body.decode()).get("paths") or json.loads(self.body or b"{}").get("paths", [])
             return [_entry(path, files[path]) for path in paths if path in files]
@@ -275,6 +276,17 @@ def _blob_id(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
+def _tree(files: Mapping[str, bytes], folder: str, *, is_deep: bool) -> list[dict[str, Any]]:
+    """The files of a folder, and where it `is_deep` of those in it; else these as folders."""
+    inside = {path: data for path, data in files.items() if path.startswith(folder)}
+    if folder and not inside:
+        raise _Refusal(404, "EntryNotFound", "Entry not found")
+    shallow = {path: data for path, data in inside.items() if is_deep or "/" not in path[len(folder) :]}
+    below = sorted({folder + path[len(folder) :].split("/")[0] for path in inside.keys() - shallow.keys()})
+    folders = [{"type": "directory", "path": path, "size": 0, "oid": _blob_id(path.encode())} for path in below]
+    return [*folders, *(_entry(path, data) for path, data in shallow.items())]
+
+
 def _entry(path: str, data: bytes) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": _blob_id(data)}
     if path.endswith(LARGE_SUFFIXES):
@@ -346,6 +358,39 @@ def ag_news_files(num_train: int = 8, num_test: int = 12) -> dict[str, bytes]:
         pq.write_table(table, sink)
         files[f"data/{split}-00000-of-00001.parquet"] = sink.getvalue()
     return files
+
+
+def sciq_files(num: int = 9) -> dict[str, bytes]:
+    """A data set in the columns of SciQ, with words of our own."""
+    names = ("question", "distractor1", "distractor2", "distractor3", "correct_answer", "support")
+    return _splits(
+        "default", "data", {split: [{n: f"{n} {i} of {split}" for n in names} for i in range(num)] for split in _SPLITS}
+    )
+
+
+def arc_files(num: int = 7) -> dict[str, bytes]:
+    """A data set in the columns and the configuration of ARC-Easy, with words of our own; four choices or three."""
+    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
+    for split in _SPLITS:
+        for i in range(num):
+            labels = "ABCD"[: 3 + i % 2]
+            choices = {"text": [f"choice {label} of {i}" for label in labels], "label": list(labels)}
+            rows[split].append({"question": f"What is {i} in {split}?", "choices": choices, "answerKey": labels[i % 3]})
+    return _splits("ARC-Easy", "ARC-Easy", rows)
+
+
+_SPLITS = ("train", "validation", "test")
+
+
+def _splits(config: str, folder: str, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, bytes]:
+    """A card that names a configuration's splits, and a Parquet file for each."""
+    listed = "".join(f"  - split: {split}\n    path: {folder}/{split}-*\n" for split in rows)
+    found = {"README.md": f"---\nconfigs:\n- config_name: {config}\n  data_files:\n{listed}---\n".encode()}
+    for split, each in rows.items():
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(each), sink)
+        found[f"{folder}/{split}-00000-of-00001.parquet"] = sink.getvalue()
+    return found
 
 
 def folder_files(folder: Path) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "reading": {"errors", "templates"},
     "scoring": {"errors", "prompts", "templates", "wording"},
     "storing": {"errors", "prompts"},
+    "harness": {"config", "errors", "reading", "scoring", "shard", "storing", "wording"},
     "reporting": {"errors", "prompts", "bundled", "analysis", "storing"},
 }
 LAYERED = [path for path in PIPELINE if path.parent.name in MAY_IMPORT]
@@ -65,6 +66,12 @@ def test_torch_stays_with_the_models(path: Path) -> None:
         assert not third_party & {"torch", "transformers"}
 
 
+@pytest.mark.parametrize("path", [path for path in PIPELINE if path.parent.name != "harness"], ids=name_of)
+def test_the_harness_is_asked_in_its_own_place(path: Path) -> None:
+    """Everything else works where lm-evaluation-harness is not installed."""
+    assert "lm_eval" not in roots(imports_of(path))
+
+
 def test_no_module_comes_back_to_itself() -> None:
     """Over imports of any kind: the modules can be put in an order in which each knows only those before it."""
     paths = {name_of(path): path for path in (*PIPELINE, *FLOWS)}
@@ -82,7 +89,7 @@ def test_light_commands_do_not_wait_for_heavy_imports() -> None:
     """`labelscore --help` and `labelscore prompts` import neither torch nor Prefect nor Polars."""
     code = (
         "import sys; from flows.cli import main; main(['prompts']); main(['run', '--help']);"
-        "heavy = {'torch', 'transformers', 'prefect', 'polars', 'ray', 'datasets'} & set(sys.modules);"
+        "heavy = {'torch', 'transformers', 'prefect', 'polars', 'ray', 'datasets', 'lm_eval'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -1,9 +1,13 @@
 """The README is run: its commands, its output, its Python."""
 
+import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from flows.cli import app, main
@@ -11,6 +15,7 @@ from pipeline.classes import known_prompt
 from pipeline.config import load_config
 from pipeline.prompts import Values
 from tests.conftest import README, ROOT, WALK, FinishedRun, Walk
+from tests.hub_server import HubServer, arc_files, folder_files, save_tiny_gemma, sciq_files
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -18,7 +23,14 @@ def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("labelscore ")]
+HARNESS = README.partition("## You use lm-evaluation-harness already")[2].partition("\n## ")[0]
+LM_EVAL = "labelscore lm-eval "  # its arguments are the harness' own
+COMMANDS = [
+    line
+    for block in blocks("sh")
+    for line in block.splitlines()
+    if line.startswith("labelscore ") and not line.startswith(LM_EVAL)
+]
 # Commands that only read a finished run or score one text; the others start runs and are run by tests of their own.
 HARMLESS = [c for c in COMMANDS if c.split()[1] in ("status", "path", "verify", "history", "report", "prune", "compare",
                                                     "classify", "tokens", "generate", "prompts")]  # fmt: skip
@@ -74,6 +86,34 @@ def test_prompts_with_choices_write_what_is_said_of_them(tmp_path: Path) -> None
     for name, (values, contexts, continuations) in EXAMPLES.items():
         written = known_prompt(config, name).write(values)
         assert (written.contexts, written.continuations) == (contexts, continuations)
+
+
+def test_the_lines_for_users_of_the_harness_run(tmp_path: Path) -> None:
+    """As they stand there, beside a hub on loopback that has tasks and a model of these names; then nothing is left."""
+    pytest.importorskip("lm_eval", reason="needs the extra 'harness'")
+    install, *commands = blocks("sh", HARNESS)[0].splitlines()
+    assert install == "pip install -e '.[harness]'"
+    assert len(commands) == 2
+    with HubServer() as hub:
+        hub.put("dataset", "allenai/sciq", sciq_files())
+        hub.put("dataset", "allenai/ai2_arc", arc_files())
+        hub.put("model", "HuggingFaceTB/SmolLM2-135M", folder_files(save_tiny_gemma(tmp_path / "model")))
+        env = hub.env(tmp_path / "cache", PREFECT_HOME=str(tmp_path / "prefect"), PYTHONPATH=str(ROOT))
+        ended = [run_here(command, tmp_path, env) for command in (*commands, commands[1])]
+    (results,) = (tmp_path / "results").rglob("results_*.json")
+    asked, kept = json.loads(results.read_text())["results"], pl.read_parquet(tmp_path / "runs/quiz/tasks.parquet")
+    found = {(task, f"{metric},none"): value for task, metric, value in kept["task", "metric", "value"].rows()}
+    assert len(found) == 4
+    assert found == pytest.approx({(task, key): asked[task][key] for task, key in found})
+    assert "nothing to score" in ended[-1]
+
+
+def run_here(command: str, folder: Path, env: dict[str, str]) -> str:
+    """A command of the README in a folder; returns what it said on standard error."""
+    arguments = [sys.executable, "-m", "flows.cli", *shlex.split(command)[1:]]
+    done = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)

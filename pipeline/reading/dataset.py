@@ -20,7 +20,7 @@ from pipeline.reading.gold import Names
 from pipeline.reading.labels import LabelCounts, count_labels, label_values, plain_name, printable, whole_numbers
 from pipeline.reading.places import ALIKE, find_path
 from pipeline.reading.readers import open_files, read_batches
-from pipeline.reading.requests import as_items, holds_requests
+from pipeline.reading.requests import GoldOf, as_items, holds_requests
 from pipeline.reading.splits import find_files
 from pipeline.templates import TEXT
 
@@ -28,7 +28,10 @@ DEFAULT_LABEL_COLUMN = "label"
 
 
 class Row(NamedTuple):
-    """A row as its source has it: a value for each column of an item, and its label where the data set is labelled."""
+    """A row as its source has it: a value for each column of an item, and its label where the data set is labelled.
+
+    Behind the values of columns may stand what the row calls its choices, and the name of its task.
+    """
 
     position: int
     values: tuple[object, ...] | Unreadable
@@ -148,13 +151,15 @@ def open_dataset(
     layout: Layout = PLAIN,
     class_names: tuple[str, ...] | None = None,
     is_requests: bool = False,
+    gold_of: GoldOf | None = None,
     no_slots: Sequence[str] = (),
 ) -> Dataset:
     """A data set from a file, a directory of files, or a hub id; no row is read yet.
 
     `columns` are what an item is made of, as templates name them; `text_column` is what the one named "text" is called
     here. `where` keeps the rows with these values in other columns. `class_names` name the ids of a local label column,
-    where the data set's description does. With `is_requests` rows are read as `pipeline.reading.requests` says.
+    where the data set's description does. With `is_requests` rows are read as `pipeline.reading.requests` says,
+    which asks `gold_of`.
     `no_slots` are what templates have in braces as text, which must be no columns.
 
     `split` may carry a slice as in `datasets`: "test[:50]", "test[10:20]", "test[-5:]", "test[:10%]". A missing column
@@ -184,7 +189,7 @@ def open_dataset(
             raise InputError(f"{place}: --encoding and --columns are for local files; leave them out")
         revision, parts = open_hub_split(place, split_name, subset, revision, looked_for)
     if is_requests:
-        parts = (as_items(parts, place),)
+        parts = (as_items(parts, place, gold_of),)
     finder = _Finder(parts, place)
     own = tuple(replace(finder.need(by, _asked_by(name)), name=name) for name, by in called.items())
     finder.refuse_no_slots(no_slots, columns)

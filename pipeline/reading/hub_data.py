@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets  # type: ignore[import-untyped]
+import datasets
 
 from pipeline.errors import InputError
 from pipeline.reading.formats import BATCH_ROWS, PLAIN, Batch, Part

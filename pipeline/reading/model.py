@@ -277,13 +277,13 @@ def _has_soft_cap(config: "PreTrainedConfig") -> bool:
 
 
 @_quiet()
-def load_tokenizer(ref: ModelRef) -> "PreTrainedTokenizerBase":
-    """The model's tokenizer. Raises InputError where it is missing, broken or slow."""
+def load_tokenizer(ref: ModelRef, **options: object) -> "PreTrainedTokenizerBase":
+    """The model's tokenizer, made with its own `options`. Raises InputError where it is missing, broken or slow."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            ref.path, local_files_only=True, trust_remote_code=ref.trust_remote_code
+            ref.path, local_files_only=True, trust_remote_code=ref.trust_remote_code, **options
         )
     except Exception as error:
         raise InputError(f"{ref.name}: the tokenizer in {ref.path} cannot be loaded ({one_line(error)})") from None

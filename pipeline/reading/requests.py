@@ -7,9 +7,11 @@ Invariant: what comes out are parts like those of any data set, one row for each
 continuations in the order of the choices, and its gold label where one can be told.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from pipeline.errors import InputError
 from pipeline.reading.formats import Part, Unreadable, Values, batched
@@ -18,12 +20,17 @@ from pipeline.reading.readers import read_batches
 
 COLUMNS = ("context", "continuation", "gold")
 ROWS = ("item", "choice", "context", "continuation", "gold")
-SAMPLES = ("arguments", "target")
 MUTUAL = "acc_mutual_info"  # its tasks ask for each continuation once more without a context
 FILTER = "filter"  # a task with several of them logs each document as often
+DOCUMENT, TASK = "doc", "task"
+SAMPLES = ("arguments", "target")
+LOGGED = (*SAMPLES, MUTUAL, FILTER, DOCUMENT)
+_LOG = re.compile(r"samples_(.+?)(_\d{4}-\d\d-\d\dT.*)?\.jsonl")  # of a task
 
 Item = tuple[list[str], list[str], object]
 Record = dict[str, Any] | Unreadable
+GoldOf: TypeAlias = Callable[[str, Mapping[str, Any]], int | None]
+"""The place of the right context, of a task and one of its documents."""
 
 
 def holds_requests(columns: Collection[str]) -> bool:
@@ -31,10 +38,13 @@ def holds_requests(columns: Collection[str]) -> bool:
     return set(SAMPLES) <= set(columns) or {"context", "continuation"} <= set(columns)
 
 
-def as_items(parts: Sequence[Part], place: str) -> Part:
-    """One part with a row for each item of all of them. Raises InputError where one of them holds no requests."""
+def as_items(parts: Sequence[Part], place: str, gold_of: GoldOf | None = None) -> Part:
+    """One part with a row for each item of all of them. Raises InputError where one of them holds no requests.
+
+    `gold_of` is asked where a log does not say which of an item's contexts is right.
+    """
     is_log = set(SAMPLES) <= set(parts[0].columns)
-    needed, known = (SAMPLES, (*SAMPLES, MUTUAL, FILTER)) if is_log else (("item", "context", "continuation"), ROWS)
+    needed, known = (SAMPLES, LOGGED) if is_log else (("item", "context", "continuation"), ROWS)
     for part in parts:
         if missing := [name for name in needed if name not in part.columns]:
             raise InputError(
@@ -47,7 +57,7 @@ def as_items(parts: Sequence[Part], place: str) -> Part:
             _records(part, [name for name in known if name in part.columns]) for part in parts
         )
         places = [COLUMNS.index(column) for column in columns]
-        for batch in batched(_of_samples(records) if is_log else _of_rows(place, records)):
+        for batch in batched(_of_samples(records, gold_of) if is_log else _of_rows(place, records)):
             yield [item if isinstance(item, Unreadable) else tuple(item[at] for at in places) for item in batch]
 
     return Part(None, COLUMNS, read)
@@ -55,13 +65,20 @@ def as_items(parts: Sequence[Part], place: str) -> Part:
 
 def _records(part: Part, names: Sequence[str]) -> Iterator[Record]:
     rows = chain.from_iterable(read_batches(part, names))
-    return (row if isinstance(row, Unreadable) else dict(zip(names, row, strict=True)) for row in rows)
+    task = _task_of(part.file)
+    return (row if isinstance(row, Unreadable) else {**dict(zip(names, row, strict=True)), TASK: task} for row in rows)
+
+
+def _task_of(file: Path | None) -> str | None:
+    """The task that a log is of, by its name."""
+    match = _LOG.fullmatch(file.name) if file else None
+    return match[1] if match else None
 
 
 # A row for each document, as the harness logs it
 
 
-def _of_samples(records: Iterable[Record]) -> Iterator[Item | Unreadable]:
+def _of_samples(records: Iterable[Record], gold_of: GoldOf | None) -> Iterator[Item | Unreadable]:
     first = None  # the filter of the first record
     for record in records:
         if isinstance(record, Unreadable):
@@ -69,10 +86,10 @@ def _of_samples(records: Iterable[Record]) -> Iterator[Item | Unreadable]:
             continue
         first = first or str(record.get(FILTER))
         if str(record.get(FILTER)) == first:
-            yield _sample(record)
+            yield _sample(record, gold_of)
 
 
-def _sample(record: dict[str, Any]) -> Item | Unreadable:
+def _sample(record: dict[str, Any], gold_of: GoldOf | None) -> Item | Unreadable:
     arguments = record["arguments"]
     given = list(arguments.values()) if isinstance(arguments, dict) else arguments
     if not isinstance(given, list):
@@ -83,7 +100,13 @@ def _sample(record: dict[str, Any]) -> Item | Unreadable:
     if not all(isinstance(p, list | tuple) and len(p) == 2 and all(isinstance(t, str) for t in p) for p in pairs):
         what = "its arguments are no pairs of context and continuation, as tasks that generate have none"
         return Unreadable(what, printable(arguments))
-    return _item([context for context, _ in pairs], [continuation for _, continuation in pairs], record["target"])
+    contexts, continuations = [context for context, _ in pairs], [continuation for _, continuation in pairs]
+    gold = _item(contexts, continuations, record["target"])[2]
+    task, document = record[TASK], record.get(DOCUMENT)
+    if gold is None and gold_of and task and isinstance(document, dict) and len(set(contexts)) > 1:
+        place = gold_of(task, document)
+        gold = place if place is not None and 0 <= place < len(contexts) else None
+    return contexts, continuations, gold
 
 
 def _item(contexts: list[str], continuations: list[str], gold: object) -> Item:

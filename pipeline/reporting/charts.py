@@ -79,10 +79,11 @@ def axis_around(*shares: pl.Series | float) -> tuple[float, float]:
     return math.floor(min(values) * 10) / 10, math.ceil(max(values) * 10) / 10
 
 
-def accuracy_chart(rows: pl.DataFrame, domain: tuple[float, float], chance: float) -> Spec:
-    """Points with their intervals, one row per name, and a dashed line at chance.
+def accuracy_chart(rows: pl.DataFrame, domain: tuple[float, float], chance: float | None) -> Spec:
+    """Points with their intervals, one row per name, and a dashed line at chance, or a tick where it differs (None).
 
-    `rows`: name, accuracy, low, high (shares), n, headline (bool), published (share or null, drawn as a diamond).
+    `rows`: name, accuracy, low, high (shares), n, headline (bool), published (share or null, drawn as a diamond), and
+    `chance` where it differs.
     """
     y = alt.Y("name:N", sort=_order(rows["name"]), title=None, axis=alt.Axis(grid=False))
     color = alt.condition("datum.headline", alt.value(ACCENT), alt.value(MUTED))
@@ -91,9 +92,13 @@ def accuracy_chart(rows: pl.DataFrame, domain: tuple[float, float], chance: floa
         return alt.X(**_axis(field, "accuracy", domain=list(domain), nice=False, clamp=True))
 
     base = alt.Chart(rows).encode(y=y, color=color, tooltip=["name:N", *ACCURACY_TIPS])
-    line = alt.Chart(pl.DataFrame({"chance": [chance]})).mark_rule(stroke=MUTED, strokeDash=[2, 3])
+    if chance is None:
+        guesses = alt.Chart(rows).mark_tick(stroke=MUTED, thickness=2).encode(y=y, x=at("chance"))
+    else:
+        line = alt.Chart(pl.DataFrame({"chance": [chance]})).mark_rule(stroke=MUTED, strokeDash=[2, 3])
+        guesses = line.encode(x=at("chance"))
     layers = [
-        line.encode(x=at("chance")),
+        guesses,
         base.mark_rule(strokeWidth=2).encode(x=at("low"), x2="high:Q"),
         base.mark_point(size=70, filled=True, opacity=1).encode(x=at("accuracy")),
     ]

@@ -12,17 +12,18 @@ from pipeline.analysis import Run
 from pipeline.errors import InputError
 from pipeline.reporting.comparisons import RUN_FAMILY, Side, compare_sides, count_patterns
 from pipeline.reporting.items import TEXT_HASH, item_texts, text_column, text_key, with_gold_ids
-from pipeline.reporting.places import Places, join_names
+from pipeline.reporting.places import Places, are_tasks, join_names
 from pipeline.reporting.predictions import drop_outdated, predict
 from pipeline.reporting.rules import NORM_RULES
 from pipeline.reporting.run_facts import run_differences
 from pipeline.reporting.stats import Pairs
 from pipeline.storing.files import Output
-from pipeline.storing.layout import ITEM_CHOICES
+from pipeline.storing.layout import ITEM_CHOICES, TASK
 from pipeline.storing.manifest import PromptRecord
 
 GOLD_DIFFERS = pl.col("gold_a").ne_missing(pl.col("gold_b"))
 BY_TEXT, BY_COLUMNS, BY_ROW = "by their text", "by all that their prompts read", "by their row and its text"
+BY_REQUESTS = "by their task and all that it asks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class RunComparison:
     """num_common items are the same in both (`paired_by`: how that is known), and have num_distinct texts.
 
     `unpaired` are pairs of prompts, as words, that read other columns, so that no item is known to be the same.
+    Where both runs are of tasks (`of_tasks`) the prompts are tasks, and the numbers of items are sums over them.
 
     `comparisons` are as in `compare_sides`, one row per shared prompt, and empty where no common item has the same gold
     label in both. `differences`: what else differs, and its value in each.
@@ -45,6 +47,8 @@ class RunComparison:
     num_common: int
     num_distinct: int
     paired_by: str
+    of_tasks: bool
+    num_tasks: int
     unpaired: list[str]
     num_gold_differs: int
     differences: list[tuple[str, str, str]]
@@ -60,11 +64,15 @@ def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
     Raises InputError where no item is known to be in both.
     """
     a, b = (replace(run, predictions=_predictions(run, rule)) for run in (a, b))
+    of_tasks = are_tasks(a.manifest.prompts) and are_tasks(b.manifest.prompts)
     pairs = [(x, y, *_join(a, b, x, y)) for x, y in _pair_prompts(a, b, rule)]
     met = [(x, y, table) for x, y, table, _ in pairs if table.height]
     if not met:
-        raise InputError(f"{a.out} and {b.out} have no text in common; compare runs over the same data set and columns")
-    first = met[0][2]
+        same = "tasks with the same solved examples" if of_tasks else "data set and columns"
+        raise InputError(f"{a.out} and {b.out} have no text in common; compare runs over the same {same}")
+    # Prompts have the same items, all of which the first pair has met; tasks have their own.
+    common = [table for _, _, table in (met if of_tasks else met[:1])]
+    flips = pl.concat(_flips(table, a.items, x, y) for x, y, table in met)
     found = [
         (Side(x.name, rule, f"'{x.name}' in A"), Side(y.name, rule, f"'{y.name}' in B"), _count_pairs(table))
         for x, y, table in met
@@ -75,15 +83,22 @@ def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
         rule=rule,
         num_a=a.items.select(pl.len()).collect().item(),
         num_b=b.items.select(pl.len()).collect().item(),
-        num_common=first.height,
-        num_distinct=first[TEXT_HASH].n_unique(),
+        num_common=sum(table.height for table in common),
+        num_distinct=sum(table[TEXT_HASH].n_unique() for table in common),
         paired_by=next(how for _, _, table, how in pairs if table.height),
+        of_tasks=of_tasks,
+        num_tasks=len(met) if of_tasks else 0,
         unpaired=[f"'{x.name}' in A and '{y.name}' in B" for x, y, table, _ in pairs if table.is_empty()],
-        num_gold_differs=first.filter(GOLD_DIFFERS).height,
+        num_gold_differs=sum(table.filter(GOLD_DIFFERS).height for table in common),
         differences=run_differences(a.manifest, b.manifest),
         comparisons=compare_sides(RUN_FAMILY, [sides for sides in found if sides[2].num_items]),
-        flips=pl.concat(_flips(table, a.items, x, y) for x, y, table in met),
+        flips=_surest_first(flips) if of_tasks else flips,
     )
+
+
+def _surest_first(flips: pl.DataFrame) -> pl.DataFrame:
+    """Of all tasks together: the first of them would fill what is shown."""
+    return flips.sort(pl.max_horizontal("confidence_a", "confidence_b"), descending=True, maintain_order=True)
 
 
 def _predictions(run: Run, rule: str) -> pl.LazyFrame:
@@ -132,6 +147,11 @@ def _by_text(predictions: pl.LazyFrame, rules: list[str]) -> pl.DataFrame:
 def _pair_prompts(a: Run, b: Run, rule: str) -> list[tuple[PromptRecord, PromptRecord]]:
     prompts_a, prompts_b = (_prompts(run, rule) for run in (a, b))
     common = [(prompts_a[name], prompts_b[name]) for name in prompts_a if name in prompts_b]
+    if not common and are_tasks(a.manifest.prompts) and are_tasks(b.manifest.prompts):
+        raise InputError(
+            f"{a.out} and {b.out} have no task in common ({', '.join(prompts_a)}; {', '.join(prompts_b)}); "
+            "compare runs that share one"
+        )
     return common or [(x, y) for x in prompts_a.values() for y in prompts_b.values()]
 
 
@@ -151,6 +171,8 @@ def _join(a: Run, b: Run, x: PromptRecord, y: PromptRecord) -> tuple[pl.DataFram
     """
     left, right = _side(a, x, "a"), _side(b, y, "b")
     by_hash = left.join(right, on=[TEXT_HASH, "occurrence"]).sort("item_id_a").collect()
+    if x.task and y.task:
+        return by_hash, BY_REQUESTS
     if by_hash.height:
         return by_hash, BY_TEXT if text_column(x) == TEXT_HASH else BY_COLUMNS
     by_row = _of_rows(a, left, "item_id_a").join(
@@ -169,7 +191,7 @@ def _side(run: Run, prompt: PromptRecord, letter: str) -> pl.LazyFrame:
 
     `gold` is the names of the right classes in alphabetical order: the classes of the other run may have other ids.
     """
-    places = Places(prompt, run.items)
+    places = Places(prompt, _own_items(run.items, prompt))
     chosen = places.beside(with_gold_ids(run.predictions.filter(pl.col("prompt") == prompt.name)))
     return chosen.select(
         TEXT_HASH,
@@ -177,6 +199,11 @@ def _side(run: Run, prompt: PromptRecord, letter: str) -> pl.LazyFrame:
         places.right_names.list.sort().alias(f"gold_{letter}"),
         pl.col("item_id", "predicted", "confidence", "correct").name.suffix(f"_{letter}"),
     )
+
+
+def _own_items(items: pl.LazyFrame, prompt: PromptRecord) -> pl.LazyFrame:
+    """All items of a run, or those of one of its tasks."""
+    return items if prompt.task is None else items.filter(pl.col(TASK) == prompt.name)
 
 
 def _of_rows(run: Run, side: pl.LazyFrame, item_id: str) -> pl.LazyFrame:
@@ -199,7 +226,7 @@ def _count_pairs(joined: pl.DataFrame) -> Pairs:
 
 def _flips(joined: pl.DataFrame, items_a: pl.LazyFrame, x: PromptRecord, y: PromptRecord) -> pl.DataFrame:
     name = x.name if x.name == y.name else f"{x.name} / {y.name}"
-    texts = item_texts(items_a, x).rename({"item_id": "item_id_a"})
+    texts = item_texts(_own_items(items_a, x), x).rename({"item_id": "item_id_a"})
     return (
         joined.lazy()
         .filter(pl.col("predicted_a") != pl.col("predicted_b"))

@@ -8,6 +8,7 @@ from pipeline.reporting.compare import RunComparison
 from pipeline.reporting.families import comparison_section
 from pipeline.reporting.formats import exact, excerpt, percent, text
 from pipeline.reporting.rules import CAUTIONS
+from pipeline.storing.layout import DOCUMENTS
 
 MAX_TEXT = 100  # characters of a text shown
 NUM_FLIPS = 20  # items shown, those where a run was surest first
@@ -21,6 +22,14 @@ def _beginning(words: str) -> str:
     return excerpt(words, MAX_TEXT)
 
 
+def _end(words: str) -> str:
+    return excerpt(words, MAX_TEXT, from_end=True)
+
+
+def _document(item_id: int) -> str:
+    return str(item_id % DOCUMENTS)
+
+
 FLIP_FIELDS: tuple[doc.Field, ...] = (
     ("prompt", exact, "prompt"),
     ("gold", text, "gold"),
@@ -30,14 +39,27 @@ FLIP_FIELDS: tuple[doc.Field, ...] = (
 )
 
 
+# Solved examples may stand before what is asked; the harness numbers the documents of a task.
+TASK_FIELDS: tuple[doc.Field, ...] = (
+    ("task", exact, "prompt"),
+    ("document in A", _document, "item_id_a"),
+    *FLIP_FIELDS[1:-1],
+    ("text", _end, "text"),
+)
+
+
 def compare_document(comparison: RunComparison) -> doc.Document:
     nothing = "The runs have no gold label in common, so neither can be called better; what flipped is below."
-    sections = (_runs(comparison), comparison_section(comparison.comparisons, nothing), _flips(comparison))
+    compared = comparison_section(comparison.comparisons, nothing, by_task=comparison.of_tasks)
+    sections = (_runs(comparison), compared, _flips(comparison))
     return doc.Document("labelscore compare", f"two runs under the rule '{comparison.rule}'", sections)
 
 
 def _runs(comparison: RunComparison) -> doc.Section:
     common = f"{comparison.num_common:,} items, {comparison.paired_by}"
+    if comparison.of_tasks:
+        num_tasks = comparison.num_tasks
+        common = f"{num_tasks:,} {'task' if num_tasks == 1 else 'tasks'}, {common}"
     if comparison.num_distinct < comparison.num_common:
         common += f" ({comparison.num_distinct:,} distinct texts)"
     if comparison.num_gold_differs:
@@ -50,13 +72,17 @@ def _runs(comparison: RunComparison) -> doc.Section:
     blocks: list[doc.Block] = [doc.Definitions(facts, facts=True)]
     if comparison.unpaired:
         unpaired = "; ".join(comparison.unpaired)
-        words = f"Left out, as they read other columns and nothing shows which of their items are the same: {unpaired}."
+        why = "they read other columns and nothing shows which of their items are the same"
+        if comparison.of_tasks:
+            why = "they ask nothing in common (other documents, solved examples or words)"
+        words = f"Left out, as {why}: {unpaired}."
         blocks.append(doc.Paragraph(words))
     if comparison.rule in CAUTIONS:
         blocks.append(doc.Paragraph(f"Caution: '{comparison.rule}' {CAUTIONS[comparison.rule]}."))
     # Values are exact: a template's or a label word's blanks may be all that differs.
     columns = (doc.Column("what"), doc.Column("A", "exact"), doc.Column("B", "exact"))
-    same = doc.Paragraph("Model, data, settings and prompts are the same in both.")
+    what = "Model, settings and tasks" if comparison.of_tasks else "Model, data, settings and prompts"
+    same = doc.Paragraph(f"{what} are the same in both.")
     blocks.append(doc.Table("What differs", columns, comparison.differences) if comparison.differences else same)
     return doc.Section("runs", "The runs", blocks)
 
@@ -69,5 +95,6 @@ def _flips(comparison: RunComparison) -> doc.Section:
     words = f"{num_flips:,} predictions differ"
     if num_flips > NUM_FLIPS:
         words += f"; the {NUM_FLIPS} where a run was surest are shown"
-    table = doc.make_table("Predictions that differ", comparison.flips.head(NUM_FLIPS), FLIP_FIELDS)
+    fields = TASK_FIELDS if comparison.of_tasks else FLIP_FIELDS
+    table = doc.make_table("Predictions that differ", comparison.flips.head(NUM_FLIPS), fields)
     return doc.Section("flips", "Flipped items", [doc.Paragraph(f"{words}."), table])

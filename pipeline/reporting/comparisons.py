@@ -27,7 +27,10 @@ from pipeline.reporting.stats import (
 # Families: what is compared and corrected together.
 PROMPT_FAMILY = "Prompts compared under the headline rule"
 RULE_FAMILY = "Rules compared with the headline rule, within each prompt"
+TASK_FAMILY = "Rules compared with the headline rule, within each task"
 RUN_FAMILY = "Two runs compared"
+
+_WITHIN = {RULE_FAMILY: "Under '{}': ", TASK_FAMILY: "In '{}': "}
 
 FEW = 6  # discordant items below which McNemar's exact test cannot get under 5 %, whatever they say
 
@@ -100,7 +103,7 @@ def _row(family: str, a: Side, b: Side, pairs: Pairs, p: float, p_holm: float, s
     needed = None if established else _units_needed(pairs, ALPHA / size)
     words = describe_difference(a.name, b.name, pairs, p_holm, needed)
     return (
-        family, a.prompt, a.rule, b.prompt, b.rule, f"Under '{a.prompt}': {words}" if family == RULE_FAMILY else words,
+        family, a.prompt, a.rule, b.prompt, b.rule, f"{_WITHIN.get(family, '').format(a.prompt)}{words}",
         pairs.num_items, pairs.both, pairs.only_a, pairs.only_b, pairs.neither, units.num_items, units.only_a,
         units.only_b, pairs.difference, paired_standard_error(pairs), interval.low, interval.high, p, p_holm,
         established, needed,
@@ -171,9 +174,15 @@ def compare_prompts(
 
 
 def compare_rules(
-    predictions: pl.LazyFrame, prompts: Sequence[str], rules: Sequence[str], headline: str, *, repeated: bool
+    predictions: pl.LazyFrame,
+    prompts: Sequence[str],
+    rules: Sequence[str],
+    headline: str,
+    *,
+    repeated: bool,
+    family: str = RULE_FAMILY,
 ) -> pl.DataFrame:
-    """Every other rule against the headline rule, within each prompt: the family RULE_FAMILY, one correction over all.
+    """Every other rule against the headline rule, within each prompt: one `family`, with one correction over all.
 
     Not all pairs of rules: the question is whether a rule beats the one that leads; asking 28 at once is fishing.
     `repeated`: whether texts repeat.
@@ -184,7 +193,7 @@ def compare_rules(
         lead = Side(prompt, headline, f"'{headline}'")
         pairs = [(Side(prompt, rule, f"'{rule}'"), lead) for rule in rules if rule != headline]
         found += _count_sides(chosen, "rule", pairs, text_key() if repeated else None)
-    return compare_sides(RULE_FAMILY, found)
+    return compare_sides(family, found)
 
 
 def _count_sides(

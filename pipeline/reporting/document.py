@@ -119,7 +119,10 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class WrongItem:
-    """`scores`: highest first. `text`: whole, a renderer shows its beginning."""
+    """`scores`: highest first. `text`: whole, a renderer shows its beginning, or its end where examples come first.
+
+    `item_id`: the item's number, and `kind` what it is the number of.
+    """
 
     item_id: int
     prompt: str
@@ -128,13 +131,16 @@ class WrongItem:
     predicted: str
     confidence: str
     scores: Sequence[Score]
+    kind: str = "item"
+    shows_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class WrongItems:
-    """The confidently wrong items, those of one prompt in a row."""
+    """The confidently wrong items, those of one prompt in a row; `unit` is what a prompt is called."""
 
     rows: Sequence[WrongItem]
+    unit: str = "prompt"
 
 
 @dataclass(frozen=True, slots=True)

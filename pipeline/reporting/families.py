@@ -30,24 +30,35 @@ REPEATED = (
 )
 
 
-def comparison_section(comparisons: pl.DataFrame, nothing: str) -> Section:
-    """A family of comparisons of prompts and how they are tested, or `nothing` where it has none."""
-    blocks = family_blocks(comparisons)
+def comparison_section(comparisons: pl.DataFrame, nothing: str, *, by_task: bool = False) -> Section:
+    """A family of comparisons of prompts and how they are tested, or `nothing` where it has none.
+
+    `by_task`: of two runs, on the items of each task.
+    """
+    blocks = family_blocks(comparisons, unit="task" if by_task else "prompt")
     blocks.append(assumptions(comparisons) if blocks else Paragraph(nothing))
     return Section("comparisons", "Which differences hold", blocks)
 
 
-def family_blocks(comparisons: pl.DataFrame, by: Literal["prompt", "rule"] = "prompt") -> list[Block]:
-    """One family of comparisons, of prompts or of rules within prompts; empty where it has none."""
+def family_blocks(
+    comparisons: pl.DataFrame, by: Literal["prompt", "rule"] = "prompt", *, unit: str = "prompt"
+) -> list[Block]:
+    """One family of comparisons, of prompts or of rules within prompts; empty where it has none.
+
+    `unit`: what a prompt is called. Of rules within tasks, which may be very many, a large family gets no sentences.
+    """
     size = comparisons.height
     if not size:
         return []
     shown = comparisons if size <= MAX_SENTENCES else comparisons.filter(~pl.col("established"))
+    num_open = shown.height
     words = f"{size} {'pair' if size == 1 else 'pairs'} on the same items, corrected together."
-    if shown.height < size:
-        words += f" {shown.height} of {size} differences are not established."
-    table = make_table(comparisons["family"][0], comparisons, _fields(by, by_text=_texts_repeat(comparisons)))
-    bullets = [Bullets(shown["words"].to_list())] if shown.height else []
+    if num_open < size:
+        words += f" {num_open} of {size} differences are not established."
+    fields = _fields(by, by_text=_texts_repeat(comparisons), unit=unit)
+    table = make_table(comparisons["family"][0], comparisons, fields)
+    is_short = unit == "prompt" or size <= MAX_SENTENCES
+    bullets = [Bullets(shown["words"].to_list())] if num_open and is_short else []
     return [Paragraph(words), *bullets, table]
 
 
@@ -60,9 +71,9 @@ def _texts_repeat(comparisons: pl.DataFrame) -> bool:
     return bool((comparisons["num_texts"] < comparisons["n"]).any())
 
 
-def _fields(by: Literal["prompt", "rule"], *, by_text: bool) -> list[Field]:
+def _fields(by: Literal["prompt", "rule"], *, by_text: bool, unit: str) -> list[Field]:
     return [
-        *([("prompt", exact, "prompt_a")] if by == "rule" else []),
+        *([(unit, exact, "prompt_a")] if by == "rule" else []),
         ("A", exact, f"{by}_a"),
         ("B", exact, f"{by}_b"),
         ("A \N{MINUS SIGN} B, points", points, "difference"),

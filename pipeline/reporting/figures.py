@@ -34,6 +34,8 @@ def accuracy_figure(report: Report) -> Figure:
     """Accuracy of each prompt under the headline rule."""
     rows = _named(report.headline, "prompt", pl.lit(True), report.published)
     legend = f"Points are accuracies under '{report.headline_rule}', lines their 95 % intervals; dashed: chance."
+    if report.has_tasks:
+        return _accuracy_of_tasks(report, rows, legend.replace("dashed:", "ticks:"))
     if report.published:
         legend += " Diamonds are published figures."
     domain = axis_around(rows["low"], rows["high"], report.chance, *report.published.values())
@@ -42,16 +44,27 @@ def accuracy_figure(report: Report) -> Figure:
     )
 
 
+def _accuracy_of_tasks(report: Report, rows: pl.DataFrame, legend: str) -> Figure:
+    """The same with the chance of each, which differs."""
+    rows = rows.with_columns(chance=pl.col("name").replace_strict(report.chances, return_dtype=pl.Float64))
+    chart = accuracy_chart(rows, axis_around(rows["low"], rows["high"], rows["chance"]), None)
+    return _accuracies("accuracy", "Accuracy by task", "task", rows, chart, legend)
+
+
 def rule_figures(report: Report) -> list[Figure]:
-    """Accuracy of each rule, a chart per prompt on the same axis."""
-    domain = axis_around(report.summary["low"], report.summary["high"], report.chance)
+    """Accuracy of each rule, a chart per prompt on the same axis; none of very many tasks."""
+    if not report.draws_each:
+        return []
+    chances = report.chances.values() if report.has_tasks and report.has_gold else [report.chance]
+    domain = axis_around(report.summary["low"], report.summary["high"], *chances)
     legend = f"In colour the rule '{report.headline_rule}', which leads this report; dashed: chance."
     figures = []
     for i, prompt in enumerate(report.manifest.prompts):
         summary = report.summary.filter(pl.col("prompt") == prompt.name)
         rows = _named(summary, "rule", pl.col("rule") == report.headline_rule, {})
         if rows.height:
-            title, chart = f"Accuracy by rule, prompt {prompt.name}", accuracy_chart(rows, domain, report.chance)
+            chance = report.chances[prompt.name] if report.has_tasks else report.chance
+            title, chart = f"Accuracy by rule, {report.unit} {prompt.name}", accuracy_chart(rows, domain, chance)
             figures.append(_accuracies(f"rules-{i}", title, "rule", rows, chart, legend))
     return figures
 
@@ -75,7 +88,12 @@ def _named(summary: pl.DataFrame, name: str, headline: pl.Expr, published: dict[
 
 
 def prompt_figures(report: Report, index: int) -> list[Figure]:
-    """Everything drawn for one prompt under the headline rule; nothing where no item has a gold label."""
+    """Everything drawn for one prompt under the headline rule; nothing where no item has a gold label.
+
+    Of very many tasks nothing is drawn for each.
+    """
+    if not report.draws_each:
+        return []
     prompt = report.manifest.prompts[index]
     makers = [confusion_figure, reliability_figure, coverage_figure, margin_figure, length_figure]
     if prompt.has_choices or len(prompt.labels) > MAX_LABELS_DRAWN:
@@ -134,7 +152,7 @@ def reliability_figure(report: Report, prompt: PromptRecord, index: int) -> Figu
     legend = "Under the dashed line the model is too sure of itself, above it not sure enough."
     chart = reliability_chart(bins.select("confidence", "accuracy", "low", "high", "n"))
     fields = (("mean confidence", percent, "confidence"), *ACCURACY, ITEMS)
-    table = make_table(f"Accuracy by confidence, prompt {prompt.name}", bins, fields)
+    table = make_table(f"Accuracy by confidence, {report.unit} {prompt.name}", bins, fields)
     return Figure(f"reliability-{index}", "Reliability.", sentence, legend, chart, table)
 
 
@@ -149,11 +167,12 @@ def coverage_figure(report: Report, prompt: PromptRecord, index: int) -> Figure:
         ("accuracy", percent, "accuracy"),
         ("confidence of at least", percent, "threshold"),
     )
-    chart = coverage_chart(curves.select("prompt", "coverage", "accuracy"), prompt.name)
-    table = make_table(
-        f"Accuracy by share of items answered, prompt {prompt.name}", own.gather_every(10, offset=9), fields
-    )
-    return Figure(f"coverage-{index}", "Risk and coverage.", sentence, "Thin lines: the other prompts.", chart, table)
+    # Other tasks have other items: their curves would say nothing here.
+    drawn, legend = (own, "") if report.has_tasks else (curves, "Thin lines: the other prompts.")
+    chart = coverage_chart(drawn.select("prompt", "coverage", "accuracy"), prompt.name)
+    caption = f"Accuracy by share of items answered, {report.unit} {prompt.name}"
+    table = make_table(caption, own.gather_every(10, offset=9), fields)
+    return Figure(f"coverage-{index}", "Risk and coverage.", sentence, legend, chart, table)
 
 
 def margin_figure(report: Report, prompt: PromptRecord, index: int) -> Figure:
@@ -177,5 +196,5 @@ def length_figure(report: Report, prompt: PromptRecord, index: int) -> Figure:
     sentence = f"Items in {groups.height} groups of about equal size, by the tokens that come before the label."
     chart = length_chart(groups.select("name", "accuracy", "low", "high", "n"))
     fields = (("tokens before the label", text, "name"), *ACCURACY, ITEMS)
-    table = make_table(f"Accuracy by length, prompt {prompt.name}", groups, fields)
+    table = make_table(f"Accuracy by length, {report.unit} {prompt.name}", groups, fields)
     return Figure(f"length-{index}", "Accuracy by length.", sentence, "", chart, table)

@@ -70,6 +70,15 @@ def fraction(value: float | None) -> str:
     return NONE if value is None else f"{value:.3f}"
 
 
+def four(value: float | None) -> str:
+    """Four decimals, as lm-evaluation-harness prints its metrics."""
+    return NONE if value is None else _minus(f"{value:.4f}")
+
+
+def yes_no(value: bool | None) -> str:
+    return NONE if value is None else "yes" if value else "no"
+
+
 def p_value(p: float | None) -> str:
     if p is None:
         return NONE
@@ -88,7 +97,10 @@ def parameters(num_parameters: int) -> str:
     return f"{num_parameters:,} parameters"
 
 
-def excerpt(words: str, max_chars: int) -> str:
+def excerpt(words: str, max_chars: int, from_end: bool = False) -> str:
+    """The beginning of a text that is longer, or its end."""
+    if from_end and len(words) > max_chars:
+        return f"… {words[-max_chars:]}"
     return words if len(words) <= max_chars else f"{words[:max_chars]} …"
 
 

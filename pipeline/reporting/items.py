@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from pipeline.prompts import hash_column
+from pipeline.prompts import REQUESTS, hash_column
+from pipeline.storing.layout import TASK
 from pipeline.storing.manifest import PromptRecord
 
 KEY_DIGITS = 16  # hexadecimal digits of a text's hash that tell it from others: 64 bits
@@ -23,6 +24,11 @@ GOLD_IDS = pl.List(pl.Int16)
 def text_key(column: str = TEXT_HASH) -> pl.Expr:
     """64 bits of a text's hash: two of ten million texts share them once in 400,000 runs (n^2 / 2^65)."""
     return pl.col(column).str.head(KEY_DIGITS).str.to_integer(base=16, dtype=pl.UInt64)
+
+
+def item_key(prompt: PromptRecord, column: str = TEXT_HASH) -> pl.Expr:
+    """`text_key` of what a prompt reads; the same in another task is another text."""
+    return text_key(column) if prompt.task is None else text_key(column) ^ pl.col(TASK).hash()
 
 
 def in_block(block: tuple[int, int]) -> pl.Expr:
@@ -38,14 +44,14 @@ class Repeats:
     keys: np.ndarray  # (repeated texts,), uint64, rising
     rows: np.ndarray  # (repeated texts,), int32: how many have each
 
-    def count_copies(self, texts: pl.DataFrame) -> pl.Series:
-        """For each row of `texts` (column text_hash), how many rows with a gold label share its text, itself included.
+    def count_copies(self, texts: pl.DataFrame, key: pl.Expr) -> pl.Series:
+        """For each row of `texts`, how many rows with a gold label share its text (`key`), itself included.
 
         `copies`, int32. Meant for rows with a gold label: 1 for every other text.
         """
         if not len(self.keys):
             return pl.Series("copies", [1], dtype=pl.Int32).new_from_index(0, texts.height)
-        keys = texts.select(text_key()).to_series().to_numpy()
+        keys = texts.select(key).to_series().to_numpy()
         places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
         return pl.Series("copies", np.where(self.keys[places] == keys, self.rows[places], 1), dtype=pl.Int32)
 
@@ -65,11 +71,15 @@ class ItemFacts:
 def item_texts(items: pl.LazyFrame, prompt: PromptRecord) -> pl.LazyFrame:
     """item_id, text: what a prompt reads of each item, for a reader: `{text}` as it is, else each column with its name.
 
-    Empty where the template has no slot, because all that is read are the choices.
+    Of a task it is what stands before the continuations, mostly the same before each. Empty where the template has no
+    slot, because all that is read are the choices.
     """
     if prompt.columns == (TEXT,) or not (prompt.columns or prompt.has_choices):
         return items.select("item_id", TEXT)
     kinds = items.collect_schema()
+    if prompt.task is not None:
+        (context,) = prompt.columns
+        return items.select("item_id", text=_as_text(context, kinds[context]))
     lines = [pl.concat_str(pl.lit(f"{column}: "), _as_text(column, kinds[column])) for column in prompt.columns]
     return items.select("item_id", text=pl.concat_str(lines, separator="\n") if lines else pl.lit(""))
 
@@ -80,22 +90,25 @@ def _as_text(column: str, kind: pl.DataType) -> pl.Expr:
 
 
 def read_item_facts(items: pl.LazyFrame, prompts: Sequence[PromptRecord]) -> ItemFacts:
-    """Look through items.parquet, once for each kind of text that the prompts read."""
+    """Look through items.parquet, once for each kind of text that the prompts read (one of tasks stands for all)."""
     columns = {prompt.name: text_column(prompt) for prompt in prompts}
-    found = {column: read_repeats(items, column) for column in set(columns.values())}
+    keys = {columns[prompt.name]: item_key(prompt, columns[prompt.name]) for prompt in prompts}
+    found = {column: read_repeats(items, key) for column, key in keys.items()}
     return ItemFacts({name: found[column] for name, column in columns.items()}, _several_classes(items))
 
 
 def text_column(prompt: PromptRecord) -> str:
     """The column of items.parquet with the hash of what a prompt reads, which its rows of the score table have."""
+    if prompt.task is not None:
+        return REQUESTS.hash_column
     is_plain = prompt.columns in ((), (TEXT,)) and not prompt.has_choices
     return hash_column(prompt.name, is_plain=is_plain)
 
 
-def read_repeats(items: pl.LazyFrame, column: str = TEXT_HASH) -> Repeats:
-    """The texts that repeat, by their hash in `column`. Takes 16 bytes an item for a moment."""
+def read_repeats(items: pl.LazyFrame, key: pl.Expr) -> Repeats:
+    """The texts that repeat, by 64 bits of their hash. Takes 16 bytes an item for a moment."""
     labelled = with_gold_ids(items).filter(pl.col("gold_id").is_not_null() | pl.col("gold_ids").is_not_null())
-    keys = labelled.select(text_key(column)).collect(engine="streaming").to_series().to_numpy(writable=True)
+    keys = labelled.select(key).collect(engine="streaming").to_series().to_numpy(writable=True)
     keys.sort()
     again = keys[1:][keys[1:] == keys[:-1]]  # a text of w rows stands here w - 1 times
     repeated, more = np.unique(again, return_counts=True)

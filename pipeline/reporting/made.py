@@ -9,7 +9,8 @@ from pipeline.reporting.document import Block, Definitions, Paragraph, Section, 
 from pipeline.reporting.formats import exact, text
 from pipeline.reporting.report import Report
 from pipeline.reporting.run_facts import describe_choices, setting_facts
-from pipeline.storing.layout import HISTORY, ITEMS, MANIFEST, PRIORS, REPORT_FILES, SCORES
+from pipeline.reporting.tasks import harness_name
+from pipeline.storing.layout import HISTORY, ITEMS, MANIFEST, PRIORS, REPORT_FILES, SCORES, TASKS
 from pipeline.storing.manifest import PromptRecord
 
 FILES = (SCORES, ITEMS, PRIORS, *REPORT_FILES, HISTORY, MANIFEST)
@@ -47,11 +48,14 @@ REPEAT_TERMS = (
 def how_made(report: Report) -> Section:
     """What made the scores, each prompt to the letter, the words used, and the files."""
     blocks: list[Block] = [Paragraph(line) for line in _making_lines(report)]
-    for prompt in report.manifest.prompts:
-        blocks += _template(prompt)
+    if report.has_tasks:
+        blocks.append(Paragraph(_tasks_line(report)))
+    else:
+        blocks += [block for prompt in report.manifest.prompts for block in _template(prompt)]
     terms = CHOICE_TERMS if report.has_choices else CLASS_TERMS
     terms += REPEAT_TERMS if report.repeats else ()
-    files = f"In {report.out}: {', '.join(FILES)}."
+    names = [name for name in FILES if name != PRIORS] + [TASKS] if report.has_tasks else FILES
+    files = f"In {report.out}: {', '.join(names)}."
     blocks += [Subheading("Words used here"), Definitions(terms), Subheading("Files"), Paragraph(files)]
     return Section("made", "How this was made", blocks)
 
@@ -63,8 +67,17 @@ def _making_lines(report: Report) -> list[str]:
     settings = "; ".join(f"{name.lower()}: {value}" for name, value in setting_facts(report.manifest.config))
     lines = [f"Made with {named}."] if named else []
     if settings:
-        lines.append(f"{settings[:1].upper()}{settings[1:]}. The templates below stand without this.")
+        below = "" if report.has_tasks else " The templates below stand without this."
+        lines.append(f"{settings[:1].upper()}{settings[1:]}.{below}")
     return lines
+
+
+def _tasks_line(report: Report) -> str:
+    return (
+        f"Documents, prompts, solved examples and choices are those that {harness_name(report.manifest)} makes of each "
+        "task. The model's scores of its requests are ours, each continuation encoded after its context in its way "
+        "(boundary: harness); its metrics are what it makes of these scores."
+    )
 
 
 def _template(prompt: PromptRecord) -> list[Block]:

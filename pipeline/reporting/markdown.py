@@ -76,8 +76,8 @@ def _wrong_items(block: doc.WrongItems) -> str:
 def _wrong_item(item: doc.WrongItem) -> str:
     scores = ", ".join(f"{escape(excerpt(score.label, MAX_LABEL))} {score.value}".rstrip() for score in item.scores)
     return (
-        f"- item {item.item_id}: predicted **{escape(item.predicted)}** ({escape(item.confidence)}), gold "
-        f"**{escape(item.gold)}**. {escape(excerpt(item.text, MAX_TEXT))}\n  Scores: {scores}"
+        f"- {item.kind} {item.item_id}: predicted **{escape(item.predicted)}** ({escape(item.confidence)}), gold "
+        f"**{escape(item.gold)}**. {escape(excerpt(item.text, MAX_TEXT, item.shows_end))}\n  Scores: {scores}"
     )
 
 

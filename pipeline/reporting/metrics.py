@@ -22,6 +22,7 @@ NUM_LENGTH_BINS = 5
 COLLAPSE = 0.75  # one label for three quarters of the items ...
 EXCESS = 0.25  # ... and for a quarter of them more than have it as gold, so that two balanced classes count too
 KEY = ("prompt", "rule")
+NO_FILTER = "none"  # what lm-evaluation-harness calls a filter that changes nothing
 
 
 def count_confusions(predictions: pl.LazyFrame) -> pl.DataFrame:
@@ -214,11 +215,14 @@ def length_table(length: pl.DataFrame) -> pl.DataFrame:
     return with_wilson(table, "num_correct", "n").drop("bin", "num_correct", "copies")
 
 
-def tidy(summary: pl.DataFrame, classes: pl.DataFrame, histogram: pl.DataFrame, mass: pl.DataFrame) -> pl.DataFrame:
+def tidy(
+    summary: pl.DataFrame, classes: pl.DataFrame, histogram: pl.DataFrame, mass: pl.DataFrame, harness: pl.DataFrame
+) -> pl.DataFrame:
     """metrics.parquet: one row per (prompt, rule, metric, label), with value, low, high and n.
 
     `label` is null for figures of a whole prompt and rule; `rule` is null for label_mass, which has none.
-    Figures that do not exist (no gold labels, a label never predicted) have no row.
+    Figures that do not exist (no gold labels, a label never predicted) have no row. What lm-evaluation-harness makes of
+    its tasks and groups is under their names, without a rule, its filter in the place of a label.
     """
     of_rules = {
         **dict.fromkeys(("num_correct", "ece", *COVERAGES), "num_gold"),
@@ -233,6 +237,13 @@ def tidy(summary: pl.DataFrame, classes: pl.DataFrame, histogram: pl.DataFrame, 
         _metric(classes, "f1", "support"),
         _metric(histogram.with_columns(num_items=pl.col("n").sum().over(KEY)), "share", "num_items"),
         _metric(mass, "label_mass", "n"),
+        harness.select(
+            prompt="task",
+            metric=pl.format("harness_{}", "metric"),
+            label=pl.col("filter").replace(NO_FILTER, None),
+            value="value",
+            n="num_items",
+        ),
     ]
     rows = pl.concat(tables, how="diagonal").select(METRICS_SCHEMA.names)
     return rows.drop_nulls("value").sort("prompt", "rule", "metric", "label", nulls_last=True)

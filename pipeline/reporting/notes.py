@@ -8,10 +8,12 @@ import polars as pl
 from pipeline.bundled import DEMO_NOTE
 from pipeline.prompts import AG_NEWS, CLASS_RULES
 from pipeline.reporting.formats import count_of, percent, short_percent
-from pipeline.reporting.metrics import collapsed
+from pipeline.reporting.metrics import NO_FILTER, collapsed
 from pipeline.reporting.report import Report
 from pipeline.reporting.rules import CAUTIONS, FORMULAS
 
+RULE_OF = {"acc": "sum", "acc_norm": "mean_char", "acc_bytes": "mean_byte"}  # the harness' metrics under our rules
+SAME = 1e-9
 MAX_NAMED = 5  # labels named in one sentence
 TIE = {False: "lowest label id", True: "choice that stands first"}
 WIDE = 0.05  # half an interval from which on a warning says how wide it is
@@ -26,8 +28,9 @@ PUBLISHED = (
 def headline(report: Report) -> tuple[str, str]:
     """The accuracy of the run's first prompt, which was named first and not picked for its result, and its words."""
     row = report.headline.row(0, named=True)
+    under = "in the task" if report.has_tasks else "with the prompt"
     words = (
-        f"of {row['num_gold']:,} items right with the prompt '{row['prompt']}' under the rule '{row['rule']}'; "
+        f"of {row['num_gold']:,} items right {under} '{row['prompt']}' under the rule '{row['rule']}'; "
         f"95 % interval {100 * row['low']:.1f} to {percent(row['high'])}."
     )
     if (num_prompts := report.headline.height) > 1:
@@ -38,9 +41,9 @@ def headline(report: Report) -> tuple[str, str]:
 def context_lines(report: Report) -> list[str]:
     """What belongs beside the accuracies of a run with gold labels: how far to trust the best, what others measured."""
     lines = []
-    if report.has_choices:
+    if report.has_choices and not report.has_tasks:
         lines.append(f"Guessing among the choices of each item gets {percent(report.chance)} right.")
-    if report.headline.height > 1:
+    if report.headline.height > 1 and not report.has_tasks:
         lines.append("The best of several prompts on the same items flatters itself: see which differences hold.")
     if {tuple(prompt.label_names.values()) for prompt in report.manifest.prompts} == {AG_NEWS}:
         lines.append(PUBLISHED)
@@ -60,21 +63,50 @@ def warnings(report: Report) -> list[str]:
     others = ~pl.col("prompt").is_in(collapsed(histogram)["prompt"].implode())
     found = [
         DEMO_NOTE if report.manifest.model.demonstration else "",
+        *(f"{remark[:1].upper()}{remark[1:]}." for remark in report.manifest.remarks),
+        differs_line(report),
         _repeat_line(report),
         _several_line(report),
         _width_line(report),
+        _bare_line(report),
         *collapse_lines(histogram),
         *_missing_lines(histogram.filter(others)),
-        _count_line(report.headline, "ties", f"Ties, each given to the {TIE[report.has_choices]}"),
-        _count_line(report.headline, "truncated", "Items cut at their end to fit"),
+        _count_line(report, "ties", f"Ties, each given to the {TIE[report.has_choices]}"),
+        _count_line(report, "truncated", f"Items cut at their {_cut_end(report)} to fit"),
     ]
     return [line for line in found if line]
+
+
+def differs_line(report: Report) -> str:
+    """Where the harness' accuracy of a task is another than ours under the rule that it corresponds to."""
+    ours = report.summary.select(task="prompt", rule="rule", accuracy="accuracy")
+    rule = pl.col("metric").replace_strict(RULE_OF, default=None, return_dtype=pl.String)
+    theirs = report.harness.filter(~pl.col("is_group"), pl.col("filter") == NO_FILTER).with_columns(rule=rule)
+    both = theirs.join(ours, on=["task", "rule"], maintain_order="left")
+    is_same = ((pl.col("value") - pl.col("accuracy")).abs() < SAME).fill_null(False)
+    other = both.drop_nulls("rule").filter(~is_same)
+    if other.is_empty():
+        return ""
+    rows = other.select("task", "metric", "value", "rule", "accuracy").iter_rows()
+    each = [f"'{task}' {metric} {value:.4f} ({rule} {percent(own)})" for task, metric, value, rule, own in rows]
+    more = f" and {len(each) - MAX_NAMED} more" if len(each) > MAX_NAMED else ""
+    return (
+        f"The harness counts otherwise than we do: {'; '.join(each[:MAX_NAMED])}{more}. Documents without a right "
+        "choice are wrong to it and no part of our accuracy; and a task may judge in a way of its own."
+    )
+
+
+def _cut_end(report: Report) -> str:
+    """Where items are cut: of requests the beginning goes, as in the harness."""
+    return "beginning" if any(prompt.is_requests for prompt in report.manifest.prompts) else "end"
 
 
 def _repeat_line(report: Report) -> str:
     if not report.repeats:
         return ""
     texts = "distinct texts" if report.texts_of is None else f"distinct texts under '{report.texts_of}'"
+    if report.has_tasks:
+        texts = "distinct texts, each within its task"
     return (
         f"{report.num_gold:,} items hold {report.num_distinct:,} {texts}; accuracy is over the items, intervals "
         f"count them as {report.num_effective:,.0f} (Kish's effective number), and paired tests take each text once."
@@ -105,15 +137,31 @@ def _several_line(report: Report) -> str:
 
 
 def _width_line(report: Report) -> str:
-    widest = report.headline.select((pl.col("high") - pl.col("low")).max() / 2).item()
+    half = (pl.col("high") - pl.col("low")) / 2
+    widest = report.headline.select(half.max()).item()
     if widest is None or widest <= WIDE:
         return ""
+    if report.has_tasks:
+        row = report.headline.sort(half, descending=True, nulls_last=True).row(0, named=True)
+        is_repeated = row["num_distinct"] < row["num_gold"]
+        few = f"{row['num_distinct']:,} distinct texts" if is_repeated else f"n = {row['num_gold']:,}"
+        return f"Few items: in '{row['prompt']}', at {few}, an accuracy carries ±{100 * widest:.0f} points."
     few = (
         f"Few texts: at {report.num_distinct:,} distinct ones"
         if report.repeats
         else f"Few items: at n = {report.num_gold:,}"
     )
     return f"{few} an accuracy carries up to ±{100 * widest:.0f} points."
+
+
+def _bare_line(report: Report) -> str:
+    """Tasks without a gold label, where others have some."""
+    bare = report.headline.filter(pl.col("num_gold") == 0)["prompt"].to_list()
+    if not (report.has_tasks and report.has_gold and bare):
+        return ""
+    names = ", ".join(f"'{name}'" for name in bare[:MAX_NAMED])
+    more = f" and {len(bare) - MAX_NAMED:,} more" if len(bare) > MAX_NAMED else ""
+    return f"No gold labels, and so no accuracy: {names}{more}."
 
 
 def collapse_lines(histogram: pl.DataFrame) -> list[str]:
@@ -139,8 +187,11 @@ def _missing_lines(histogram: pl.DataFrame) -> list[str]:
     return lines
 
 
-def _count_line(headline: pl.DataFrame, column: str, what: str) -> str:
-    found = headline.filter(pl.col(column) > 0).select("prompt", column).iter_rows()
+def _count_line(report: Report, column: str, what: str) -> str:
+    rows = report.headline.filter(pl.col(column) > 0).select("prompt", column)
+    if report.has_tasks and rows.height > MAX_NAMED:
+        return f"{what}: {rows[column].sum():,} in {rows.height:,} tasks."
+    found = rows.iter_rows()
     each = ", ".join(f"'{prompt}' {n:,}" for prompt, n in found)
     return f"{what}: {each}." if each else ""
 

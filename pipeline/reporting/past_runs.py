@@ -1,7 +1,7 @@
 """Past runs of an output: the rows that history.parquet keeps, and what a report shows of them.
 
-Invariant: at most NUM_RUNS runs are shown, so that years of nightly runs do not grow a report; the last row of a run is
-the first that was recorded of it.
+Invariant: at most NUM_RUNS runs are shown, and fewer of many tasks, so that years of nightly runs do not grow a report;
+the last row of a run is the first that was recorded of it.
 """
 
 from datetime import datetime
@@ -18,6 +18,7 @@ from pipeline.storing.layout import HISTORY_SCHEMA
 from pipeline.storing.manifest import Manifest
 
 NUM_RUNS = 60
+NUM_ROWS = 600  # of the table, where the runs are of many tasks; two runs at least are shown
 COLUMNS = pl.Schema(HISTORY_SCHEMA)
 
 FINISHED: Field = ("finished (UTC)", moment, "finished")
@@ -78,42 +79,60 @@ def past_runs(report: Report) -> Section | None:
     words = (
         f"The finished runs of this output under the rule '{report.headline_rule}'. “Changed” counts the distinct "
         "texts that a run shares with the run before and predicts differently; “scored” the texts that went through "
-        "the model, once for each prompt."
+        f"the model{'' if report.has_tasks else ', once for each prompt'}."
     )
-    if len(ids) > NUM_RUNS:
-        words += f" The {len(ids) - NUM_RUNS:,} oldest are left out here; history.parquet has them."
+    num_runs = max(2, min(NUM_RUNS, NUM_ROWS // len(report.manifest.prompts))) if report.has_tasks else NUM_RUNS
+    if len(ids) > num_runs:
+        words += f" The {len(ids) - num_runs:,} oldest are left out here; history.parquet has them."
     # How far texts repeated is not in the history; that of this run is the best guess for runs of the same output.
-    widened = report.num_gold / report.num_effective if report.repeats else 1
-    shown = history.filter(pl.col("run_id").is_in(ids.tail(NUM_RUNS).implode()))
-    runs = metrics.with_wilson(shown.with_columns(copies=pl.col("num_gold") * widened), "num_correct", "num_gold")
-    figures = [*_accuracy_figures(runs.filter(pl.col("num_gold") > 0), repeats=report.repeats), *_count_figures(runs)]
-    table = make_table("Past runs of this output", runs, RUN_FIELDS)
+    shown = history.filter(pl.col("run_id").is_in(ids.tail(num_runs).implode()))
+    runs = metrics.with_wilson(
+        shown.with_columns(copies=pl.col("num_gold") * _widened(report)), "num_correct", "num_gold"
+    )
+    figures = _count_figures(runs, added=report.has_tasks)
+    if report.draws_each:
+        figures = [*_accuracy_figures(runs.filter(pl.col("num_gold") > 0), report), *figures]
+    fields: list[Field] = [(report.unit, exact, "prompt") if field[0] == "prompt" else field for field in RUN_FIELDS]
+    table = make_table("Past runs of this output", runs, fields)
     return Section("history", "Past runs", [Paragraph(words), Figures(figures), table])
 
 
-def _accuracy_figures(runs: pl.DataFrame, *, repeats: bool) -> list[Figure]:
+def _widened(report: Report) -> pl.Expr | float:
+    """By how much intervals are wider than those of as many different texts: for all prompts, or for each task."""
+    if not report.repeats:
+        return 1
+    if not report.has_tasks:
+        return report.num_gold / report.num_effective
+    rows = report.headline.filter(pl.col("num_gold") > 0).select("prompt", pl.col("num_gold") / pl.col("num_effective"))
+    return pl.col("prompt").replace_strict(*rows, default=1.0, return_dtype=pl.Float64)
+
+
+def _accuracy_figures(runs: pl.DataFrame, report: Report) -> list[Figure]:
     """A chart per prompt on the same axis."""
     legend = "Points are runs, upright lines their 95 % intervals."
-    if repeats:
+    if report.repeats:
         legend += " All are widened by as much as texts repeat in this run; of earlier ones that is not recorded."
     figures = []
     for i, ((prompt,), own) in enumerate(runs.group_by("prompt", maintain_order=True)):
         drawn = own.select("finished", "accuracy", "low", "high", n="num_gold")
         chart = history_chart(drawn, axis_around(runs["low"], runs["high"]))
-        table = make_table(f"Accuracy of past runs, prompt {prompt}", drawn, (FINISHED, *ACCURACY, ITEMS))
-        title = f"Accuracy over past runs, prompt {prompt}."
+        name = f"{report.unit} {prompt}"
+        table = make_table(f"Accuracy of past runs, {name}", drawn, (FINISHED, *ACCURACY, ITEMS))
+        title = f"Accuracy over past runs, {name}."
         figures.append(Figure(f"history-{i}", title, "", legend, chart, table, repeats=True))
     return figures
 
 
-def _count_figures(runs: pl.DataFrame) -> list[Figure]:
-    """Items of each past run, and the predictions that changed, all prompts together."""
+def _count_figures(runs: pl.DataFrame, *, added: bool) -> list[Figure]:
+    """Items of each past run, which prompts share or tasks add up to, and the predictions that changed in all."""
+    num_items = pl.col("num_items")
     by_run = runs.group_by("run_id", "finished", maintain_order=True).agg(
-        items=pl.col("num_items").max(),
+        items=num_items.sum() if added else num_items.max(),
         changed=pl.when(pl.col("num_changed").count() > 0).then(pl.col("num_changed").sum()),
     )
     figures = []
     for name, (title, sentence) in COUNTS.items():
+        sentence = sentence.replace("prompt", "task") if added else sentence
         drawn = by_run.select("finished", n=name).drop_nulls()
         if drawn.height:
             table = make_table(title, by_run, (FINISHED, (name, count, name)))

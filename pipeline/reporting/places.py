@@ -4,12 +4,18 @@ Invariant: predictions, and what they are compared with, come from here alone wh
 a prompt for `has_choices` only to leave out what needs classes. An item's own choices are counted from 0, in its order.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
-from pipeline.storing.layout import ITEM_CHOICES
+from pipeline.storing.layout import ITEM_CHOICES, TASK
 from pipeline.storing.manifest import PromptRecord
+
+
+def are_tasks(prompts: Sequence[PromptRecord]) -> bool:
+    """Whether these are tasks, which have items of their own, and not prompts over the same items."""
+    return any(prompt.task is not None for prompt in prompts)
 
 
 def num_places(prompt: PromptRecord) -> pl.Expr:
@@ -19,7 +25,10 @@ def num_places(prompt: PromptRecord) -> pl.Expr:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The places of some items under one prompt. The expressions are over a table to which `beside` was done."""
+    """The places of some items under one prompt. The expressions are over a table to which `beside` was done.
+
+    Where the prompt is a task the items may be those of several, which all bring their own choices.
+    """
 
     prompt: PromptRecord
     items: pl.LazyFrame  # of items.parquet: the items, or more
@@ -28,13 +37,22 @@ class Places:
         """The same with the choices in memory, for items that are looked at more than once."""
         if not self.prompt.has_choices:
             return self
-        return Places(self.prompt, self.items.select("item_id", ITEM_CHOICES).collect().lazy())
+        return Places(self.prompt, self._facts.collect().lazy())
+
+    @property
+    def _facts(self) -> pl.LazyFrame:
+        return self.items.select("item_id", ITEM_CHOICES, *([] if self.prompt.task is None else [TASK]))
 
     def beside(self, table: pl.LazyFrame) -> pl.LazyFrame:
         """`table`, which has an item_id, with what is to be known of each item."""
         if not self.prompt.has_choices:
             return table
-        return table.join(self.items.select("item_id", ITEM_CHOICES), on="item_id", how="left", maintain_order="left")
+        return table.join(self._facts, on="item_id", how="left", maintain_order="left")
+
+    @property
+    def prompt_name(self) -> pl.Expr:
+        """The prompt that an item is under: its task, where it has one."""
+        return pl.lit(self.prompt.name) if self.prompt.task is None else pl.col(TASK)
 
     def number(self, column: str) -> pl.Expr:
         """Which of an item's places has the id in `column`, counted from 0; null for an id that is no place's."""

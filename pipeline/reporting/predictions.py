@@ -16,8 +16,8 @@ import pyarrow as pa
 from pipeline.analysis import scan, scan_scores
 from pipeline.errors import InputError, RunError
 from pipeline.prompts import CLASS_RULES
-from pipeline.reporting.items import ItemFacts, in_block, read_item_facts
-from pipeline.reporting.places import Places, num_places
+from pipeline.reporting.items import ItemFacts, in_block, item_key, read_item_facts
+from pipeline.reporting.places import Places, are_tasks, num_places
 from pipeline.reporting.rules import (
     CONSTANTS,
     RULES,
@@ -29,7 +29,7 @@ from pipeline.reporting.rules import (
     with_log_q,
 )
 from pipeline.storing.files import Output
-from pipeline.storing.layout import ITEMS, PREDICTIONS_SCHEMA, PRIORS, SCORES, SCORES_SCHEMA
+from pipeline.storing.layout import ITEMS, PREDICTIONS_SCHEMA, PRIORS, SCORES, SCORES_SCHEMA, TASK
 from pipeline.storing.manifest import Manifest, PromptRecord
 from pipeline.storing.tables import write_table
 
@@ -46,7 +46,7 @@ class Source:
     """A run's tables, and what predictions are made from.
 
     `headline` is one of `rules`; `constants` are the rules' inputs for each (prompt, label): `log_prior`, `log_cf` and
-    `log_batch`; the `blocks` cover the run's `num_items`.
+    `log_batch`; the `blocks` cover the run's items, of which each prompt has `num_items`.
     """
 
     manifest: Manifest
@@ -55,32 +55,62 @@ class Source:
     facts: ItemFacts
     rules: Sequence[str]
     headline: str
-    num_items: int
+    num_items: dict[str, int]
     blocks: Sequence[Block]
     constants: pl.DataFrame
+
+    @property
+    def passes(self) -> Sequence[PromptRecord]:
+        """The prompts that the items are gone through for: each of them, but once for all tasks."""
+        return _passes(self.manifest.prompts)
 
     def places(self, prompt: PromptRecord, chosen: pl.Expr) -> Places:
         """The places of the chosen items under one prompt."""
         return Places(prompt, self.items.filter(chosen)).read()
 
     def rows(self, prompt: PromptRecord, chosen: pl.Expr, *more: str) -> pl.LazyFrame:
-        """The score rows of the chosen items under one prompt, ready for any rule, with `more` columns."""
-        rows = self.scores.select(*SCORE_COLUMNS, *more).filter(chosen, pl.col("prompt") == prompt.name)
+        """The score rows of the chosen items under one prompt, ready for any rule, with `more` columns.
+
+        Of a prompt that is a task all that the items have, whichever task they are of.
+        """
+        own = pl.lit(True) if prompt.task is not None else pl.col("prompt") == prompt.name
+        rows = self.scores.select(*SCORE_COLUMNS, *more).filter(chosen, own)
         return with_inputs(rows, self.constants.filter(pl.col("prompt") == prompt.name))
 
 
 def open_source(folder: Output, manifest: Manifest, headline: str) -> Source:
-    """Open the run in `folder`. Raises InputError where the rule `headline` has not what it needs."""
+    """Open the run in `folder`.
+
+    Raises InputError where the rule `headline` has not what it needs, RunError where items are of no task of the run.
+    """
     scores, items = scan_scores(folder, manifest), scan(folder, ITEMS)
     priors = scan(folder, PRIORS).collect() if folder.exists(PRIORS) else None
     has_classes = not any(prompt.has_choices for prompt in manifest.prompts)
     rules = _pick_rules(scores, headline, has_priors=priors is not None, has_classes=has_classes)
-    rows = pl.sum_horizontal(map(num_places, manifest.prompts))
+    passes = _passes(manifest.prompts)
+    rows = pl.sum_horizontal(map(num_places, passes))
     sizes = items.select("item_id", rows=rows).collect(engine="streaming").sort("item_id")
     blocks = cut_blocks(sizes["item_id"].to_numpy(), sizes["rows"].to_numpy())
     constants = _make_constants(scores, [prompt for prompt in manifest.prompts if has_classes], blocks, priors)
-    facts = read_item_facts(items, manifest.prompts)
-    return Source(manifest, scores, items, facts, rules, headline, sizes.height, blocks, constants)
+    facts = read_item_facts(items, passes)
+    num_items = _count_items(items, manifest.prompts, sizes.height)
+    return Source(manifest, scores, items, facts, rules, headline, num_items, blocks, constants)
+
+
+def _passes(prompts: Sequence[PromptRecord]) -> Sequence[PromptRecord]:
+    return prompts[:1] if are_tasks(prompts) else prompts
+
+
+def _count_items(items: pl.LazyFrame, prompts: Sequence[PromptRecord], num_items: int) -> dict[str, int]:
+    """How many items each prompt has. Raises RunError where the items are not those of the run's tasks."""
+    if not are_tasks(prompts):
+        return {prompt.name: num_items for prompt in prompts}
+    found = dict(items.group_by(TASK).len().collect().iter_rows())
+    if odd := set(found) ^ {prompt.name for prompt in prompts}:
+        name = min(map(str, odd))
+        where = f"{ITEMS} has items of" if name in found else f"{ITEMS} has no items of"
+        raise RunError(f"{where} the task '{name}', which is not what the run was of; run `labelscore run` again")
+    return {prompt.name: found[prompt.name] for prompt in prompts}
 
 
 def check_rule(folder: Output, manifest: Manifest, rule: str) -> None:
@@ -162,7 +192,8 @@ class Tallies:
         )
         self._length.append(counts.with_columns(prompt=name))
         num_right = pl.col("gold_ids").list.len().fill_null(1)
-        self._guesses.append(judged.group_by("num_places", num_right=num_right).agg(n=pl.len()))
+        guesses = judged.group_by("num_places", num_right=num_right).agg(n=pl.len())
+        self._guesses.append(guesses.with_columns(prompt=name))
 
     @property
     def brier(self) -> pl.DataFrame:
@@ -182,13 +213,21 @@ class Tallies:
 
     @property
     def chance(self) -> float:
-        """Accuracy of guessing among the places of each item that has a gold label; 0 where none has.
+        """Accuracy of guessing among the places of each item that has a gold label; 0 where none has."""
+        return _guess(pl.concat(self._guesses))
 
-        In fractions: a sum of rounded shares would not be the share where all items have as many places.
-        """
-        guesses = list(pl.concat(self._guesses).select("num_right", "num_places", "n").iter_rows())
-        total = sum(n for _, _, n in guesses)
-        return float(sum(Fraction(n * right, places) for right, places, n in guesses) / total) if total else 0.0
+    @property
+    def chances(self) -> dict[str, float]:
+        """The same of the items of each prompt."""
+        by_prompt = pl.concat(self._guesses).group_by("prompt", maintain_order=True)
+        return {str(prompt): _guess(guesses) for (prompt,), guesses in by_prompt}
+
+
+def _guess(guesses: pl.DataFrame) -> float:
+    """In fractions: a sum of rounded shares would not be the share where all items have as many places."""
+    counts = list(guesses.select("num_right", "num_places", "n").iter_rows())
+    total = sum(n for _, _, n in counts)
+    return float(sum(Fraction(n * right, places) for right, places, n in counts) / total) if total else 0.0
 
 
 def _mean(sums: list[pl.DataFrame], name: str, *keys: str) -> pl.DataFrame:
@@ -217,11 +256,12 @@ def write_predictions(source: Source, path: Path) -> Tallies:
     """
     tallies = Tallies()
     write_table(path, PREDICTIONS_SCHEMA, _predict_blocks(source, tallies))
-    for prompt_name, num_found in tallies.mass.select("prompt", "n").iter_rows():
-        if num_found != source.num_items:
+    found = dict(tallies.mass.select("prompt", "n").iter_rows())
+    for prompt_name, num_items in source.num_items.items():
+        if (num_found := found.get(prompt_name, 0)) != num_items:
             raise RunError(
                 f"{SCORES} has scores of {num_found:,} items under prompt '{prompt_name}', {ITEMS} has "
-                f"{source.num_items:,} items; run `labelscore run` again"
+                f"{num_items:,} items; run `labelscore run` again"
             )
     return tallies
 
@@ -230,39 +270,61 @@ def _predict_blocks(source: Source, tallies: Tallies) -> Iterator[pa.Table]:
     """The rows of predictions.parquet, a block of items at a time."""
     for block in source.blocks:
         several, parts = source.facts.gold_ids(block), []
-        for prompt in source.manifest.prompts:
+        for prompt in source.passes:
             places = source.places(prompt, in_block(block))
             items = _score_whole_items(source, places, block)
             gold = items.select("item_id").join(several, on="item_id", how="left", maintain_order="left")
-            gold = gold.select("gold_ids", source.facts.repeats[prompt.name].count_copies(items))
+            gold = gold.select("gold_ids", source.facts.repeats[prompt.name].count_copies(items, item_key(prompt)))
             decisions = {rule: _judge(decide(items, rule), gold) for rule in source.rules}
-            tallies.add(prompt.name, source.headline, items, decisions)
+            for name, rows in _by_prompt(prompt, items):
+                of_prompt = {rule: decision[rows] for rule, decision in decisions.items()}
+                tallies.add(name, source.headline, items[rows], of_prompt)
             parts += [_as_rows(decision, places, rule) for rule, decision in decisions.items()]
-        rows = pl.concat(parts).sort("item_id", maintain_order=True)  # keeps prompts and rules in their order
-        yield rows.to_arrow().cast(PREDICTIONS_SCHEMA)
+        table = pl.concat(parts).sort("item_id", maintain_order=True)  # keeps prompts and rules in their order
+        yield table.to_arrow().cast(PREDICTIONS_SCHEMA)
+
+
+def _by_prompt(prompt: PromptRecord, items: pl.DataFrame) -> Iterator[tuple[str, slice]]:
+    """The rows of `items`, by rising id, that are under each prompt: all of them, or those of each task."""
+    if prompt.task is None:
+        yield prompt.name, slice(None)
+        return
+    runs, start = items[TASK].rle().struct.unnest(), 0
+    for length, name in runs.iter_rows():
+        yield name, slice(start, start + length)
+        start += length
 
 
 def _score_whole_items(source: Source, places: Places, block: Block) -> pl.DataFrame:
-    """`score_items` of a block, with `num_places`. Raises RunError where an item has not one row for each place."""
+    """`score_items` of a block, with `num_places` and, in a run of tasks, `task`.
+
+    Raises RunError where an item has not one row for each place, under its own prompt.
+    """
     rows = source.rows(places.prompt, in_block(block)).collect().lazy()
     number, place, num_rows = num_places(places.prompt), places.number("label_id"), pl.col("num_rows")
+    name = pl.col("prompt")
+    of_tasks = {} if places.prompt.task is None else {"of_one": name.n_unique() == 1, "under": name.first()}
     counts = rows.group_by("item_id").agg(
         num_rows=pl.len(),
         is_apart=place.n_unique() == pl.len(),
         last=place.max(),
         is_known=(place >= 0).all(ignore_nulls=False) & pl.col("logprob").is_not_null().all(),
+        **of_tasks,
     )
-    found = places.beside(counts).with_columns(num_places=number).sort("item_id").collect()
+    own = places.prompt_name
+    found = places.beside(counts).with_columns(num_places=number, own=own).sort("item_id").collect()
     # Places from 0 to the last, all different, are all places.
-    is_whole = "is_apart", "is_known", num_rows == pl.col("num_places"), pl.col("last") + 1 == pl.col("num_places")
+    is_whole = ["is_apart", "is_known", num_rows == pl.col("num_places"), pl.col("last") + 1 == pl.col("num_places")]
+    is_whole += ["of_one", pl.col("under") == pl.col("own")] if of_tasks else []
     broken = found.filter(~pl.all_horizontal(is_whole).fill_null(False))
     if broken.height:
-        item, num_found, num_wanted = broken.select("item_id", "num_rows", "num_places").row(0)
+        item, name, num_found, num_wanted = broken.select("item_id", "own", "num_rows", "num_places").row(0)
         raise RunError(
-            f"{SCORES}: item {item} has {num_found} label scores under prompt '{places.prompt.name}', not one for each "
-            f"of its {num_wanted} labels; run `labelscore run` again"
+            f"{SCORES}: item {item} has {num_found} label scores under prompt '{name}', not one for each of its "
+            f"{num_wanted} labels; run `labelscore run` again"
         )
-    return score_items(rows, source.rules).collect().with_columns(found["num_places"])
+    facts = [found["num_places"], *([] if places.prompt.task is None else [found[TASK]])]
+    return score_items(rows, source.rules).collect().with_columns(facts)
 
 
 def _judge(decision: pl.DataFrame, gold: pl.DataFrame) -> pl.DataFrame:
@@ -277,7 +339,7 @@ def _as_rows(decision: pl.DataFrame, places: Places, rule: str) -> pl.DataFrame:
     return (
         places.beside(decision.lazy())
         .with_columns(
-            prompt=pl.lit(places.prompt.name),
+            prompt=places.prompt_name,
             rule=pl.lit(rule),
             predicted=places.name("predicted_id"),
             gold=places.name("gold_id"),

@@ -8,7 +8,10 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.reporting.places import are_tasks
 from pipeline.storing.manifest import Manifest
+
+MAX_DRAWN = 12  # tasks that are drawn each for itself; of more only tables are shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +19,8 @@ class Report:
     """Everything a report shows, as small tables (their columns: the functions that make them).
 
     How many items have a gold label is the same under every prompt and rule; how far texts repeat may depend on the
-    columns that a prompt reads.
+    columns that a prompt reads. In a run of tasks the prompts are these, each with items of its own, and what is said
+    of the run are sums over them. `harness`: what lm-evaluation-harness makes of them (tasks.parquet), else empty.
     """
 
     out: str
@@ -24,6 +28,7 @@ class Report:
     headline_rule: str
     rules: tuple[str, ...]
     chance: float  # accuracy of guessing among the places of an item: several right ones are guessed sooner
+    chances: dict[str, float]  # the same of the items of each prompt that has some with a gold label
     summary: pl.DataFrame
     classes: pl.DataFrame
     confusion: pl.DataFrame
@@ -40,11 +45,31 @@ class Report:
     history: pl.DataFrame
     history_rows: pl.DataFrame
     metrics: pl.DataFrame
+    harness: pl.DataFrame
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether the prompts are tasks, which share no items."""
+        return are_tasks(self.manifest.prompts)
+
+    @property
+    def unit(self) -> str:
+        """What the prompts are called."""
+        return "task" if self.has_tasks else "prompt"
+
+    @property
+    def draws_each(self) -> bool:
+        """Whether there is a chart of each prompt for itself."""
+        return not self.has_tasks or len(self.manifest.prompts) <= MAX_DRAWN
+
+    def _over_items(self, column: str) -> int:
+        """A count of items, which all prompts have in common, or each task has of its own."""
+        return int(self.headline[column].sum() if self.has_tasks else self.summary[column][0])
 
     @property
     def num_gold(self) -> int:
         """Items with a gold label, that is with one right class or several."""
-        return int(self.summary["num_gold"][0])
+        return self._over_items("num_gold")
 
     @property
     def has_gold(self) -> bool:
@@ -58,7 +83,7 @@ class Report:
     @property
     def num_single(self) -> int:
         """Items with exactly one right class: all with a gold label, but for those with several."""
-        return int(self.summary["num_single"][0])
+        return self._over_items("num_single")
 
     @property
     def _texts(self) -> dict[str, Any]:
@@ -68,12 +93,13 @@ class Report:
     @property
     def texts_of(self) -> str | None:
         """The prompt that `num_distinct` is of, where others see other repeats."""
-        return str(self._texts["prompt"]) if self.summary["num_distinct"].n_unique() > 1 else None
+        is_one = self.has_tasks or self.summary["num_distinct"].n_unique() == 1
+        return None if is_one else str(self._texts["prompt"])
 
     @property
     def num_distinct(self) -> int:
         """Distinct texts of the items with a gold label, under the prompt that tells the fewest apart."""
-        return int(self._texts["num_distinct"])
+        return self._over_items("num_distinct") if self.has_tasks else int(self._texts["num_distinct"])
 
     @property
     def repeats(self) -> bool:
@@ -83,6 +109,8 @@ class Report:
     @property
     def num_effective(self) -> float:
         """As how many independent items those with a gold label count in intervals (Kish)."""
+        if self.has_tasks:
+            return float(self.headline["num_effective"].sum())
         return float(self._texts["num_effective"] or 0)
 
     @property

@@ -6,11 +6,13 @@ Invariant: plain text; a setting that a run did not use has no fact, so an ordin
 from datetime import datetime
 
 from pipeline.reporting.formats import count_of, parameters
+from pipeline.reporting.places import are_tasks
 from pipeline.reporting.report import Report
 from pipeline.storing.manifest import Manifest, PromptRecord, Settings
 
 NONE = "none"
-LIBRARIES = ("torch", "transformers")  # those that can move a score
+LIBRARIES = {"torch": "torch", "transformers": "transformers", "lm_eval": "lm-evaluation-harness"}  # can move a score
+MAX_TASKS = 4  # named among the facts
 
 
 def run_facts(report: Report) -> list[tuple[str, str]]:
@@ -19,7 +21,8 @@ def run_facts(report: Report) -> list[tuple[str, str]]:
     data, model = manifest.dataset, manifest.model
     size = f"{parameters(model.num_parameters)}, " if model.num_parameters else ""
     facts = [
-        ("Data set", f"{data.name}, split {data.split}"),
+        ("Tasks", _describe_tasks(report)) if report.has_tasks else ("Data set", f"{data.name}, split {data.split}"),
+        ("lm-evaluation-harness", manifest.libraries.get("lm_eval", "") if report.has_tasks else ""),
         ("Items", _describe_items(report)),
         ("Model", model.name),
         ("Size and type", f"{size}{model.dtype} on {model.device}"),
@@ -32,6 +35,12 @@ def run_facts(report: Report) -> list[tuple[str, str]]:
         ("Run", manifest.run_id),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _describe_tasks(report: Report) -> str:
+    names = [prompt.name for prompt in report.manifest.prompts]
+    more = f" and {len(names) - MAX_TASKS:,} more" if len(names) > MAX_TASKS else ""
+    return ", ".join(names[:MAX_TASKS]) + more
 
 
 def _describe_items(report: Report) -> str:
@@ -51,14 +60,18 @@ def _describe_scoring(manifest: Manifest) -> str:
     if not num_scored or not seconds:
         return "nothing: all scores were stored"
     rate = num_scored / seconds
-    return f"{num_scored:,} texts x prompts in {seconds:,.1f} s ({rate:,.1f} a second)"
+    what = "items" if are_tasks(manifest.prompts) else "texts x prompts"
+    return f"{num_scored:,} {what} in {seconds:,.1f} s ({rate:,.1f} a second)"
 
 
 def setting_facts(settings: Settings) -> list[tuple[str, str]]:
     """Name and value of each setting that changed what the model read; empty for an ordinary run."""
     draw = "the first rows" if settings.shots_draw == "first" else f"seed {settings.seed}"
+    how = f"from {settings.shots_split}, {draw}"
+    if settings.task:
+        how = f"as each task draws them, seed {settings.seed}"
     found = {
-        "Solved examples": f"{settings.num_shots:,}, from {settings.shots_split}, {draw}" if settings.num_shots else "",
+        "Solved examples": f"{settings.num_shots:,}, {how}" if settings.num_shots else "",
         "Rows kept": ", ".join(f"{column} = {value}" for column, value in settings.where.items()),
         "Chat template": "yes" if settings.chat_template else "",
         "Texts cut at": f"{settings.max_text_tokens:,} tokens" if settings.max_text_tokens is not None else "",
@@ -67,7 +80,7 @@ def setting_facts(settings: Settings) -> list[tuple[str, str]]:
 
 
 def run_differences(a: Manifest, b: Manifest) -> list[tuple[str, str, str]]:
-    """Model, data, settings and prompts of the same name, as far as two runs differ: what, and its value in each."""
+    """Model, data, settings and prompts (or tasks) of the same name, as far as two runs differ, and in what."""
     shared = {prompt.name for prompt in a.prompts} & {prompt.name for prompt in b.prompts}
     facts_a, facts_b = (_facts(manifest, shared) for manifest in (a, b))
     found = ((what, facts_a.get(what, NONE), facts_b.get(what, NONE)) for what in facts_a | facts_b)
@@ -86,14 +99,18 @@ def _facts(manifest: Manifest, shared: set[str]) -> dict[str, str]:
         "data revision": data.revision or NONE,
         **{name.lower(): value for name, value in setting_facts(manifest.config)},
         "rule of the run": manifest.config.rule or manifest.headline_rule,
-        "prompts": ", ".join(prompt.name for prompt in manifest.prompts),
+        "tasks" if are_tasks(manifest.prompts) else "prompts": ", ".join(prompt.name for prompt in manifest.prompts),
         "labelscore": manifest.labelscore,
-        **{name: manifest.libraries.get(name, NONE) for name in LIBRARIES},
+        **{called: manifest.libraries.get(name, NONE) for name, called in LIBRARIES.items()},
     }
     for prompt in (prompt for prompt in manifest.prompts if prompt.name in shared):
         facts[f"template of '{prompt.name}'"] = prompt.template
         facts[f"boundary of '{prompt.name}'"] = prompt.boundary
         facts[f"label words of '{prompt.name}'"] = _describe_words(prompt)
+        if prompt.task is not None:
+            facts[f"version of '{prompt.name}'"] = prompt.task.version
+            drawn = "" if prompt.task.seed is None else f", seed {prompt.task.seed}"
+            facts[f"solved examples of '{prompt.name}'"] = f"{prompt.task.num_shots}{drawn}"
     return facts
 
 

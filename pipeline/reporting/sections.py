@@ -32,10 +32,13 @@ from pipeline.reporting.formats import (
 )
 from pipeline.reporting.made import how_made
 from pipeline.reporting.past_runs import past_runs
-from pipeline.reporting.report import Report
+from pipeline.reporting.report import MAX_DRAWN, Report
 from pipeline.reporting.run_facts import run_facts
+from pipeline.reporting.tasks import opening, task_blocks
+from pipeline.storing.layout import DOCUMENTS
 
 MAX_SCORES = 100  # scores shown of a wrong item, the highest, and those of what was right
+EMPTY = '""'  # a choice without a letter
 OF_CLASSES: tuple[doc.Field, ...] = (("balanced", percent, "balanced_accuracy"), ("macro F1", fraction, "macro_f1"))
 FIGURES: tuple[doc.Field, ...] = (
     ("ECE", fraction, "ece"),
@@ -72,19 +75,26 @@ def make_document(report: Report) -> doc.Document:
     data, model = report.manifest.dataset, report.manifest.model
     makers = (_summary, _prompts, _comparisons, _wrong, past_runs, _rules, how_made)
     sections = [section for make in makers if (section := make(report))]
-    return doc.Document("labelscore report", f"{model.name} on {data.name} ({data.split})", sections)
+    title = f"{model.name} on {data.name} ({data.split})"
+    if report.has_tasks:
+        names = [prompt.name for prompt in report.manifest.prompts]
+        title = f"{model.name} on {names[0] if len(names) == 1 else f'{len(names):,} tasks'}"
+    return doc.Document("labelscore report", title, sections)
 
 
 def _summary(report: Report) -> doc.Section:
     blocks: list[doc.Block] = []
     if warnings := notes.warnings(report):
         blocks.append(doc.Warnings(warnings))
-    if report.has_gold:
+    if report.has_tasks and len(report.manifest.prompts) > 1:
+        blocks.append(doc.Paragraph(opening(report)))
+    elif report.has_gold:
         blocks.append(doc.Headline(*notes.headline(report)))
-    else:
+    if not report.has_gold:
         nothing = "No item has a gold label, so there is no accuracy: the report shows what was predicted."
         blocks.append(doc.Paragraph(nothing))
-    blocks += [doc.Definitions(run_facts(report), facts=True), _prompts_table(report)]
+    blocks.append(doc.Definitions(run_facts(report), facts=True))
+    blocks += task_blocks(report) if report.has_tasks else [_prompts_table(report)]
     if report.has_choices:
         blocks.append(doc.Paragraph(notes.left_out_line(report), note=True))
     if report.has_gold:
@@ -109,9 +119,12 @@ def _prompts_table(report: Report) -> doc.Table:
 
 
 def _prompts(report: Report) -> doc.Section:
-    words = f"Each prompt under the rule '{report.headline_rule}'. The first is open, the others unfold."
+    words = f"Each {report.unit} under the rule '{report.headline_rule}'. The first is open, the others unfold."
+    if not report.draws_each:
+        words += f" Of more than {MAX_DRAWN} tasks none is drawn for itself; predictions.parquet has what to draw."
     parts = [_prompt(report, i) for i in range(len(report.manifest.prompts))]
-    return doc.Section("prompts", "Prompt by prompt", [doc.Paragraph(words), *parts])
+    title = f"{report.unit.capitalize()} by {report.unit}"
+    return doc.Section("prompts", title, [doc.Paragraph(words), *parts])
 
 
 def _prompt(report: Report, index: int) -> doc.Folded:
@@ -137,7 +150,9 @@ def _prompt(report: Report, index: int) -> doc.Folded:
     return doc.Folded(prompt.name, note, blocks, is_open=index == 0)
 
 
-def _comparisons(report: Report) -> doc.Section:
+def _comparisons(report: Report) -> doc.Section | None:
+    if report.has_tasks:
+        return None
     why = "There is one prompt" if report.has_gold else "No item has a gold label"
     return comparison_section(report.prompt_comparisons, f"{why}, so there is nothing to compare.")
 
@@ -150,11 +165,11 @@ def _wrong(report: Report) -> doc.Section:
         f"The mistakes with the widest margin under the rule '{report.headline_rule}'. Some show what the model "
         "confuses; in some the gold label itself may be wrong."
     )
-    items = [_wrong_item(row) for row in report.wrong.iter_rows(named=True)]
-    return doc.Section("wrong", title, [doc.Paragraph(words), doc.WrongItems(items)])
+    items = [_wrong_item(row, of_task=report.has_tasks) for row in report.wrong.iter_rows(named=True)]
+    return doc.Section("wrong", title, [doc.Paragraph(words), doc.WrongItems(items, report.unit)])
 
 
-def _wrong_item(row: dict[str, Any]) -> doc.WrongItem:
+def _wrong_item(row: dict[str, Any], *, of_task: bool) -> doc.WrongItem:
     ranked = sorted(zip(row["scores"], row["label_ids"], row["labels"], strict=True), key=lambda place: -place[0])
     marks = {**dict.fromkeys(row["right_ids"], "gold"), row["predicted_id"]: "predicted"}
     shown = [place for i, place in enumerate(ranked) if i < MAX_SCORES or place[1] in marks]
@@ -162,13 +177,15 @@ def _wrong_item(row: dict[str, Any]) -> doc.WrongItem:
     if len(shown) < len(ranked):
         scores.append(doc.Score(f"and {len(ranked) - len(shown):,} more", "", ""))
     return doc.WrongItem(
-        row["item_id"],
+        row["item_id"] % DOCUMENTS if of_task else row["item_id"],
         row["prompt"],
         row["text"] or "",
-        text(row["gold"]),
-        row["predicted"],
+        text(row["gold"]) or EMPTY,
+        row["predicted"] or EMPTY,
         percent(row["confidence"]),
         scores,
+        kind="document" if of_task else "item",
+        shows_end=of_task,
     )
 
 
@@ -185,9 +202,9 @@ def _rules(report: Report) -> doc.Section:
         blocks.append(doc.Figures(figures))
     of_classes = () if report.has_choices else OF_CLASSES
     figures_of_rule = (*ACCURACY, *of_classes, *FIGURES) if report.has_gold else ()
-    fields = (("prompt", exact, "prompt"), ("rule", exact, "rule"), *figures_of_rule, ("ties", count, "ties"))
-    blocks.append(doc.make_table("Every prompt under every rule", report.summary, fields))
-    blocks += family_blocks(report.rule_comparisons, by="rule")
+    fields = ((report.unit, exact, "prompt"), ("rule", exact, "rule"), *figures_of_rule, ("ties", count, "ties"))
+    blocks.append(doc.make_table(f"Every {report.unit} under every rule", report.summary, fields))
+    blocks += family_blocks(report.rule_comparisons, by="rule", unit=report.unit)
     if report.prompt_comparisons.is_empty() and not report.rule_comparisons.is_empty():
         blocks.append(assumptions(report.rule_comparisons))
     title = f"All {len(report.rules)} rules on the same label scores"

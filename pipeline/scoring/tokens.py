@@ -1,8 +1,8 @@
 """From items to token ids: one prompt around each item's columns, and the words that may follow it.
 
 Invariant: what comes out equals encoding each whole string context + words by itself (joint and harness boundary), or
-the context and the words by themselves (separate). An item is never parsed as special tokens, and only one of its
-columns is ever cut.
+the context and the words by themselves (separate). An item is never parsed as special tokens, unless it is written with
+the markup of its chat template, and only one of its columns is ever cut.
 """
 
 import re
@@ -81,6 +81,7 @@ class Encoder:
         self._max_text_tokens = max_text_tokens
         self._before, self._after = prompt.chat or ("", "")
         self._special = self._strings.special if any(prompt.chat or ()) else None
+        self._has_markup = self._special is not None or prompt.has_markup
         self._start = self._strings.start if not self._brings_start() else ()
         self._seams: dict[tuple[str, tuple[str, ...]], _Seam] = {}
         if not prompt.has_choices:
@@ -117,7 +118,7 @@ class Encoder:
     def _encode_whole(self, contexts: Sequence[str], words: Sequence[str]) -> list[Ids]:
         """The ids of each context with all that stands around it, followed by its words."""
         strings = [self._fill(context) + each for context, each in zip(contexts, words, strict=True)]
-        encoded = self._strings.encode(strings, markup=self._special is not None)
+        encoded = self._strings.encode(strings, markup=self._has_markup)
         for i, context in enumerate(contexts):
             if self._is_forged(context, words[i]):
                 encoded[i] = self._encode_pieces(context, words[i])
@@ -184,8 +185,13 @@ class Encoder:
         prompts = self._encode_whole([piece.context for piece in pieces], [""] * len(pieces))
         find = self._append_words if self._prompt.boundary == "separate" else self._find_seams
         for ids, seam in zip(prompts, find(pieces, prompts), strict=True):
-            shared = self._start + ids[: len(ids) - len(seam.tail) + seam.num_shared]
+            shared = self._start_of(ids) + ids[: len(ids) - len(seam.tail) + seam.num_shared]
             yield _sequences(shared, seam) if shared else self._started(seam)
+
+    def _start_of(self, prompt: Ids) -> Ids:
+        """What to put before a prompt; one that is written with its markup may begin with it already."""
+        has_start = self._prompt.has_markup and prompt[: len(self._start)] == self._start
+        return () if has_start else self._start
 
     def _started(self, seam: _Seam) -> TokenSequences:
         """Sequences that share no token: a model needs something to go on where nothing stands before a label."""
@@ -210,17 +216,17 @@ class Encoder:
         """Each piece's seam, found in a short window at the prompt's end where that is exact, else in the whole."""
         seams: list[_Seam | None] = [None] * len(pieces)
         if self._strings.is_local:
-            for blank in (_LAST_BLANK, _LAST_SPACE):
+            for blank in (LAST_BLANK, LAST_SPACE):
                 left = [
                     i
                     for i, seam in enumerate(seams)
                     if seam is None and not self._is_forged(pieces[i].context, *pieces[i].words)
                 ]
-                windows = [(_window(blank, self._fill(pieces[i].context)), pieces[i].words) for i in left]
+                windows = [(end_window(blank, self._fill(pieces[i].context)), pieces[i].words) for i in left]
                 known = self._learn_windows(windows)
                 for i, window in zip(left, windows, strict=True):
                     seam = known.get(window)
-                    if seam is not None and _ends_with(prompts[i], seam.tail):
+                    if seam is not None and ends_with(prompts[i], seam.tail):
                         seams[i] = seam
         rest = [i for i, seam in enumerate(seams) if seam is None]
         wholes = [(pieces[i].context, words) for i in rest for words in pieces[i].words]
@@ -243,7 +249,7 @@ class Encoder:
         seams = self._seams
         new = [window for window in dict.fromkeys(windows) if window[0] and window not in seams]
         strings = [string + each for string, words in new for each in ("", *words)]
-        encoded = iter(self._strings.encode(strings, markup=self._special is not None))
+        encoded = iter(self._strings.encode(strings, markup=self._has_markup))
         for window in new:
             tail, joined = next(encoded), [next(encoded) for _ in window[1]]
             if tail and self._strings.unknown not in tail and all(ids[:1] == tail[:1] for ids in joined):
@@ -397,15 +403,16 @@ def _merge(parts: Sequence[TokenSequences]) -> TokenSequences:
 
 # A place where every tokenizer begins anew: a single blank between two visible characters. After punctuation a line
 # break may belong to the token before it; a space does not.
-_LAST_BLANK = re.compile(r".*\S([ \n]\S.*)", re.DOTALL)
-_LAST_SPACE = re.compile(r".*\S( \S.*)", re.DOTALL)
+LAST_BLANK = re.compile(r".*\S([ \n]\S.*)", re.DOTALL)
+LAST_SPACE = re.compile(r".*\S( \S.*)", re.DOTALL)
 
 
-def _window(blank: re.Pattern[str], string: str) -> str:
+def end_window(blank: re.Pattern[str], string: str) -> str:
     """The end of `string` from its last blank on; empty where there is none nearby."""
     match = blank.fullmatch(string[-256:])
     return match[1] if match else ""
 
 
-def _ends_with(ids: Ids, tail: Ids) -> bool:
+def ends_with(ids: Ids, tail: Ids) -> bool:
+    """Whether the last ids are these."""
     return ids[len(ids) - len(tail) :] == tail and len(tail) <= len(ids)

@@ -76,6 +76,7 @@ def make_fingerprint(
         "strip": int(prompt.strip),
         "cut": prompt.cut,
         "braces": int(prompt.parsed.has_escapes),
+        "markup": int(prompt.has_markup),
         "fix": fix,
     }
     return fingerprint_of(parts | {name: value for name, value in departures.items() if value})

@@ -17,7 +17,8 @@ SCORES, ITEMS, REJECTED = "scores/scores.parquet", "items.parquet", "rejected.pa
 PRIORS, HISTORY, MANIFEST = "priors.parquet", "history.parquet", "manifest.json"
 PREDICTIONS, METRICS = "report/predictions.parquet", "report/metrics.parquet"
 MARKDOWN, PAGE = "report/report.md", "report/report.html"
-TABLES = (SCORES, ITEMS, REJECTED, PRIORS)  # what is made from the store
+TASKS = "tasks.parquet"  # what lm-evaluation-harness makes of the scores of its tasks
+TABLES = (SCORES, ITEMS, REJECTED, PRIORS, TASKS)  # what is made from the store
 REPORT_FILES = (PREDICTIONS, METRICS, MARKDOWN, PAGE)  # what is made from these
 RUN_FILES = (*TABLES, HISTORY, *REPORT_FILES)
 RUNS = "runs"  # the folder of run folders
@@ -26,6 +27,8 @@ CURRENT = "current"  # a link to the folder of the last finished run; those of i
 COPIED = (HISTORY, MARKDOWN, PAGE)  # what stands in OUT/ on an object store, where there are no links
 
 ITEM_CHOICES = "item_choices"  # the column of items.parquet that has an item's own choices, in order
+TASK = "task"  # the column of items.parquet that has an item's task, in a run of tasks
+DOCUMENTS = 10**9  # there an item's id is so many times a hash of its task, and the document's number in it
 NORMS = ("norm_chars", "norm_bytes")  # columns of the score table: what `norm_sizes` says of the label words
 
 # The store.
@@ -56,6 +59,10 @@ SCORES_SCHEMA = _schema(
 PRIORS_SCHEMA = _schema(
     "prompt string, text string, label_id int16, label string, label_words string, "
     "num_tokens int16, num_bytes int16, logprob float32, logit float32"
+)
+TASKS_SCHEMA = _schema(
+    "task string, is_group bool, metric string, filter string, value float64, higher_is_better bool, "
+    "num_items int64, num_shots int64, version string"
 )
 PREDICTIONS_SCHEMA = _schema(
     "item_id int64, text_hash string, prompt string, rule string, predicted_id int16, predicted string, "

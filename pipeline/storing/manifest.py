@@ -46,13 +46,15 @@ class Settings(Record):
     """The run's configuration; named are those keys that a report tells."""
 
     rule: str | None = None
-    num_shots: int = 0
+    num_shots: int | None = None
     shots_split: str = "train"
     shots_draw: str = "random"
     seed: int = 0
     chat_template: bool = False
     where: dict[str, Any] = {}
     max_text_tokens: int | None = None
+    task: tuple[str, ...] = ()
+    task_path: str | None = None
 
 
 class DatasetRecord(Record):
@@ -90,11 +92,26 @@ class LabelRecord(Record):
     words: str
 
 
+class TaskRecord(Record):
+    """A task of lm-evaluation-harness: its items, its own version, how many solved examples stand before each.
+
+    `seed` is that of their draw. `dataset` is its data set as it names it, `revision` the commit of one on the hub.
+    """
+
+    num_items: int
+    version: str = ""
+    num_shots: int = 0
+    seed: int | None = None
+    dataset: str | None = None
+    revision: str | None = None
+
+
 class PromptRecord(Record):
     """A prompt of the run. `shots` is a hash of its solved examples; `published_accuracy` a share between 0 and 1.
 
     `columns` are the slots of its template. Where the choices are the item's there are no labels: `choices` are the
-    columns that they come from, and `choice` is how one is written after the prompt.
+    columns that they come from, and `choice` is how one is written after the prompt. A prompt that is a `task` of
+    lm-evaluation-harness has items of its own, those of this name in the column `task` of items.parquet.
     """
 
     name: str
@@ -107,11 +124,17 @@ class PromptRecord(Record):
     columns: tuple[str, ...] = ()
     choices: tuple[str, ...] | None = None
     choice: str | None = None
+    task: TaskRecord | None = None
 
     @property
     def has_choices(self) -> bool:
         """Whether its items bring their own choices, so that there are no labels which all of them share."""
         return self.choices is not None
+
+    @property
+    def is_requests(self) -> bool:
+        """Whether its items are what another tool has written, a task of the harness among them."""
+        return self.columns == ("context",) and self.choices == ("continuation",)
 
     @property
     def label_ids(self) -> tuple[int, ...]:
@@ -152,8 +175,9 @@ class Manifest(Record):
     """`folder` is where the run's files lie, relative to this manifest; `files` are their names in it with SHA-256.
 
     `finished` is when its scores were complete, `published` when readers were given them, `replaced` when readers were
-    given another than the runs in these folders. `libraries` are versions, `timings` seconds by step. Outputs of before
-    there were run folders have neither folder nor `published`, the manifest in a run's folder has no folder.
+    given another than the runs in these folders. `libraries` are versions, `timings` seconds by step. `remarks` say how
+    tasks' figures came about, where a reader must know it. Outputs of before there were run folders have neither folder
+    nor `published`, the manifest in a run's folder has no folder.
     """
 
     labelscore: str = ""
@@ -173,6 +197,7 @@ class Manifest(Record):
     scoring: ScoringRecord = ScoringRecord()
     files: dict[str, str] = {}
     libraries: dict[str, str] = {}
+    remarks: tuple[str, ...] = ()
     timings: dict[str, float] = {}
 
 

@@ -26,6 +26,7 @@ from pipeline.storing.layout import (
     REJECTED,
     SCORES,
     SCORES_SCHEMA,
+    TASK,
     norm_sizes,
 )
 from pipeline.storing.parts import NUMBERS
@@ -47,6 +48,9 @@ def write_tables(
     rejected: Path | None = None,
 ) -> None:
     """Write scores, priors, items and rejected into the folder of a run, for the prompts of the store.
+
+    Where items have a task (column `task`) the prompt of a row is that of its item, and its score is normalised by the
+    task's own choice, without the blank that joins it and whatever varies.
 
     Raises RunError when a wanted text has no scores (no table is written then) or a file cannot be written.
     """
@@ -72,12 +76,15 @@ def write_tables(
 class _Chunks:
     """Ranges of items with at most ROWS_IN_GROUP rows, numbered from 1; extra texts are in bucket EXTRA.
 
-    first: the first item of each chunk. positions: the first of `Store.scores`' positions of each chunk, which with
-    choices of the items count these.
+    has_tasks: whether each item is of a task. first: the first item of each chunk. positions: the first of
+    `Store.scores`' positions of each chunk, which with choices of the items count these.
     """
 
     def __init__(self, items: Path, prompts: Sequence[StoredPrompt]) -> None:
         self.num_items = pq.read_metadata(items).num_rows
+        # Requests have no column but their own two; under another prompt it is the data's.
+        is_requests = all(stored.prompt.is_requests for stored in prompts)
+        self.has_tasks = is_requests and TASK in pq.read_schema(items).names
         num_labels = sum(len(stored.prompt.labels) for stored in prompts)
         if num_labels:
             self.first = self.positions = np.arange(0, self.num_items, max(1, ROWS_IN_GROUP // num_labels))
@@ -160,14 +167,20 @@ class _Columns:
         )
 
     def _rows_of_choices(self, number: int, batch: pa.Table) -> _Rows:
-        counts = num_choices(batch)
-        written = [self.prompt.write(values) for values in batch.select(self.prompt.columns).to_pylist()]
+        counts, choices = num_choices(batch), _flat(batch, ITEM_CHOICES)
+        if self.chunks.has_tasks:  # solved examples stand in the contexts: what is long is not read
+            words = _flat(batch, self.prompt.choice_columns[0])
+            sized = [choice or " " for choice in choices]  # nothing has no length to divide by
+        else:
+            written = [self.prompt.write(values) for values in batch.select(self.prompt.columns).to_pylist()]
+            words = [words for each in written for words in each.continuations]
+            sized = [text for each in written for text in each.sized]
         return _Rows(
             np.repeat(np.arange(len(counts)), counts),
             places_of(counts),
-            [choice for choices in batch[ITEM_CHOICES].to_pylist() for choice in choices],
-            [words for each in written for words in each.continuations],
-            np.array([(len(text), len(text.encode())) for each in written for text in each.sized], np.int32),
+            choices,
+            words,
+            np.array([(len(text), len(text.encode())) for text in sized], np.int32),
             self._found(number, int(self.chunks.positions[number - 1]), int(counts.sum()))[:, 0],
         )
 
@@ -192,27 +205,42 @@ def _score_tables(
     columns: list[_Columns], store: Store, items: Path, chunks: _Chunks, *, notebook: bool
 ) -> Iterator[pa.Table]:
     last_id = -1
-    choices = [ITEM_CHOICES] if columns[0].prompt.has_choices else []
-    used = [column for each in columns for column in each.prompt.columns] if choices else []
-    hashes = [column.prompt.hash_column for column in columns]
-    wanted = list(dict.fromkeys(["item_id", "gold_id", *hashes, *choices, *used]))
+    wanted = _wanted([column.prompt for column in columns], has_tasks=chunks.has_tasks)
     for number, batch in enumerate(cut(read_batches(items, wanted), chunks.sizes), start=1):
         ids = batch["item_id"].to_numpy()
         if ids[0] <= last_id or (np.diff(ids) <= 0).any():
             raise RunError(f"{items}: item_id does not rise from row to row; run again")
         last_id = ids[-1]
-        tables = [_score_table(c.prompt, c.rows(number, batch), store, batch, notebook=notebook) for c in columns]
+        how = {"notebook": notebook, "has_tasks": chunks.has_tasks}
+        tables = [_score_table(c.prompt, c.rows(number, batch), store, batch, **how) for c in columns]
         table = pa.concat_tables(tables)
         yield table.take(np.argsort(table["item_id"].to_numpy(), kind="stable")) if len(tables) > 1 else table
 
 
-def _score_table(prompt: Prompt, rows: _Rows, store: Store, batch: pa.Table, *, notebook: bool) -> pa.Table:
+def _wanted(prompts: Sequence[Prompt], *, has_tasks: bool) -> list[str]:
+    """The columns of items.parquet that the score table is made from."""
+    names = ["item_id", "gold_id", *(prompt.hash_column for prompt in prompts)]
+    if has_tasks:
+        names += [TASK, ITEM_CHOICES, *prompts[0].choice_columns]
+    elif prompts[0].has_choices:
+        names += [ITEM_CHOICES, *(column for prompt in prompts for column in prompt.columns)]
+    return list(dict.fromkeys(names))
+
+
+def _flat(batch: pa.Table, column: str) -> list[str]:
+    """The texts of a column of lists, one item after the other."""
+    return [text for texts in batch[column].to_pylist() for text in texts]
+
+
+def _score_table(
+    prompt: Prompt, rows: _Rows, store: Store, batch: pa.Table, *, notebook: bool, has_tasks: bool
+) -> pa.Table:
     num_rows, found = len(rows.item), rows.numbers["notebook_logit"]
     return pa.table(
         {
             "item_id": batch["item_id"].take(rows.item),
             "text_hash": batch[prompt.hash_column].cast(pa.string()).take(rows.item),
-            "prompt": pa.repeat(prompt.name, num_rows),
+            "prompt": batch[TASK].take(rows.item) if has_tasks else pa.repeat(prompt.name, num_rows),
             "model": pa.repeat(store.model, num_rows),
             "revision": pa.repeat(store.revision, num_rows),
             "label_id": rows.label_id,

@@ -33,6 +33,10 @@ def write_table(file: Path | IO[bytes], schema: pa.Schema, tables: Iterable[pa.T
             writer.write_table(table)
 
 
+def _num_chars(value: object) -> int:
+    return len(value) if isinstance(value, str) else sum(map(_num_chars, value)) if isinstance(value, list) else 0
+
+
 @contextmanager
 def writing_rows(path: Path, schema: pa.Schema) -> Iterator[Callable[[Row], None]]:
     """Yield what appends a row to a file of a run's work folder: values in the order of the schema.
@@ -46,7 +50,7 @@ def writing_rows(path: Path, schema: pa.Schema) -> Iterator[Callable[[Row], None
     def add(row: Row) -> None:
         nonlocal num_chars
         rows.append(row)
-        num_chars += sum(len(value) for value in row if isinstance(value, str))
+        num_chars += sum(map(_num_chars, row))
         if len(rows) >= ROWS_IN_GROUP or num_chars >= CHARS_IN_GROUP:
             flush()
             num_chars = 0

@@ -257,13 +257,15 @@ def _verify_scores(out: Output, manifest: Manifest) -> Iterator[Finding]:
         yield Finding(SCORES, "its columns are not those of this version", "run again")
         return
     names = pa.array(sorted(prompt.name for prompt in manifest.prompts))
-    num_rows, in_order, last = 0, True, np.array([-1])
+    num_rows, in_order, last = 0, True, (-1, 0)
     for batch in read_batches(file, ["item_id", "prompt", "label_id"]):
         item, label = batch["item_id"].to_numpy(), batch["label_id"].to_numpy()
         prompt = pc.fill_null(pc.index_in(batch["prompt"], names), -1).to_numpy()
-        keys = (item * len(names) + prompt) * (1 << 16) + label  # an int16 has room; one that is no prompt's falls back
-        in_order &= bool((np.diff(keys, prepend=last) > 0).all())
-        num_rows, last = num_rows + batch.num_rows, keys[-1:]
+        within = prompt.astype(np.int64) * (1 << 16) + label  # an int16 has room
+        steps = np.diff(item, prepend=last[0]), np.diff(within, prepend=last[1])
+        rises = (steps[0] > 0) | ((steps[0] == 0) & (steps[1] > 0))
+        in_order &= bool((rises & (prompt >= 0)).all())
+        num_rows, last = num_rows + batch.num_rows, (item[-1], within[-1])
     if not in_order:
         yield Finding(SCORES, "an item, prompt and label is there twice or out of order", "run again")
     if num_rows != num_expected or num_items != manifest.dataset.num_items:
@@ -271,11 +273,16 @@ def _verify_scores(out: Output, manifest: Manifest) -> Iterator[Finding]:
 
 
 def _expected_rows(out: Output, manifest: Manifest) -> tuple[int, int]:
-    """How many items there are, and score rows of all prompts: one for each label, or for each choice of an item."""
+    """How many items there are, and score rows of all prompts: one for each label, or for each choice of an item.
+
+    Prompts that are tasks share the items out among them.
+    """
     file = out.fetch(ITEMS)
     num_items = pq.read_metadata(file).num_rows
     num_rows = num_items * sum(len(prompt.labels) for prompt in manifest.prompts)
-    if num_own := sum(prompt.has_choices for prompt in manifest.prompts):
+    num_own = sum(prompt.has_choices for prompt in manifest.prompts if prompt.task is None)
+    num_own += any(prompt.task for prompt in manifest.prompts)
+    if num_own:
         batches = read_batches(file, [ITEM_CHOICES])
         num_rows += num_own * sum(len(pc.list_flatten(batch[ITEM_CHOICES])) for batch in batches)
     return num_items, num_rows

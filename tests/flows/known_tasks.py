@@ -53,6 +53,15 @@ def configuration(shared: Path, task: str) -> str:
     )
 
 
+def write_known_tasks(shared: Path, folder: Path) -> Path:
+    """The harness' YAML files with the place of the data in them, and with as many solved examples as are asked for."""
+    data = str(shared / "data/tasks")
+    for file in (shared / "data/tasks/harness").glob("*.yaml"):
+        text = file.read_text().replace("__DATA__", data).replace("num_fewshot: 0\n", "")
+        (folder / file.name).write_text(text)
+    return folder
+
+
 def slots(template: str) -> str:
     """A template's double braces as single ones."""
     return template.replace("{{", "{").replace("}}", "}")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.reporting.items import read_item_facts, read_repeats
+from pipeline.reporting.items import read_item_facts, read_repeats, text_key
 from tests.pipeline.reporting.tables import hash_text
 
 SCHEMA = {"item_id": pl.Int64, "text_hash": pl.String, "gold_id": pl.Int16, "gold_ids": pl.List(pl.Int16)}
@@ -32,7 +32,7 @@ def make_items(rows: list[tuple[str, str]]) -> pl.DataFrame:
 def test_copies_are_the_labelled_rows_that_share_a_text(rows: list[tuple[str, str]]) -> None:
     """Rows without a gold label count for nobody."""
     items = make_items(rows)
-    found = read_repeats(items.lazy()).count_copies(items)
+    found = read_repeats(items.lazy(), text_key()).count_copies(items, text_key())
     labelled = Counter(text for text, kind in rows if kind != NO_GOLD)
     assert found.dtype == pl.Int32
     assert found.to_list() == [max(1, labelled[text]) for text, _ in rows]
@@ -42,7 +42,7 @@ def test_copies_are_the_labelled_rows_that_share_a_text(rows: list[tuple[str, st
 @given(rows_of_items)
 def test_what_is_kept_of_repeats_are_the_repeated_texts_only(rows: list[tuple[str, str]]) -> None:
     labelled = Counter(text for text, kind in rows if kind != NO_GOLD)
-    found = read_repeats(make_items(rows).lazy()).rows.tolist()
+    found = read_repeats(make_items(rows).lazy(), text_key()).rows.tolist()
     assert sorted(found) == sorted(n for n in labelled.values() if n > 1)
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.errors import InputError
 from pipeline.prompts import BUILT_IN, REQUESTS, Boundary, Prompt, Values, make_prompt
+from pipeline.scoring.strings import StringEncoder
 from pipeline.scoring.tokens import Encoder, Ids, TokenSequences
 from tests.pipeline.scoring.tiny_models import TOKENIZERS, tiny_tokenizer
 
@@ -131,6 +132,25 @@ def test_markup_around_a_prompt_is_encoded_as_one_string(name: str, text: str) -
     string = f"{before}Article: {text}\nTopic:{after}"
     alone, *joined = (tuple(tokenizer(string + w, add_special_tokens=False)["input_ids"]) for w in ("", *words))
     check(found, alone, joined)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=60, deadline=None)
+@given(text=TEXTS)
+def test_requests_with_markup_in_them_are_encoded_as_they_stand(name: str, text: str) -> None:
+    """What another tool has put into a chat template: its special tokens count, and BOS stands there once."""
+    tokenizer = tiny_tokenizer(name)
+    context, words = f"<bos><turn>user\n{text}<turn>\nmodel", (" World", "Science")
+    for written in (context, context.removeprefix("<bos>")):
+        item = {"context": [written] * 2, "continuation": list(words)}
+        (found,) = Encoder(tokenizer, replace(REQUESTS, has_markup=True), context_tokens=300).encode([item])
+        start = [tokenizer.bos_token_id] if written != context and StringEncoder(tokenizer).start else []
+        alone, *joined = (
+            [*start, *tokenizer(written + w, add_special_tokens=False)["input_ids"]] for w in ("", *words)
+        )
+        for branch, num, ids in zip(found.branches, found.num_label_tokens, joined, strict=True):
+            assert list(found.prompt_ids + branch) == ids
+            assert num == len(ids) - len(alone)
 
 
 # --- too long -------------------------------------------------------------------------------------------------------

@@ -131,6 +131,7 @@ QUIZ = Prompt("quiz", "{question}", choices="options")
         replace(QUIZ, strip=True),
         replace(QUIZ, cut="question"),
         replace(QUIZ, boundary="harness"),
+        replace(QUIZ, has_markup=True),
     ],
 )
 def test_all_of_a_prompt_with_choices_of_the_item_changes_the_fingerprint(prompt: Prompt) -> None:

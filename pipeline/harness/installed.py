@@ -1,0 +1,19 @@
+"""Whether lm-evaluation-harness is there, which is an extra.
+
+Invariant: nothing of it is imported here.
+"""
+
+from importlib.util import find_spec
+
+from pipeline.errors import InputError
+
+
+def is_installed() -> bool:
+    """Whether its package can be found."""
+    return find_spec("lm_eval") is not None
+
+
+def need_harness() -> None:
+    """Raises InputError where it is not installed."""
+    if not is_installed():
+        raise InputError("lm-evaluation-harness is not installed; get it with `pip install 'labelscore[harness]'`")
