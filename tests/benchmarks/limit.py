@@ -22,7 +22,7 @@ from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.sharing import Budget, make_trees
 from pipeline.scoring.tokens import Encoder, TokenSequences
 from tests.benchmarks import inputs
-from tests.benchmarks.measure import body_parameters, matrix_rate, needed_work
+from tests.benchmarks.measure import body_parameters, matrix_rate, needed_work, one_thread, operator_shares
 from tests.benchmarks.results import RESULTS, command_line, number, table, write_section
 
 TITLE = "Share of the limit, CPU"
@@ -93,14 +93,9 @@ def profile(model: Any, prompt: Prompt, num_items: int) -> list[list[object]]:
     encoder = Encoder(inputs.tiny_tokenizer(), prompt, context_tokens=inputs.CONTEXT_TOKENS)
     items = encoder.encode(inputs.texts(num_items))
     scorer = Scorer(model)
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the profiler sees the caller's thread, not the lanes
-    list(scorer.score(items))  # warm
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
-        list(scorer.score(items))
-    torch.set_num_threads(num_threads)
-    times = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
-    shares = {name: seconds / sum(times.values()) for name, seconds in times.items()}
+    with one_thread():
+        list(scorer.score(items))  # warm
+    shares = operator_shares(lambda: list(scorer.score(items)))
     large = sorted((name for name in shares if shares[name] >= MIN_SHARE), key=shares.__getitem__, reverse=True)
     rows: list[list[object]] = [[f"`{name}`", f"{shares[name]:.1%}"] for name in large]
     return [*rows, ["all others", f"{1 - sum(shares[name] for name in large):.1%}"]]

@@ -6,9 +6,11 @@ and needed work is counted from the token sequences alone, never taken from the 
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -131,3 +133,52 @@ def alternate(contenders: Mapping[str, Callable[[], object]], rounds: int, warm:
 def median_ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
     """The ratio of the medians."""
     return statistics.median(slow) / statistics.median(fast)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Work in the caller's thread only, where clocks and the profiler see all of it."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def stage_shares(stages: Mapping[str, Sequence[tuple[Any, str]]], run: Callable[[], object]) -> dict[str, float]:
+    """Share of a run's time in one thread that each stage's functions take, (owner, name) each, and `the rest`.
+
+    The functions of two stages may not call each other.
+    """
+    seconds = dict.fromkeys(stages, 0.0)
+    with ExitStack() as stack:
+        for stage, functions in stages.items():
+            for owner, name in functions:
+                stack.enter_context(patch.object(owner, name, _clocked(getattr(owner, name), seconds, stage)))
+        stack.enter_context(one_thread())
+        start = time.perf_counter()
+        run()
+        total = time.perf_counter() - start
+    shares = {stage: each / total for stage, each in seconds.items()}
+    return {**shares, "the rest": 1 - sum(shares.values())}
+
+
+def _clocked(function: Callable[..., Any], seconds: dict[str, float], stage: str) -> Callable[..., Any]:
+    def clocked(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            seconds[stage] += time.perf_counter() - start
+
+    return clocked
+
+
+def operator_shares(run: Callable[[], object]) -> dict[str, float]:
+    """Each operator's share of a run's processor time in one thread, under the profiler."""
+    with one_thread(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+        run()
+    times = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
+    total = sum(times.values())
+    return {name: each / total for name, each in times.items()}

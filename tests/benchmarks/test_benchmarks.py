@@ -379,5 +379,8 @@ def test_the_side_by_side_runs_and_writes_its_section(shared: Path, tmp_path: Pa
     from tests.benchmarks import cpu
 
     results = tmp_path / "RESULTS.md"
-    cpu.main(["--items", "8", "--rounds", "1", "--prompts", "answer", "--models", "tiny", "--results", str(results)])
-    assert "agnews-tiny-gemma" in results.read_text(encoding="utf-8")
+    real = ["--pretrained", str(shared / "models/agnews-tiny-gemma")]
+    few = ["--items", "8", "--rounds", "1", "--prompts", "answer", "--models", "tiny"]
+    cpu.main([*few, *real, "--results", str(results)])
+    rows = [line.split(" | ") for line in results.read_text(encoding="utf-8").splitlines() if "| answer |" in line]
+    assert [row[1] for row in rows] == ["toy", "real", "real"]
