@@ -268,11 +268,12 @@ def report(found: Mapping[str, Verdict]) -> str:
     num = Counter(verdict.outcome for verdict in found.values())
     through = num[BUILT] + num[SOUND]
     words = (
-        f"lm-evaluation-harness {getattr(lm_eval, '__version__', '')}: **{through:,} of {len(found):,}** "
-        f"multiple-choice tasks of its index go through. {BUILT.capitalize()}: loaded by `labelscore run --task`'s own "
-        "loader, from the shared folder or the hub. YAML sound: the harness' own constructor took it up to the data, "
-        "its Python was imported, its templates compile, its metrics and samplers are known, and nothing in it is "
-        "refused by the loader; what its data hold is not known."
+        f"lm-evaluation-harness {getattr(lm_eval, '__version__', '')} has {len(found):,} multiple-choice tasks in its "
+        f"index. Of **{through:,}** nothing stands in the way, though only {num[BUILT]:,} have their data at hand. "
+        f"{BUILT.capitalize()}: loaded by `labelscore run --task`'s own loader, from the shared folder or the hub. "
+        "YAML sound: the harness' own constructor took it up to the data, its Python was imported, its templates "
+        "compile, its metrics and samplers are known, and nothing in it is refused by the loader; what its data hold "
+        "is not known."
     )
     counts = table(["outcome", "tasks"], [[outcome, f"{num[outcome]:,}"] for outcome in OUTCOMES])
     reasons: dict[tuple[str, str], list[str]] = {}
