@@ -198,8 +198,7 @@ def _print_tasks(report: "Report") -> None:
         fields = [("group", text, "task"), ("items", count, "num_items"), *metric_fields(titles)]
         print_table("groups of tasks", groups.iter_rows(named=True), fields)
     if line := differs_line(report):
-        say("")
-        say(line, "yellow")
+        warn(f"note: {line}")
 
 
 def print_classification(table: "pl.DataFrame", note: str | None = None) -> None:

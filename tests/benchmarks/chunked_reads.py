@@ -26,7 +26,8 @@ def chunked_reads(model: Any, chunk_logits: int = CHUNK_LOGITS) -> Iterator[None
     rows = max(1, chunk_logits // head.weight.shape[0])
     caps = dict.fromkeys(scorer._MAX_LOGITS, NO_CAP)
 
-    def score(hidden: Tensor, terms: Tensor) -> Tensor:
+    def score(hidden: Tensor, terms: Tensor, *, greedy: bool = False) -> Tensor:
+        assert not greedy, "the largest logit of a place would need all chunks"
         tokens, columns = terms[:, 3].unique(return_inverse=True)  # on the CPU, so that nothing waits
         tokens, columns, reads = (send(each, hidden.device) for each in (tokens, columns, terms[:, 2].contiguous()))
         wanted, sums = [], []

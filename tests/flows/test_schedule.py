@@ -275,7 +275,7 @@ def test_the_form_explains_each_field(server: Server) -> None:
     """What the UI makes its form from carries the descriptions of `labelscore run --help`."""
     schema = server.deployment("news")["parameter_openapi_schema"]
     fields = schema["definitions"]["RunConfig"]["properties"]
-    assert fields["limit"]["description"] == "score the first N rows only"
+    assert fields["limit"]["description"] == "score the first N rows only, or documents of each task"
 
 
 def test_a_work_pool_runs_a_deployment(server: Server) -> None:

@@ -197,7 +197,7 @@ def test_only_new_documents_and_tasks_are_scored(labelscore: Command, own: Path,
         assert done.code == 0, done.err
         assert json.loads((out / "manifest.json").read_text())["counts"]["scored"] == num_scored
     assert labelscore("verify", str(out)).code == 0
-    assert "In both: 12 items" in labelscore("compare", str(out), str(out)).out
+    assert "In both: 1 task, 12 items" in labelscore("compare", str(out), str(out)).out
     assert labelscore("history", str(out)).out.count("own_plain") == 4
 
 
@@ -209,7 +209,7 @@ def test_where_the_harness_counts_otherwise_the_report_says_so(
     assert done.code == 0, done.err
     check_parity_of_scores(tmp_path / "out", ask_harness(tiny, own, ["odd_gold", "odd_blank"]))
     words = "The harness counts otherwise than we do: 'odd_gold' acc "
-    assert words in done.out
+    assert words in done.err
     report = (tmp_path / "out/report/report.md").read_text()
     assert words in report
     assert "Task 'odd_gold': of 1 documents no choice is known to be right" in report
