@@ -193,7 +193,7 @@ def host(setting: Setting) -> dict[str, Any]:
     model = setting.model(workload.shape)
     found: dict[str, Any] = {}
 
-    def nothing(_: TreeForward, batch: PackedBatch) -> torch.Tensor:
+    def nothing(_: TreeForward, batch: PackedBatch, *, greedy: bool = False) -> torch.Tensor:
         return torch.zeros(2, len(batch.terms))
 
     for variant in (Variant(), Variant(tokens=65_536, reads="chunked")):
