@@ -19,6 +19,7 @@ from rich.text import Text
 
 from pipeline.bundled import DEMO_NOTE
 from pipeline.reporting.formats import count, fraction, moment, percent, text
+from pipeline.wording import with_split
 
 if TYPE_CHECKING:
     import polars as pl
@@ -238,8 +239,7 @@ def print_status(status: "Status") -> None:
         say("published  nothing yet: no run has finished")
     else:
         data, model = status.published.dataset, status.published.model
-        split = f" ({data.split})" if data.split else ""  # tasks have their own
-        say(f"published  {data.num_items:,} items of {data.name}{split} with {model.name}")
+        say(f"published  {data.num_items:,} items of {with_split(data.name, data.split)} with {model.name}")
         say(f"finished   {status.published.finished}")
         say(f"prompts    {', '.join(prompt.name for prompt in status.published.prompts)}")
     fields: list[Field] = [

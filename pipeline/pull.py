@@ -20,6 +20,7 @@ from pipeline.reading.gold import Classes
 from pipeline.reading.labels import printable, shorten
 from pipeline.storing.layout import REJECTED_SCHEMA
 from pipeline.storing.tables import writing_rows
+from pipeline.wording import with_split
 
 if TYPE_CHECKING:
     from pipeline.harness.tasks import Tasks
@@ -140,7 +141,7 @@ class _Tally:
 
 
 def _refuse(dataset: "Dataset | Tasks", tally: _Tally, on_bad_row: str) -> None:
-    where = f"{dataset.name} ({dataset.split})" if dataset.split else dataset.name
+    where = with_split(dataset.name, dataset.split)
     if tally.num_rows == 0:
         if isinstance(dataset, Dataset) and dataset.where:
             asked = " and ".join(f"{column.name} = {', '.join(map(str, kept))}" for column, kept in dataset.where)

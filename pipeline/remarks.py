@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from pipeline.job import Job, Planned, Pulled
 from pipeline.prompts import seam_note
+from pipeline.wording import with_split
 
 
 def remarks_on_data(job: Job, pulled: Pulled) -> Iterator[str]:
@@ -39,11 +40,8 @@ def _other_data(job: Job, pulled: Pulled) -> str | None:
     if place in ((new.location, new.split, job.config.subset), (new.name, new.split, None)):
         return None
     before, after = (old.location, new.location) if old.name == new.name else (old.name, new.name)
-    splits = [f" ({split})" if split else "" for split in (old.split, new.split)]
-    return (
-        f"{job.output} held {before}{splits[0]} until now; from this run on its tables and report are of {after}"
-        f"{splits[1]}"
-    )
+    held, holds = with_split(str(before), old.split), with_split(str(after), new.split)
+    return f"{job.output} held {held} until now; from this run on its tables and report are of {holds}"
 
 
 def remarks_on_plan(planned: Planned) -> Iterator[str]:

@@ -119,3 +119,8 @@ def _does_without_blanks(character: str) -> bool:
     script = unicodedata.name(character, "").partition(" ")[0]
     wide = unicodedata.east_asian_width(character) in ("W", "F") or script == "HALFWIDTH"
     return script in _NO_BLANKS or (wide and script != "HANGUL")
+
+
+def with_split(name: str, split: str) -> str:
+    """A source as a person reads it: a data set with its split; tasks have their own and are told without one."""
+    return f"{name} ({split})" if split else name

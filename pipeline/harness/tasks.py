@@ -90,7 +90,7 @@ class Tasks:
                         "a run of the harness",
                     )
             self._try_judge(name, task)
-            if special and (num_spelt := len({each.doc_id for each in task.instances if _spells(special, each)})):
+            if special and (num_spelt := _count_spelling(special, task.instances)):
                 self.remarks += (
                     f"task '{name}': {num_spelt:,} documents spell a special token of the model, which is text here "
                     "and a token in the harness",
@@ -155,5 +155,8 @@ def first_id(task: str) -> int:
     return int(hashlib.sha256(task.encode()).hexdigest(), 16) % DOCUMENTS * DOCUMENTS
 
 
-def _spells(special: re.Pattern[str], request: Instance) -> bool:
-    return any(isinstance(text, str) and special.search(text) for text in request.args)
+def _count_spelling(special: re.Pattern[str], requests: Sequence[Instance]) -> int:
+    """How many documents spell a special token; choices share a context, which is long and looked at once."""
+    texts = {text for request in requests for text in request.args if isinstance(text, str)}
+    spelt = {text for text in texts if special.search(text)}
+    return len({request.doc_id for request in requests if any(text in spelt for text in request.args)})

@@ -3,6 +3,8 @@
 Invariant: plain text, whatever names and labels are in it.
 """
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from pipeline.bundled import DEMO_NOTE
@@ -77,6 +79,11 @@ def warnings(report: Report) -> list[str]:
     return [line for line in found if line]
 
 
+def _first_few(parts: Sequence[str], separator: str) -> str:
+    more = f" and {len(parts) - MAX_NAMED:,} more" if len(parts) > MAX_NAMED else ""
+    return separator.join(parts[:MAX_NAMED]) + more
+
+
 def differs_line(report: Report) -> str:
     """Where the harness' accuracy of a task is another than ours under the rule that it corresponds to."""
     ours = report.summary.select(task="prompt", rule="rule", accuracy="accuracy")
@@ -89,9 +96,8 @@ def differs_line(report: Report) -> str:
         return ""
     rows = other.select("task", "metric", "value", "rule", "accuracy").iter_rows()
     each = [f"'{task}' {metric} {value:.4f} ({rule} {percent(own)})" for task, metric, value, rule, own in rows]
-    more = f" and {len(each) - MAX_NAMED} more" if len(each) > MAX_NAMED else ""
     return (
-        f"The harness counts otherwise than we do: {'; '.join(each[:MAX_NAMED])}{more}. Documents without a right "
+        f"The harness counts otherwise than we do: {_first_few(each, '; ')}. Documents without a right "
         "choice are wrong to it and no part of our accuracy; and a task may judge in a way of its own."
     )
 
@@ -159,9 +165,8 @@ def _bare_line(report: Report) -> str:
     bare = report.headline.filter(pl.col("num_gold") == 0)["prompt"].to_list()
     if not (report.has_tasks and report.has_gold and bare):
         return ""
-    names = ", ".join(f"'{name}'" for name in bare[:MAX_NAMED])
-    more = f" and {len(bare) - MAX_NAMED:,} more" if len(bare) > MAX_NAMED else ""
-    return f"No gold labels, and so no accuracy: {names}{more}."
+    names = [f"'{name}'" for name in bare]
+    return f"No gold labels, and so no accuracy: {_first_few(names, ', ')}."
 
 
 def collapse_lines(histogram: pl.DataFrame) -> list[str]:

@@ -80,6 +80,15 @@ def fill(store: Store, file: Path, prompt: Prompt, part_size: int, *, salt: int 
     return len(missing)
 
 
+def write_in_groups(out: Output, store: Store, file: Path, rows_in_group: int) -> None:
+    """The run's tables, in row groups of so many rows."""
+    score_tables.ROWS_IN_GROUP, usual = rows_in_group, score_tables.ROWS_IN_GROUP
+    try:
+        write_tables(out, store, file, PRIORS, notebook=False)
+    finally:
+        score_tables.ROWS_IN_GROUP = usual
+
+
 @settings(max_examples=60)
 @given(items, items, st.integers(1, 40), st.integers(1, 7))
 def test_tables_hold_each_choice_of_each_item_once(
@@ -98,11 +107,7 @@ def test_tables_hold_each_choice_of_each_item_once(
             known[prompt.name] |= hashes
     store = Store(out, [wanted(prompt) for prompt in prompts], "model", "revision")
     fill(store, file, NOTED, part_size, salt=1, force=True)
-    score_tables.ROWS_IN_GROUP, usual = rows_in_group, score_tables.ROWS_IN_GROUP
-    try:
-        write_tables(out, store, file, PRIORS, notebook=False)
-    finally:
-        score_tables.ROWS_IN_GROUP = usual
+    write_in_groups(out, store, file, rows_in_group)
     expected = [
         (
             2 * i,

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from pipeline.items import Item, ItemShape
 from pipeline.prompts import REQUESTS, Prompt, hash_item
-from pipeline.storing import score_tables
 from pipeline.storing.files import Output, hash_file
 from pipeline.storing.layout import ITEM_CHOICES, ITEMS, SCORES, SCORES_SCHEMA, TASK
 from pipeline.storing.manifest import Manifest, write_manifest
@@ -19,7 +18,7 @@ from pipeline.storing.store import Store
 from pipeline.storing.tables import write_table
 from pipeline.storing.upkeep import verify
 from tests.pipeline.storing.stored import PRIORS, manifest, score, wanted
-from tests.pipeline.storing.test_choices import fill
+from tests.pipeline.storing.test_choices import fill, write_in_groups
 
 TASKS = {"arc": 123_456_789, "piqa": 999_999_999}  # the hash that an item's id begins with
 LISTS = pa.list_(pa.string())
@@ -67,11 +66,7 @@ def test_rows_bear_their_items_task_and_are_normalised_by_its_own_choice(
     file = write_items(out.work / "items.parquet", rows)
     store = Store(out, [wanted(REQUESTS)], "model", "revision")
     fill(store, file, REQUESTS, 4)
-    score_tables.ROWS_IN_GROUP, usual = rows_in_group, score_tables.ROWS_IN_GROUP
-    try:
-        write_tables(out, store, file, PRIORS, notebook=False)
-    finally:
-        score_tables.ROWS_IN_GROUP = usual
+    write_in_groups(out, store, file, rows_in_group)
     expected = [
         {
             "item_id": row["item_id"],
