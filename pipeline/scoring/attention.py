@@ -7,6 +7,9 @@ that inference servers use, so no model's code is touched and each model brings 
 Invariant: a token's output is what it would be in a sequence of its own: prefix, item up to it, its own branch.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import torch
@@ -44,6 +47,20 @@ class KeysKept(Exception):
     """A layer has come to its attention and its keys and values are kept; the rest of it is not wanted."""
 
 
+# Not a keyword argument of the model's forward: some models' layers drop those that they do not know.
+ROW: ContextVar[Row] = ContextVar("row")
+
+
+@contextmanager
+def forwarding(row: Row) -> Iterator[None]:
+    """Have `attend` in this thread work on this row."""
+    token = ROW.set(row)
+    try:
+        yield
+    finally:
+        ROW.reset(token)
+
+
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -54,18 +71,19 @@ def attend(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    labelscore_row: Row | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """Attention over a flat row: query (1, heads, tokens, size), key and value (1, key heads, tokens, size).
 
-    Returns (1, tokens, heads, value size). In a layer of which only the places that are read are wanted there are as
-    many queries, and keys and values are those that it kept. Raises NotImplementedError for what it cannot honour.
+    s_aux: (heads,) attention sinks, logits of a key that nothing is taken from (GPT-OSS). Returns (1, tokens, heads,
+    value size). In a layer of which only the places that are read are wanted there are as many queries, and keys and
+    values are those that it kept. Raises NotImplementedError for what it cannot honour.
     """
     strange = {name for name, given in kwargs.items() if isinstance(given, Tensor)} - _HARMLESS
-    if labelscore_row is None or attention_mask is not None or strange:
+    if attention_mask is not None or strange:
         raise NotImplementedError(f"attention with {', '.join(sorted(strange)) or 'a mask of its own'}")
-    row, layer = labelscore_row, int(module.layer_idx)  # type: ignore[arg-type]
+    row, layer = ROW.get(), int(module.layer_idx)  # type: ignore[arg-type]
     row.windows[layer] = sliding_window
     if row.kept is not None:
         depth = row.groups[0].depth
@@ -89,10 +107,10 @@ def attend(
         if at_reads:
             end = begin + group.num_reads
             queries = group.fold_reads(query[0, :, begin:end])
-            out[begin:end] = group.unfold_reads(_attend_cells(queries, keys, values, mask, scaling, softcap))
+            out[begin:end] = group.unfold_reads(_attend_cells(queries, keys, values, mask, scaling, softcap, s_aux))
             begin = end
         else:
-            cells = _attend_cells(group.fold(query), keys, values, mask, scaling, softcap)
+            cells = _attend_cells(group.fold(query), keys, values, mask, scaling, softcap, s_aux)
             out[group.begin : group.begin + group.num_tokens] = group.unfold(cells)
     return out[None], None
 
@@ -108,7 +126,13 @@ def _prepend(prefix: Tensor, own: Tensor) -> Tensor:
 
 
 def _attend_cells(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, softcap: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scaling: float,
+    softcap: float | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     """Scaled dot-product attention of (trees, heads, queries, size) over (trees, key heads, depth + width, size).
 
@@ -116,12 +140,25 @@ def _attend_cells(
     """
     trees, heads, num_queries, size = query.shape
     query = query.reshape(trees, key.shape[1], -1, size)
+    if sinks is not None:
+        key, value, mask = _with_sinks(key, value, mask, sinks, num_queries)
     if softcap is None:
         cells = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
     else:
         scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scaling / softcap) + mask
         cells = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype) @ value
     return cells.reshape(trees, heads, num_queries, value.shape[-1])
+
+
+def _with_sinks(
+    key: Tensor, value: Tensor, mask: Tensor, sinks: Tensor, num_queries: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A further key and value of zeros, and the sinks as what is added to its score, which each head has its own of."""
+    num_keys = mask.shape[3]
+    column = sinks.to(mask.dtype).view(1, key.shape[1], -1, 1).repeat_interleave(num_queries, dim=2)
+    further = torch.cat([mask.expand(-1, key.shape[1], -1, num_keys), column.expand(len(mask), -1, -1, -1)], dim=3)
+    pad = (0, 0, 0, 1)
+    return nn.functional.pad(key, pad), nn.functional.pad(value, pad), further
 
 
 AttentionInterface.register(NAME, attend)

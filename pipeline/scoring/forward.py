@@ -4,7 +4,6 @@ Invariant: a forward here leaves the model as it was; both ways score terms by t
 in float32, made by the model's own head, whatever it does after its last matrix product.
 """
 
-import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,9 +16,11 @@ from transformers import PreTrainedModel
 
 from pipeline.scoring import attention, packed, padded
 from pipeline.scoring.attention import KeysKept, Prefix, Row
+from pipeline.scoring.copies import copy_model
 from pipeline.scoring.packed import PackedBatch, TokenTree, pack
 from pipeline.scoring.padded import LabelRow, PaddedBatch, pad
 from pipeline.scoring.parts import ItemPart
+from pipeline.scoring.rotary import Rotary
 from pipeline.scoring.strings import Ids, num_common
 from pipeline.scoring.terms import score_terms
 from pipeline.scoring.trie import part_trie
@@ -38,6 +39,12 @@ class Forward(ABC, Generic[S, B]):
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model, self.device = model, model.device
+        self.rotary = Rotary(model)
+        self._regime = 0  # of the rotary embeddings
+
+    def set_regime(self, regime: int) -> None:
+        """Have all that is forwarded from now on rotated as in sequences of this regime (see Rotary)."""
+        self._regime = regime
 
     @staticmethod
     @abstractmethod
@@ -54,7 +61,7 @@ class Forward(ABC, Generic[S, B]):
     @torch.inference_mode()
     def scores(self, batch: B, *, greedy: bool = False) -> Tensor:
         """What `score_terms` gives, on the model's device, which may still be working on it."""
-        with without_cudnn_attention(self.device):
+        with without_cudnn_attention(self.device), self.rotary.at(self._regime):
             return score_terms(self.logits(batch).float(), batch.terms, greedy=greedy)
 
 
@@ -93,12 +100,16 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
 
     def twin(self) -> "TreeForward":
         """Another forward with the same weights, for a thread of its own: a model keeps some of its state in itself."""
-        weights = {id(tensor): tensor for tensor in (*self._model.parameters(), *self._model.buffers())}
-        twin = TreeForward(copy.deepcopy(self._model, weights))
-        twin.windows = self.windows
+        twin = TreeForward(copy_model(self._model))
+        twin.windows, twin._regime = self.windows, self._regime
         if self.last_layer is None:
             twin.last_layer = None
         return twin
+
+    def set_regime(self, regime: int) -> None:
+        """Have a prefix, too, rotated anew: what is computed next does not depend on what was before."""
+        super().set_regime(regime)
+        self._drop_prefix()
 
     def has_prefix(self, ids: Ids) -> bool:
         """Whether this is the prefix kept last."""
@@ -114,19 +125,18 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
             return 0
         depth = min(num_common(ids, self._prefix_ids), len(ids) - 1)
         held, kept = self._prefix, Prefix()
-        self.drop_prefix()  # whatever happens below
+        self._drop_prefix()  # whatever happens below
         if not ids:
             return 0
         batch = pack([TokenTree((_NO_PART,), ids, depth, 0, ids[depth:], _NO_TRIE, notebook=False)])
         row = Row([group.to(self.device) for group in batch.groups], held, kept=kept)
         new, positions, reads = (each.to(self.device) for each in (batch.ids, batch.positions, batch.reads))
-        with without_cudnn_attention(self.device):
+        with without_cudnn_attention(self.device), self.rotary.at(self._regime):
             self._forward(new, positions, reads, row)
         self._prefix, self._prefix_ids = kept, ids
         return len(ids) - depth
 
-    def drop_prefix(self) -> None:
-        """Forget it, so that what is computed next does not depend on what was before."""
+    def _drop_prefix(self) -> None:
         self._prefix, self._prefix_ids = Prefix(), ()
 
     def lay_out(self, trees: Sequence[TokenTree]) -> PackedBatch:
@@ -141,13 +151,11 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
     def _forward(self, ids: Tensor, positions: Tensor, reads: Tensor, row: Row) -> Tensor:
         row.windows = self.windows
         kept: Tensor | int = reads
-        with _tree_attention(self._model), ExitStack() as stack:
+        with _tree_attention(self._model), attention.forwarding(row), ExitStack() as stack:
             if self.last_layer is not None and row.kept is None:
                 stack.enter_context(_only_at(reads, ids.shape[1], self.last_layer, row))
                 kept = 0  # all that are left
-            output = self._model(
-                input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=kept, labelscore_row=row
-            )
+            output = self._model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=kept)
         logits: Tensor = output.logits[0]
         if len(logits) != len(reads):
             raise NotImplementedError("logits at chosen places")
@@ -189,7 +197,7 @@ def _only_at(reads: Tensor, num_tokens: int, layer: nn.Module, row: Row) -> Iter
 @contextmanager
 def _tree_attention(model: PreTrainedModel) -> Iterator[None]:
     """Switch the model's attention for a forward and back, so that others may use the model in between."""
-    if not getattr(model, "_supports_attention_backend", False):
+    if not model._can_set_attn_implementation():
         raise NotImplementedError("its attention cannot be replaced")
     usual = model.config._attn_implementation
     model.set_attn_implementation(attention.NAME)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.scoring.parts import ItemPart
 from pipeline.scoring.strings import Ids
 from pipeline.scoring.terms import Term, label_terms
-from pipeline.scoring.tokens import TokenSequences
 
 # A batch ends where the next row is shorter than this share of its first, so that padding stays below 3 %.
 _MIN_FILLED = 0.98
@@ -47,23 +47,23 @@ class LabelRow:
         return []
 
 
-def make_rows(items: Sequence[TokenSequences], *, notebook: bool) -> list[LabelRow]:
-    """The rows of all items, longest first; labels that need the same sequence, or the beginning of it, share a row."""
-    rows = [row for index, item in enumerate(items) for row in _rows_of(index, item, notebook=notebook)]
+def make_rows(parts: Sequence[ItemPart], *, notebook: bool) -> list[LabelRow]:
+    """The rows of all parts, longest first; labels that need the same sequence, or the beginning of it, share a row."""
+    rows = [row for part in parts for row in _rows_of(part, notebook=notebook)]
     return sorted(rows, key=lambda row: (-row.num_tokens, row.index))
 
 
-def _rows_of(index: int, item: TokenSequences, *, notebook: bool) -> list[LabelRow]:
+def _rows_of(part: ItemPart, *, notebook: bool) -> list[LabelRow]:
     needed: list[tuple[Ids, list[Term]]] = []
-    for label, (branch, num_tokens) in enumerate(zip(item.branches, item.num_label_tokens, strict=True)):
+    for label, branch, num_tokens in zip(part.labels, part.branches, part.num_label_tokens, strict=True):
         terms = label_terms(label, branch, num_tokens, notebook=notebook)
-        ids = item.prompt_ids + branch[: max(term.place for term in terms) + 1]
-        needed.append((ids, [term._replace(place=len(item.prompt_ids) + term.place) for term in terms]))
+        ids = part.prompt + branch[: max(term.place for term in terms) + 1]
+        needed.append((ids, [term._replace(place=len(part.prompt) + term.place) for term in terms]))
     rows: list[LabelRow] = []
     # Backwards in alphabetical order a beginning comes right after all that begin with it.
     for ids, terms in sorted(needed, key=lambda entry: entry[0], reverse=True):
         if not rows or rows[-1].ids[: len(ids)] != ids:
-            rows.append(LabelRow(index, ids, []))
+            rows.append(LabelRow(part.index, ids, []))
         rows[-1].terms.extend(terms)
     return rows
 

@@ -7,7 +7,7 @@ Mostly an item is one part. Where labels bring contexts of their own, each conte
 contexts can be shared as prompts are, by the labels of an item or between items.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.scoring.strings import Ids, num_common
@@ -74,3 +74,15 @@ def _move_on(part: ItemPart, places: list[int], num_tokens: int) -> ItemPart:
         tuple(part.num_label_tokens[place] for place in places),
         tuple(part.labels[place] for place in places),
     )
+
+
+def by_regime(parts: Sequence[ItemPart], regime: Callable[[int], int]) -> dict[int, list[ItemPart]]:
+    """The parts by the regime of their sequences' lengths, largest first; one with several is cut into as many."""
+    found: dict[int, list[ItemPart]] = {}
+    for part in parts:
+        places: dict[int, list[int]] = {}
+        for place, branch in enumerate(part.branches):
+            places.setdefault(regime(len(part.prompt) + len(branch)), []).append(place)
+        for each, chosen in places.items():
+            found.setdefault(each, []).append(part if len(places) == 1 else _move_on(part, chosen, 0))
+    return dict(sorted(found.items(), reverse=True))

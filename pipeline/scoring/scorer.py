@@ -1,13 +1,14 @@
 """Label scores from a causal language model: each item forwarded once for all its labels.
 
 Invariant: whatever the batch, a score is the one that a forward of prompt and label alone would give, to the precision
-of the model's dtype. This is checked on two probe items whenever a model is taken; a model that cannot do it over a
-tree is scored one row for each label.
+of the model's dtype. This is checked whenever a model is taken, and again where longer sequences come than before
+(selfcheck.py); a model that cannot do it over a tree is scored one row for each label.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -19,10 +20,10 @@ from pipeline.scoring.forward import B, RowsForward, S, TreeForward
 from pipeline.scoring.lanes import Lanes, open_lanes
 from pipeline.scoring.memory import attempt
 from pipeline.scoring.packed import PackedBatch
-from pipeline.scoring.padded import PaddedBatch, make_rows
-from pipeline.scoring.parts import split_items
-from pipeline.scoring.probe import Probe, make_probe
+from pipeline.scoring.padded import LabelRow, PaddedBatch, make_rows
+from pipeline.scoring.parts import ItemPart, by_regime, split_items
 from pipeline.scoring.scheduler import Scheduled, Scheduler, smallest_budget
+from pipeline.scoring.selfcheck import SelfCheck
 from pipeline.scoring.sharing import Budget, count_distinct, make_trees
 from pipeline.scoring.strings import Ids
 from pipeline.scoring.terms import LabelSums
@@ -93,7 +94,7 @@ class _Running(NamedTuple):
 
 
 class Scorer:
-    """Scores label branches with a loaded model; `path` tells which way ("tree" or "rows"), `path_reason` why not tree.
+    """Scores label branches with a loaded model, over a tree where that gives what single forwards give.
 
     `batch_tokens` bounds the tokens of a batch (padding included), by default what suits the device. With `notebook`
     label tokens are forwarded to the last, for `notebook_logit`; with `greedy` there is `is_greedy`. Raises RunError
@@ -110,48 +111,74 @@ class Scorer:
     ) -> None:
         self.batch_tokens = batch_tokens or _BATCH_TOKENS.get(model.device.type, 8192)
         self.notebook, self.greedy = notebook, greedy
-        self.path = "tree"
-        self.path_reason: str | None = None
         self.counts = Counts()
         self._model = model
         model.eval()  # type: ignore[no-untyped-call]
         self._tree, self._rows = TreeForward(model), RowsForward(model)
-        probe = attempt(make_probe, model)
-        if probe is None:
-            raise RunError(
-                f"out of memory on {model.device} with a probe of some tokens; use a smaller model or --dtype bfloat16"
-            )
-        self._check_path(probe)
+        with self._unseen():
+            self._check = SelfCheck(model, self._tree, self._logprob)
         self.counts = Counts()
+
+    @property
+    def path(self) -> str:
+        """Which way: "tree" or "rows". It may turn to rows where longer sequences come."""
+        return self._check.verdict.path
+
+    @property
+    def path_reason(self) -> str | None:
+        """Why not over a tree."""
+        return self._check.verdict.reason
+
+    @property
+    def remark(self) -> str | None:
+        """What a person should know of the scores besides."""
+        return self._check.verdict.remark
 
     def score(self, items: Sequence[TokenSequences]) -> Iterator[ScoredBatch]:
         """Score items, longest first, a batch at a time; stop by not going on.
 
         Items may differ in their labels and how many they have; `prompt_ids` may be empty where every branch begins
         with tokens that are not scored (ValueError where one does not). Out of memory halves `batch_tokens` and goes
-        on. Raises NonFiniteScore for NaN or infinity, RunError where a single item does not fit into memory.
+        on. Raises NonFiniteScore for NaN or infinity, RunError where a single item does not fit into memory or the
+        model is not causal over so many tokens.
         """
+        if not items:
+            return
+        with self._unseen():
+            self._check.reach(items)
         try:
-            for batch in self._score(items, self.path) if items else ():
+            for batch in self._score(items, self.path):
                 self.counts.items += len(batch.indices)
                 yield batch
         except _StrangeScores as error:
             raise NonFiniteScore(*self._find_culprit(items, error.suspects)) from None
 
-    def _score(self, items: Sequence[TokenSequences], path: str) -> Iterator[ScoredBatch]:
-        parts = split_items(items)
-        self.counts.trie_tokens += count_distinct(parts, notebook=self.notebook)
+    def _score(self, items: Sequence[TokenSequences], path: str, *, side_by_side: bool = True) -> Iterator[ScoredBatch]:
+        by_length = by_regime(split_items(items), self._tree.rotary.regime)
+        self.counts.trie_tokens += sum(count_distinct(parts, notebook=self.notebook) for parts in by_length.values())
         if path == "tree":
-            trees = make_trees(parts, Budget(self.batch_tokens, self._max_reads()), notebook=self.notebook)
-            num_tokens = sum(tree.num_tokens for tree in trees)
-            sums = LabelSums(items, [part.index for part in parts], greedy=self.greedy)
-            self._tree.drop_prefix()
-            with open_lanes(self._tree, num_tokens // smallest_budget(self.batch_tokens)) as lanes:
-                yield from self._forward(sums, trees, lanes)
+            sums = self._sums(items, by_length)
+            for regime, parts in by_length.items():
+                self._tree.set_regime(regime)
+                yield from self._score_trees(parts, sums, side_by_side=side_by_side)
         else:
-            rows = make_rows(items, notebook=self.notebook)
-            sums = LabelSums(items, [row.index for row in rows], greedy=self.greedy)
-            yield from self._forward(sums, rows, Lanes(self._rows))
+            rows = {regime: make_rows(parts, notebook=self.notebook) for regime, parts in by_length.items()}
+            sums = self._sums(items, rows)
+            for regime, sequences in rows.items():
+                self._rows.set_regime(regime)
+                yield from self._forward(sums, sequences, Lanes(self._rows))
+
+    def _sums(
+        self, items: Sequence[TokenSequences], forwarded: Mapping[int, Sequence[ItemPart] | Sequence[LabelRow]]
+    ) -> LabelSums:
+        indices = [each.index for sequences in forwarded.values() for each in sequences]
+        return LabelSums(items, indices, greedy=self.greedy)
+
+    def _score_trees(self, parts: Sequence[ItemPart], sums: LabelSums, *, side_by_side: bool) -> Iterator[ScoredBatch]:
+        trees = make_trees(parts, Budget(self.batch_tokens, self._max_reads()), notebook=self.notebook)
+        num_tokens = sum(tree.num_tokens for tree in trees) if side_by_side else 0
+        with open_lanes(self._tree, num_tokens // smallest_budget(self.batch_tokens)) as lanes:
+            yield from self._forward(sums, trees, lanes)
 
     # --- schedule, run, collect -------------------------------------------------------------------------------------
 
@@ -221,40 +248,24 @@ class Scorer:
 
     # --- self-check -------------------------------------------------------------------------------------------------
 
-    def _check_path(self, probe: Probe) -> None:
-        """Stay on the tree only if it gives the scores of single forwards; windows too wide to probe must be known."""
-        batch_tokens = self.batch_tokens
-        self.path_reason = self._find_fault(probe)
-        if self.path_reason is not None and self._tree.last_layer is not None:
-            self._tree.last_layer = None  # some models' code wants every token to come out of its last layer
-            self.path_reason = self._find_fault(probe)
-        self.batch_tokens = batch_tokens  # where memory was short for a moment, the probe has left it at a few tokens
-        if self.path_reason is None:
-            return
-        self.path = "rows"
-        difference = self._difference(probe)
-        if difference > probe.tolerance:
-            raise RunError(
-                f"the model's scores depend on how texts are batched (by {difference:.3g} nats, at most "
-                f"{probe.tolerance:.3g} is rounding): it does not work as a causal language model here; use another one"
-            )
-
-    def _find_fault(self, probe: Probe) -> str | None:
+    @contextmanager
+    def _unseen(self) -> Iterator[None]:
+        """Leave the counts and the budget as they are: where memory is short for a moment, a probe halves it."""
+        counts, batch_tokens = replace(self.counts), self.batch_tokens
         try:
-            difference = self._difference(probe)
-        except RunError:  # no memory for the probe: that tells nothing of the tree
-            raise
-        except Exception as error:  # whatever a model's code raises, it only tells that it takes no tree
-            return f"the model does not take a tree of labels: {type(error).__name__}: {str(error)[:200]}"
-        if not difference <= probe.tolerance:
-            return f"over a tree of labels the model's scores differ by {difference:.3g} nats from single forwards"
-        return probe.check_windows(self._tree.windows)
+            yield
+        finally:
+            self.counts, self.batch_tokens = counts, batch_tokens
 
-    def _difference(self, probe: Probe) -> float:
-        found = torch.empty_like(probe.logprob)
-        for batch in self.score(probe.items):
-            found[batch.indices] = batch.logprob
-        return float((found - probe.logprob).abs().max())
+    def _logprob(self, items: Sequence[TokenSequences], path: str) -> Tensor:
+        """(items, labels), one batch at a time: the self-check may hold weights in another dtype meanwhile."""
+        found = torch.full((len(items), max(len(item.branches) for item in items)), torch.nan)
+        try:
+            for batch in self._score(items, path, side_by_side=False):
+                found[batch.indices] = batch.logprob
+        except _StrangeScores as error:
+            raise NonFiniteScore(*self._find_culprit(items, error.suspects)) from None
+        return found
 
     def _find_culprit(self, items: Sequence[TokenSequences], suspects: list[tuple[int, int]]) -> tuple[int, int]:
         """The item and label whose own forward gives no number: in a batch NaN spreads, even past a mask (0 * NaN)."""

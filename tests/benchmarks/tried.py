@@ -50,6 +50,7 @@ def two_products(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor, s
 
 def with_two_products(score: Score) -> Score:
     def run(items: Any) -> Tensor:
+        score(items)  # the self-check's plain forwards, which call the kernel in other ways, are over then
         with patch.object(attention.nn.functional, "scaled_dot_product_attention", two_products):
             return score(items)
 

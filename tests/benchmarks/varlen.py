@@ -252,12 +252,12 @@ class VarlenAttention:
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
     ) -> tuple[Tensor, None]:
-        row: Row = kwargs["labelscore_row"]
+        row: Row = attention.ROW.get()
         layout: Any = row.groups[0]
         if row.keeps_keys or not isinstance(layout, Layout):
             return attention.attend(module, query, key, value, attention_mask, **kwargs)
-        if kwargs.get("sliding_window") is not None or kwargs.get("softcap") is not None:
-            raise NotImplementedError("a window or a soft cap")
+        if any(kwargs.get(name) is not None for name in ("sliding_window", "softcap", "s_aux")):
+            raise NotImplementedError("a window, a soft cap or attention sinks")
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         row.windows[layer] = None
         scaling = kwargs.get("scaling")

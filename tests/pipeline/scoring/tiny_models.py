@@ -15,15 +15,18 @@ from transformers import (
     GPT2Config,
     GPTNeoConfig,
     GPTNeoXConfig,
+    GptOssConfig,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
+    NemotronConfig,
     OPTConfig,
     PhiConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
+    StableLmConfig,
 )
 
 from pipeline.reading.model import keep_soft_cap
@@ -57,6 +60,11 @@ TREE_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
         word_embed_proj_dim=32,
     ),
     "phi": lambda: PhiConfig(**_BASE),
+    "gpt_oss": lambda: GptOssConfig(
+        **_GROUPED, sliding_window=9, layer_types=_LAYERS, num_local_experts=4, num_experts_per_tok=2
+    ),
+    "nemotron": lambda: NemotronConfig(**_GROUPED),
+    "stablelm": lambda: StableLmConfig(**_BASE, num_key_value_heads=2),
 }
 ROWS_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "mamba": lambda: MambaConfig(**_COMMON, hidden_size=32, num_hidden_layers=2, state_size=8),
@@ -83,9 +91,11 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel
     # At 5 rounding alone moves Mamba's scores by 3e-4 between float32 and float64, at 2 by 7e-6.
     factor = 2 if name == "mamba" else 5
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name_of, parameter in model.named_parameters():
             if parameter.dim() > 1:
                 parameter.mul_(factor)
+            elif name_of.endswith("sinks"):
+                parameter.normal_()
     keep_soft_cap(model)  # as it is done for what is loaded
     return model.to(dtype)
 

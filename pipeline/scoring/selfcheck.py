@@ -1,0 +1,218 @@
+"""Trust, but verify: which way through a model gives the scores that its plain forwards give.
+
+Invariant: no length is scored that was not checked, unless a plain forward of it has no room. A model that cannot do it
+over a tree is scored one row for each label; one whose rows are no better is refused.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pipeline.errors import RunError
+from pipeline.scoring.forward import TreeForward
+from pipeline.scoring.memory import attempt
+from pipeline.scoring.probe import (
+    Probe,
+    effective_window,
+    fresh,
+    layer_windows,
+    longest_items,
+    made_up_items,
+    make_probe,
+    rebatched_difference,
+    sequence_size,
+)
+from pipeline.scoring.tokens import TokenSequences
+from pipeline.scoring.widened import in_float32
+
+# What is exact in float32 may be so many times as far off in few bits as plain forwards are: one token that is sent to
+# other experts moves a score by several times what rounding does without.
+_MAX_ROUNDING = 10
+
+
+@dataclass(slots=True)
+class Verdict:
+    """`path` is "tree" or "rows"; `reason` says why not tree; `remark` what else there is to know of the scores."""
+
+    path: str = "tree"
+    reason: str | None = None
+    remark: str | None = None
+
+
+class _NoVerdict(Exception):
+    """A way gave no scores to compare: no memory, or no finite numbers. Its cause says which."""
+
+
+class SelfCheck:
+    """Compares both ways with plain forwards, when a model is taken and where longer sequences come than before.
+
+    logprob(items, path): (items, labels), by one of the two ways.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tree: TreeForward,
+        logprob: Callable[[Sequence[TokenSequences], str], Tensor],
+    ) -> None:
+        """Raises RunError where even rows give other scores than single forwards do, or the memory does not suffice."""
+        self.verdict = Verdict()
+        self._model, self._tree, self._logprob = model, tree, logprob
+        self._untouched = fresh(model)  # of which nothing is ever forwarded
+        probe = self._probe(made_up_items(model.config.get_text_config(decoder=True)))
+        if probe is None:
+            raise RunError(
+                f"out of memory on {model.device} with a probe of some tokens; use a smaller model or --dtype bfloat16"
+            )
+        self._reach = probe.num_tokens
+        try:
+            self._choose(probe)
+        except _NoVerdict as error:
+            raise error.__cause__ or error from None
+
+    def reach(self, items: Sequence[TokenSequences]) -> None:
+        """Check the longest sequence of some items, if no longer one was checked. Raises RunError as when made."""
+        num_tokens = max(map(sequence_size, items))
+        if num_tokens <= self._reach:
+            return
+        probe = self._probe(longest_items(items, self._tree.rotary.regime))
+        checked, self._reach = self._reach, num_tokens
+        if probe is None:
+            self.verdict.remark = (
+                f"not checked: scores of texts of {num_tokens:,} tokens against single forwards, for want of memory"
+            )
+            return
+        if not probe.logprob.isfinite().all():
+            return  # whoever scores the items will say which of them it is
+        with suppress(_NoVerdict):  # nor has the memory room for them, or they are no numbers: that is said then, too
+            self._check_longest(probe, checked)
+
+    # --- both ways --------------------------------------------------------------------------------------------------
+
+    def _choose(self, probe: Probe) -> None:
+        fault = self._find_fault(probe)
+        if fault and self._tree.last_layer is not None:
+            self._tree.last_layer = None  # some models' code wants every token to come out of its last layer
+            fault = self._find_fault(probe)
+        if fault:
+            self._take_rows(probe, fault)
+
+    def _check_longest(self, probe: Probe, checked: int) -> None:
+        if (limit := self._find_limit(probe)) is not None:
+            raise RunError(
+                f"the model is causal only up to about {max(limit, checked):,} tokens, and a text has "
+                f"{probe.num_tokens:,}: beyond, its logits depend on what comes later, as with some sparse attention; "
+                "cut the texts (max_text_tokens), or use another model"
+            )
+        if self.verdict.path == "rows":
+            self._refuse_rows(probe)
+        elif fault := self._find_fault(probe):
+            self._take_rows(probe, f"{fault}, in texts of {probe.num_tokens:,} tokens")
+
+    def _probe(self, items: list[TokenSequences]) -> Probe | None:
+        """The items by the slow way; None where the memory does not suffice for it."""
+        try:
+            return attempt(make_probe, self._untouched, items)
+        except Exception as error:
+            raise RunError(
+                f"the model's own forward fails for a text of {max(map(sequence_size, items)):,} tokens "
+                f"({_said(error)}); use another dtype or another model"
+            ) from error
+
+    def _find_fault(self, probe: Probe) -> str | None:
+        """What is wrong with the tree; None where it gives the probe's scores."""
+        try:
+            difference = self._difference(probe, "tree")
+        except _NoVerdict:  # that tells nothing of the tree
+            raise
+        except Exception as error:  # whatever a model's code raises, it only tells that it takes no tree
+            return f"the model does not take a tree of labels: {_said(error)}"
+        if not self._is_right(probe, "tree", difference):
+            return f"over a tree of labels the model's scores differ by {difference:.3g} nats from single forwards"
+        config = self._model.config.get_text_config(decoder=True)
+        told = {layer: effective_window(window, config) for layer, window in self._tree.windows.items()}
+        if told != layer_windows(config):
+            return "the model's layers attend in other ways than over everything or a known sliding window"
+        return None
+
+    def _take_rows(self, probe: Probe, reason: str) -> None:
+        self.verdict.path, self.verdict.reason = "rows", reason
+        self._refuse_rows(probe)
+
+    def _refuse_rows(self, probe: Probe) -> None:
+        """Raise RunError where rows do not give the probe's scores either."""
+        try:
+            difference = self._difference(probe, "rows")
+        except ValueError as error:  # scores that are no numbers
+            raise _NoVerdict from error
+        if not self._is_right(probe, "rows", difference):
+            raise RunError(
+                f"the model's scores depend on how texts are batched (by {difference:.3g} nats with "
+                f"{probe.num_tokens:,} tokens, where {probe.tolerance:.3g} may be rounding): it does not work as a "
+                "causal language model here; use another one, or cut the texts (max_text_tokens) if shorter ones work"
+            )
+
+    def _difference(self, probe: Probe, path: str) -> float:
+        try:
+            found = self._logprob(probe.items, path)
+        except RunError as error:
+            raise _NoVerdict from error
+        return float((found.double() - probe.logprob).abs().max())
+
+    # --- a wrong mask, or few bits ----------------------------------------------------------------------------------
+
+    def _is_right(self, probe: Probe, path: str, difference: float) -> bool:
+        """Whether a difference is no more than rounding; what is the dtype's doing is said in the verdict's remark.
+
+        Few bits hide a wrong mask, so that in float32, too, all must agree. And they move scores: in a mixture of
+        experts a token's choice of them may turn on the last one, about as far as the dtype moves plain forwards, one
+        by one or batched.
+        """
+        exact = self._in_float32(probe.few())
+        if exact is None:
+            return difference <= probe.tolerance
+        if not self._difference_in_float32(exact, path) <= exact.tolerance:
+            return False
+        if difference <= probe.tolerance:
+            return True
+        whole = self._in_float32(probe)
+        by_dtype = float((probe.logprob - whole.logprob).abs().max()) if whole else 0.0
+        rebatched = attempt(rebatched_difference, self._untouched, probe) or 0.0
+        if difference > _MAX_ROUNDING * max(by_dtype, rebatched, probe.tolerance):
+            return False
+        name = str(self._model.dtype).removeprefix("torch.")
+        self.verdict.remark = (
+            f"in {name} the model's scores are rough: {name} moves plain forwards by up to {by_dtype:.2g} nats, other "
+            f"batches of them by {rebatched:.2g} and the {path} here by {difference:.2g} (a mixture of experts sends "
+            "tokens to other ones by the last bit); in float32 all agree"
+        )
+        return True
+
+    def _find_limit(self, probe: Probe) -> int | None:
+        """Up to how many tokens the model is causal; None where nothing that comes later moves more than rounding."""
+        exact = self._in_float32(probe.few())
+        return probe.causal_tokens if exact is None else exact.causal_tokens
+
+    def _in_float32(self, probe: Probe) -> Probe | None:
+        """The probe's sequences, scored in float32 by the model as it is now: what it has kept may be of its own dtype.
+
+        None for a model that is in it already, whose code takes no other dtype, or that leaves no room for a layer.
+        """
+        if self._model.dtype == torch.float32:
+            return None
+        with suppress(Exception), in_float32(self._model):
+            return make_probe(self._model, probe.items, torch.float32)
+        return None
+
+    def _difference_in_float32(self, exact: Probe, path: str) -> float:
+        with in_float32(self._model):
+            return self._difference(exact, path)
+
+
+def _said(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
