@@ -6,6 +6,7 @@ for `load_config` to say, which tells it as for a key of the file.
 """
 
 import re
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypedDict
@@ -37,8 +38,19 @@ def pair(option: str, text: str) -> tuple[str, str]:
     """What stands before and behind the first equals sign. Raises InputError where there is none."""
     name, sign, value = text.partition("=")
     if not sign or not name.strip():
-        raise InputError(f"{option} {show(text)}: write a column and a value, such as {option} subject=anatomy")
+        what, example = PAIRS[option.removeprefix("--")]
+        raise InputError(f"{option} {show(text)}: write a {what} and a value, such as {option} {example}")
     return name.strip(), value.strip()
+
+
+def variable(text: str) -> str | bool | int | float:
+    """A value of a chat template as in the file: true, false, a number, or else a text, also in double quotes."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    is_word = not isinstance(value, str | bool | int | float) or re.search("[a-z]", text) is not None
+    return text if is_word and not isinstance(value, str | bool) else value
 
 
 def split_list(text: str) -> tuple[str, ...]:
@@ -98,7 +110,8 @@ def _join_commas(parts: Sequence[str]) -> str:
 
 
 LISTS: dict[str, Callable[[str], object]] = {"label_names": label_names, "columns": split_list}
-PAIRS = {"where"}  # tables that may be typed, a pair at a time
+# Tables that may be typed, a pair at a time: what comes before the equals sign, and an example.
+PAIRS = {"where": ("column", "subject=anatomy"), "chat": ("variable", "enable_thinking=false")}
 PRESET = Annotated[str, Parameter(metavar="NAME", help="start from a bundled configuration: gemma, notebook")]
 
 
@@ -124,7 +137,9 @@ def _option(name: str, schema: dict[str, Any]) -> Any:
     if name in LISTS:
         return Annotated[Any, read_by(LISTS[name], metavar="A,B,...", **shown)]
     if name in PAIRS:
-        return Annotated[list[str], Parameter(**{**shown, "metavar": "COLUMN=VALUE", "show_default": False})]
+        return Annotated[
+            list[str], Parameter(**{**shown, "metavar": f"{PAIRS[name][0].upper()}=VALUE", "show_default": False})
+        ]
     is_number = any(kind["type"] == "integer" for kind in kinds)
     kind = bool if default is False else list[str] if isinstance(default, list) else str
     return Annotated[kind, Parameter(metavar="N" if is_number else name.split("_")[-1].upper(), **shown)]
@@ -152,11 +167,11 @@ else:
 def configure(file: str | None, options: Options | None) -> RunConfig:
     """The configuration of a file, of the preset among the options, and of the options. Raises as `load_config`."""
     keys = dict(options or {})
-    for name in PAIRS & keys.keys():
+    for name in PAIRS.keys() & keys.keys():
         pairs = [pair(f"--{name}", each) for each in keys[name]]
-        keys[name] = dict(pairs)
+        keys[name] = {key: variable(value) if name == "chat" else value for key, value in pairs}
         if len(keys[name]) < len(pairs):
-            raise InputError(f"--{name}: a column stands there twice; a row is kept where each has its one value")
+            raise InputError(f"--{name}: a {PAIRS[name][0]} stands there twice; each can have one value")
     return load_config(file, keys.pop("preset", None), keys)
 
 

@@ -118,12 +118,14 @@ def score_shards(job: Job, planned: Planned) -> Scored:
             opened = open_workers(planned.spec, planned.shards[0], job.config.workers, should_stop)
             workers = running.enter_context(opened)
         with scoring_progress(planned.num_missing) as advance, job.timed("score"):
-            progress, shown, has_warned = Progress(planned.num_missing), time.monotonic(), False
+            progress, shown, told = Progress(planned.num_missing), time.monotonic(), set[str]()
             for result in workers.score(list(planned.shards), score_shard, advance):
                 progress.add(result)
-                if result.path_reason and not has_warned:
-                    log.warning("the slower path, a row for each label: %s", result.path_reason)
-                    has_warned = True
+                reason = result.path_reason and f"the slower path, a row for each label: {result.path_reason}"
+                for line in filter(None, (reason, result.remark)):
+                    if line not in told:
+                        log.warning("%s", line)
+                        told.add(line)
                 shard_log.info("%s", progress)
                 if time.monotonic() - shown > SECONDS_BETWEEN_UPDATES:
                     artifacts.update_progress_artifact(artifact, progress.percent)

@@ -58,13 +58,13 @@ class ScoringActor:
 
 
 def find_here(model: ModelRef) -> ModelRef:
-    """The same model on this machine: at the same path, or from the hub at the same commit.
+    """The same model on this machine: at the same paths, or from the hub at the same commit.
 
     Raises InputError where it is a directory that this machine lacks, and what `resolve_model` raises.
     """
-    if model.path.is_dir():
+    if all(path.is_dir() for path in (model.path, *([model.adapter.path] if model.adapter else []))):
         return model
-    if model.weights != f"{model.name}@{model.revision}":
+    if model.revision.startswith("sha256:"):
         raise InputError(
             f"no model at {model.path} on {socket.gethostname()}; put it where every machine finds it under the same "
             "path, or name a model of the hub"
@@ -76,4 +76,11 @@ def find_here(model: ModelRef) -> ModelRef:
         dtype=model.dtype,
         trust_remote_code=model.trust_remote_code,
     )
-    return replace(model, path=found.path)
+    if (found.weights, found.adapter and found.adapter.digest) != (
+        model.weights,
+        model.adapter and model.adapter.digest,
+    ):
+        raise InputError(
+            f"{model.name}: its base is another one on {socket.gethostname()}; pin its revision in adapter_config.json"
+        )
+    return replace(model, path=found.path, adapter=found.adapter, tokenizer_path=found.tokenizer_path)

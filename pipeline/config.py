@@ -8,6 +8,7 @@ import hashlib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,16 +18,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pipeline.bundled import SAMPLE
 from pipeline.errors import InputError
 from pipeline.prompts import CLASS_RULES, EACH_CHOICE, KNOWN, Boundary, make_prompt
-from pipeline.wording import MAX_SIZE
+from pipeline.wording import MAX_SIZE, check_text
 
 AG_NEWS_ID = "fancyzhx/ag_news"
 HARNESS_SEED = 1234  # of solved examples, as lm-evaluation-harness has it where nothing else is asked for
+CLOCK = "2024-07-26"  # today in chat templates; the date that Llama's take where they have no clock
 PRESETS = Path(__file__).with_name("presets")
 # What a run of tasks can be told beside them.
 BESIDE_TASKS = {
     "task", "task_path", "num_shots", "seed", "limit", "model", "revision", "trust_remote_code", "rule", "device",
     "dtype", "batch_tokens", "shard_size", "workers", "out", "force", "chat_template",
+    "chat", "chat_date",
 }  # fmt: skip
+CHAT_KEYS = ("chat", "chat_date", "chat_answer", "shots_as_turns")
 Rule = Literal["sum", "mean_token", "mean_char", "mean_byte", "logit", "notebook", "pmi", "contextual", "batch"]
 
 
@@ -40,6 +44,15 @@ def _refuse_several(value: object) -> object:
     if not isinstance(value, str | bool | int | float):
         raise ValueError("give one value, a text or a number")
     return value
+
+
+def _read_date(value: object) -> object:
+    if isinstance(value, date):  # TOML has dates of its own
+        return value.isoformat()[:10]
+    try:
+        return date.fromisoformat(str(value)).isoformat()
+    except ValueError:
+        raise ValueError("write a date as YYYY-MM-DD") from None
 
 
 _NO_TRUTH = BeforeValidator(_refuse_truth)  # after the limits: in the JSON schema, which Prefect checks, they get lost
@@ -132,6 +145,17 @@ class RunConfig(BaseModel):
         "apart from it, or as in lm-evaluation-harness",
     )
     chat_template: bool = Field(False, description="wrap the prompt in the tokenizer's chat template")
+    chat: dict[Name, Annotated[Any, BeforeValidator(_refuse_several)]] = Field(
+        {}, description="a variable of the chat template, such as enable_thinking=false; repeatable"
+    )
+    chat_date: Annotated[str, BeforeValidator(_read_date)] | None = Field(
+        None,
+        description="today's date where the chat template writes one (YYYY-MM-DD); the same every day, so that scores "
+        f"are stored once; the default is {CLOCK}",
+    )
+    chat_answer: Name | None = Field(
+        None, description="how the model's answer begins, before the label words, such as 'The topic is'"
+    )
     num_shots: Annotated[int, Field(ge=0, le=1024), _NO_TRUTH] | None = Field(
         None,
         description="solved examples before each item, the same ones for all; the default is none, and with tasks what "
@@ -140,6 +164,11 @@ class RunConfig(BaseModel):
     shots_split: Name = Field("train", description="split or local file that the solved examples are drawn from")
     shots_draw: Literal["random", "first"] = Field(
         "random", description="random draws as many of each class, by the seed; first takes the first rows"
+    )
+    shots_as_turns: bool = Field(
+        False,
+        description="each solved example is a turn of its own in the chat: a user's message and the answer, "
+        "which begins with chat_answer",
     )
     seed: Number | None = Field(
         None, description="seed of the draw of solved examples; the default is 0, and with tasks the harness' 1234"
@@ -243,6 +272,7 @@ def load_config(file: str | None, preset: str | None, options: Mapping[str, Any]
     config = _validate(merged, str(file or "the command line"))
     _check_prompts(config)
     _check_tasks(config, places)
+    _check_chat(config, places)
     if config.rule == "notebook" and not config.notebook_rule:
         raise InputError("rule 'notebook' needs scores that are only kept with notebook_rule; add --notebook-rule")
     return config
@@ -264,6 +294,19 @@ def _check_tasks(config: RunConfig, places: Mapping[str, str]) -> None:
             f"rule '{config.rule}' needs the same labels for all items, and tasks have choices for each; use sum, "
             "mean_char, mean_byte or mean_token"
         )
+
+
+def _check_chat(config: RunConfig, places: Mapping[str, str]) -> None:
+    """Find what would change nothing, or what cannot be meant, beside or without a chat template."""
+    if not config.chat_template and (used := [key for key in CHAT_KEYS if getattr(config, key)]):
+        raise InputError(
+            f"{used[0]} (in {places[used[0]]}) says something of the chat, and no chat template is used; add "
+            "--chat-template (chat_template = true), or leave it out"
+        )
+    if config.shots_as_turns and not config.num_shots:
+        raise InputError("shots_as_turns asks for solved examples as turns, and there are none; add num_shots")
+    if config.chat_answer is not None:
+        check_text("chat_answer", config.chat_answer)
 
 
 def _check_prompts(config: RunConfig) -> None:

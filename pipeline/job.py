@@ -16,8 +16,11 @@ from uuid import uuid4
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from pipeline.chat import check_messages
 from pipeline.config import RunConfig
+from pipeline.prompts import Prompt
 from pipeline.pull import PullSummary, pull_items
 from pipeline.reading.dataset import Dataset
 from pipeline.reporting.make import make_report
@@ -25,7 +28,7 @@ from pipeline.reporting.predictions import check_rule
 from pipeline.reporting.report import Report
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS
 from pipeline.scoring.scorer import Counts
-from pipeline.shard import ScoringSpec, Shard, ShardResult, cut_shards
+from pipeline.shard import ScoringSpec, Shard, ShardResult, cut_shards, item_values
 from pipeline.storing.files import Output
 from pipeline.storing.fingerprint import StoredPrompt
 from pipeline.storing.history import read_history, write_history
@@ -78,12 +81,16 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What scoring came to: texts (once for each prompt), token counts, and the way that the scorer took."""
+    """What scoring came to: texts (once for each prompt), token counts, and the way that the scorer took.
+
+    `remark`: what a person should know of the scores besides.
+    """
 
     num_texts: int = 0
     counts: Counts = field(default_factory=Counts)
     path: str | None = None
     path_reason: str | None = None
+    remark: str | None = None
 
 
 class Job:
@@ -127,7 +134,10 @@ class Job:
         return Pulled(target, summary, items, rejected if summary.num_rejected else None, last)
 
     def plan(self, pulled: Pulled) -> Planned:
-        """Verify what is stored, and cut what is missing into shards."""
+        """Verify what is stored, and cut what is missing into shards.
+
+        Raises InputError for a missing text whose message the chat template changes.
+        """
         config, model = self.config, pulled.target.model
         with self.timed("plan"):
             store = Store(self.output, pulled.target.prompts, model.name, model.revision)
@@ -135,6 +145,8 @@ class Job:
             # Two prompts that differ in name alone share a fingerprint, and so their scores.
             distinct = {stored.fingerprint: stored for stored in store.prompts}.values()
             found = [(s, store.pending(pulled.items, s, extra_texts=CONTENT_FREE_TEXTS, **options)) for s in distinct]
+            for stored, pending in found:
+                _check_messages(pulled.target, stored.prompt, pending.path, config.chat_answer or "")
             size = config.shard_size or SHARD_TEXTS[model.device]
             shards = [shard for s, pending in found for shard in cut_shards(s.prompt.name, pending.path, size)]
             writers = tuple(map(store.writer, store.prompts))
@@ -183,6 +195,15 @@ class Job:
         return publish(self.output, folder, manifest.model_copy(update={"timings": dict(self.timings)}))
 
 
+def _check_messages(target: Target, prompt: Prompt, pending: Path, answer: str) -> None:
+    """Refuse a chat template that treats a message which is to be scored otherwise than those that were tried."""
+    if target.chat_template is not None:
+        with pq.ParquetFile(pending) as file:
+            for batch in file.iter_batches():
+                items = item_values(pa.Table.from_batches([batch]))
+                check_messages(target.chat_template, prompt, items, answer)
+
+
 def _write_task_metrics(folder: Output, target: Target) -> None:
     """Write what the tasks' own code makes of the run's scores."""
     assert not isinstance(target.dataset, Dataset)
@@ -200,7 +221,7 @@ def _shown(output: Output, folder: Output) -> str:
 def _has_other_shots(stored: StoredPrompt, last: Manifest | None) -> bool:
     """Whether the last run had this prompt with other solved examples."""
     before = {prompt.name: prompt.shots for prompt in last.prompts} if last else {}
-    return before.get(stored.prompt.name) not in (None, digest_of_shots(stored.prompt.examples))
+    return before.get(stored.prompt.name) not in (None, digest_of_shots(stored.prompt.solved))
 
 
 class Progress:
@@ -214,7 +235,13 @@ class Progress:
     def add(self, result: ShardResult) -> None:
         """Count what a shard's scoring did."""
         counts = Counts(*map(sum, zip(astuple(self.scored.counts), astuple(result.counts), strict=True)))
-        self.scored = Scored(self.scored.num_texts + result.num_texts, counts, result.path, result.path_reason)
+        self.scored = Scored(
+            self.scored.num_texts + result.num_texts,
+            counts,
+            result.path,
+            result.path_reason,
+            result.remark or self.scored.remark,
+        )
 
     @property
     def percent(self) -> float:

@@ -15,7 +15,7 @@ from pipeline.bundled import DEMO_MODEL
 from pipeline.config import load_config
 from pipeline.errors import InputError
 from pipeline.prompts import Boundary, Labels, Prompt, Values, make_one_text_prompt
-from pipeline.reading.model import ModelRef, load_model, load_tokenizer
+from pipeline.reading.model import ModelRef, check_vocabulary, load_model, load_tokenizer
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS, RULES, label_constants, with_inputs
 from pipeline.scoring.scorer import NonFiniteScore
 from pipeline.scoring.tokens import Encoder
@@ -42,8 +42,9 @@ def load(model: str = DEMO_MODEL, *, revision: str | None = None, device: str = 
     """Load a model by hub id or directory. Raises InputError where it cannot be had or used."""
     settings = {"model": model, "revision": revision, "device": device, "dtype": dtype}
     ref = find_model(load_config(None, None, settings))
-    tokenizer = load_tokenizer(ref)
-    return Loaded(ref, load_model(ref), tokenizer)
+    tokenizer, loaded = load_tokenizer(ref), load_model(ref)
+    check_vocabulary(tokenizer, loaded, ref.name)
+    return Loaded(ref, loaded, tokenizer)
 
 
 def classify(loaded: Loaded, text: str, *, labels: Labels, template: str, boundary: Boundary = "joint") -> pl.DataFrame:

@@ -49,6 +49,36 @@ class Written:
     sized: tuple[str, ...]
 
 
+TRIMS = ("", "right", "left", "both")  # at which ends a chat template takes white space away from a message
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """What a chat template makes of an item's message: what it writes before and after it, and where it trims it.
+
+    before: solved examples as turns among it; `texts` are their messages' places in it. after: the generation prompt
+    and the beginning of the answer, if one was given. trim: one of TRIMS. lacks_start: the tokenizer puts a token
+    before a text, mostly BOS, and the template writes none, so that none stands there.
+    """
+
+    before: str
+    after: str
+    trim: str = ""
+    texts: tuple[tuple[int, int], ...] = ()
+    lacks_start: bool = False
+
+    def read(self, message: str) -> str:
+        """The message as the template writes it."""
+        if self.trim in ("left", "both"):
+            message = message.lstrip()
+        return message.rstrip() if self.trim in ("right", "both") else message
+
+    @property
+    def turns(self) -> list[str]:
+        """The messages of the solved examples that stand before an item's."""
+        return [self.before[start:end] for start, end in self.texts]
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """Everything that is the same for all items: a named template, its surroundings, and what may follow it.
@@ -58,8 +88,8 @@ class Prompt:
     them. cut: the column that is cut where a prompt is too long. boundary: how words join the prompt; "joint" encodes
     prompt + words as one string, "separate" encodes the words alone and appends their tokens, "harness" is
     lm-evaluation-harness' way (white space at the prompt's end is scored with the words). examples: solved ones put
-    before the template (few-shot). chat: what the model's chat template puts before and after all of that as a message;
-    its special tokens count as such. has_markup: the item itself is written with the markup of a chat template.
+    before the template (few-shot). chat: what the model's chat template makes of all of that as a message; its special
+    tokens count as such. has_markup: the item itself is written with the markup of a chat template.
 
     Raises InputError for a template without a slot, unless items bring their choices, or with what can be read in two
     ways, where labels are missing, empty, repeated or too long, and where a line break stands as a backslash and an n.
@@ -70,7 +100,7 @@ class Prompt:
     labels: tuple[Label, ...] = ()
     boundary: Boundary = "joint"
     examples: str = ""
-    chat: tuple[str, str] | None = None
+    chat: Chat | None = None
     choices: str | tuple[str, ...] | None = None
     choice: str = EACH_CHOICE
     strip: bool = False
@@ -225,6 +255,11 @@ class Prompt:
     def head(self) -> str:
         """What is written before an item's first value: solved examples, if any, and the template's beginning."""
         return self.examples + self.parsed.pieces[0]
+
+    @property
+    def solved(self) -> str:
+        """The solved examples, as they stand in the message or before it as turns."""
+        return self.examples + "\0".join(self.chat.turns if self.chat else ())
 
     @property
     def tail(self) -> str:

@@ -14,6 +14,7 @@ from pipeline.reading.gold import Classes
 from pipeline.reading.model import count_parameters
 from pipeline.storing.fingerprint import StoredPrompt
 from pipeline.storing.manifest import (
+    ChatRecord,
     CountsRecord,
     DatasetRecord,
     LabelRecord,
@@ -58,11 +59,13 @@ def record_run(job: Job, pulled: Pulled, planned: Planned, scored: Scored) -> Ma
             name=model.name,
             revision=model.revision,
             weights=model.weights,
+            adapter=model.adapter.digest if model.adapter else None,
             dtype=model.dtype,
             device=model.device,
             num_parameters=count_parameters(model),
             demonstration=target.is_demonstration,
         ),
+        chat=_record_chat(target),
         prompts=_record_prompts(target, config.published),
         counts=CountsRecord(
             items=summary.num_items,
@@ -79,12 +82,23 @@ def record_run(job: Job, pulled: Pulled, planned: Planned, scored: Scored) -> Ma
             seconds=seconds,
             items_per_second=scored.num_texts / seconds if seconds else None,
         ),
-        remarks=() if isinstance(target.dataset, Dataset) else target.dataset.remarks,
+        remarks=(
+            *(() if isinstance(target.dataset, Dataset) else target.dataset.remarks),
+            *filter(None, [scored.remark]),
+        ),
         libraries={
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in (*LIBRARIES, *(["lm_eval"] if config.task else []))},
         },
     )
+
+
+def _record_chat(target: Target) -> ChatRecord | None:
+    """What is recorded of the chat template, if it is used: of a data set's prompts, or of tasks' own messages."""
+    if target.chat_date is None and not any(stored.prompt.chat for stored in target.prompts):
+        return None
+    trims = {stored.prompt.name: stored.prompt.chat.trim for stored in target.prompts if stored.prompt.chat}
+    return ChatRecord(date=target.chat_date, trims={name: trim for name, trim in trims.items() if trim})
 
 
 def _record_prompts(target: Target, published: Mapping[str, float]) -> tuple[PromptRecord, ...]:
@@ -104,7 +118,7 @@ def _record_prompt(stored: StoredPrompt, published_accuracy: float | None) -> Pr
         boundary=prompt.boundary,
         labels=tuple(LabelRecord(id=label.id, name=label.name, words=label.words) for label in prompt.labels),
         fingerprint=stored.fingerprint.digest,
-        shots=digest_of_shots(prompt.examples),
+        shots=digest_of_shots(prompt.solved),
         columns=prompt.slot_columns,
         choices=prompt.choice_columns if prompt.has_choices else None,
         choice=prompt.choice if prompt.has_choices else None,

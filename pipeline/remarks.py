@@ -15,6 +15,7 @@ def remarks_on_data(job: Job, pulled: Pulled) -> Iterator[str]:
     target = pulled.target
     found = (_other_data(job, pulled), *target.dataset.remarks, target.golds.remark, target.shots.remark)
     yield from filter(None, found)
+    yield from target.chat_remarks
     if target.shots.num_left_out:
         yield (
             f"solved examples: {target.shots.num_left_out:,} rows of {job.config.shots_split} were left out because "

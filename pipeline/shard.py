@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError, Interrupted, RunError
 from pipeline.prompts import Prompt, Values
-from pipeline.reading.model import ModelRef, load_model, load_tokenizer
+from pipeline.reading.model import ModelRef, check_vocabulary, load_model, load_tokenizer
 from pipeline.scoring.scorer import Counts, NonFiniteScore, ScoredBatch, Scorer
 from pipeline.scoring.tokens import Encoder, TokenSequences
 from pipeline.storing.parts import SCHEMA, PartWriter
@@ -86,6 +86,7 @@ class ShardResult:
     counts: Counts
     path: str
     path_reason: str | None  # why not over a tree of labels
+    remark: str | None = None  # what a person should know of the scores besides
 
 
 class ShardScorer:
@@ -117,6 +118,8 @@ class ShardScorer:
             if first:
                 self.encode_ahead(first)
             model = load_model(spec.model)
+            markup = _markup(tokenizer, [writer.stored.prompt for writer in spec.writers])
+            check_vocabulary(tokenizer, model, spec.model.name, markup)
             self._scorer = make_scorer(model, spec.model, batch_tokens=spec.batch_tokens, notebook=spec.notebook)
         except BaseException:
             self.close()
@@ -154,13 +157,15 @@ class ShardScorer:
                     self._write_soon(shard, texts, encoded, batches)
                     batches, last_part = [], time.perf_counter()
         except NonFiniteScore as error:
-            values = _values(texts.slice(error.index, 1))[0]
+            values = item_values(texts.slice(error.index, 1))[0]
             raise explain(error, self._model, self._writers[shard.prompt].stored.prompt, values) from error
         finally:
             if batches:
                 self._write_soon(shard, texts, encoded, batches)
         seconds, scorer = time.perf_counter() - started, self._scorer
-        return ShardResult(shard.name, len(texts), seconds, scorer.counts, scorer.path, scorer.path_reason)
+        return ShardResult(
+            shard.name, len(texts), seconds, scorer.counts, scorer.path, scorer.path_reason, scorer.remark
+        )
 
     def drain(self) -> None:
         """Wait until all that was scored is on disk. Raises what went wrong in writing it."""
@@ -180,7 +185,7 @@ class ShardScorer:
 
     def _encode(self, shard: Shard, texts: pa.Table | None) -> tuple[pa.Table, list[TokenSequences]]:
         texts = read_texts(shard) if texts is None else texts
-        return texts, _encode(self._encoders[shard.prompt], _values(texts))
+        return texts, _encode(self._encoders[shard.prompt], item_values(texts))
 
     def _write_soon(
         self, shard: Shard, texts: pa.Table, encoded: Sequence[TokenSequences], batches: Sequence[ScoredBatch]
@@ -190,6 +195,12 @@ class ShardScorer:
         self._write = self._writing.submit(
             lambda: writer.append(part_table(writer.stored.prompt, texts, encoded, batches))
         )
+
+
+def _markup(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> str:
+    """Where special tokens can come from that prompts put around their items."""
+    written = "".join(prompt.chat.before + prompt.chat.after for prompt in prompts if prompt.chat)
+    return written + str(tokenizer.chat_template) if any(prompt.has_markup for prompt in prompts) else written
 
 
 def make_scorer(
@@ -227,7 +238,7 @@ def _as_text(values: Values) -> str:
     return " / ".join(value if isinstance(value, str) else " | ".join(value) for value in values.values())
 
 
-def _values(texts: pa.Table) -> list[Values]:
+def item_values(texts: pa.Table) -> list[Values]:
     """What makes each item."""
     values: list[Values] = texts.drop_columns("text_hash").to_pylist()
     return values
@@ -254,7 +265,7 @@ def part_table(
     num_tokens = np.array([num for item in items for num in item.num_label_tokens])  # (rows,), as what follows
     lengths = np.array([len(item.prompt_ids) + len(branch) for item in items for branch in item.branches])
     if prompt.has_choices:
-        words = [words for values in _values(texts.take(indices)) for words in prompt.write(values).continuations]
+        words = [words for values in item_values(texts.take(indices)) for words in prompt.write(values).continuations]
     else:
         words = [label.words for label in prompt.labels] * len(items)
 

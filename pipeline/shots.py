@@ -77,10 +77,20 @@ def _keep_smallest(kept: dict[bytes, Example], row: Example, seed: int, count: i
 
 def format_shots(prompt: Prompt, shots: Iterable[Example]) -> str:
     """The examples as text that goes before the template: each filled in and followed by the words that are right."""
-    return "".join(f"{_solved(prompt, row)}{SEPARATOR}" for row in shots)
+    return "".join(f"{context}{words}{SEPARATOR}" for context, words in (_solved(prompt, row) for row in shots))
 
 
-def _solved(prompt: Prompt, row: Example) -> str:
+def shots_as_turns(prompt: Prompt, shots: Iterable[Example], begun: str = "") -> list[tuple[str, str]]:
+    """The examples as turns of a conversation: what the user says, and the right words, no blank before them.
+
+    begun: how the answer to an item begins; so do these, as with lm-evaluation-harness.
+    """
+    solved = (_solved(prompt, row) for row in shots)
+    return [(context, begun + words if begun else words.lstrip()) for context, words in solved]
+
+
+def _solved(prompt: Prompt, row: Example) -> tuple[str, str]:
+    """An example as it is written, and the words that are right for it."""
     written = prompt.write(row.values)
     context = written.contexts[row.place] if len(written.contexts) > 1 else written.contexts[0]
-    return context + written.continuations[row.place]
+    return context, written.continuations[row.place]

@@ -6,21 +6,24 @@ Invariant: nothing here loads weights or scores; a run that has nothing to do en
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
-
 from pipeline.bundled import DEMO_MODEL, demo_model_path
-from pipeline.config import RunConfig
+from pipeline.chat import find_chat, has_date, said_in
+from pipeline.chat_remarks import remarks_on_chat
+from pipeline.config import CLOCK, RunConfig
 from pipeline.errors import InputError
 from pipeline.examples import Shots, draw
 from pipeline.inputs import read_inputs
 from pipeline.items import ItemShape
+from pipeline.prompts import Prompt
+from pipeline.reading.chat_template import ChatTemplate
 from pipeline.reading.choice_gold import ChoiceGold
 from pipeline.reading.dataset import Dataset
 from pipeline.reading.gold import Classes
-from pipeline.reading.model import NO_CHAT_TEMPLATE, ModelRef, load_tokenizer, resolve_model
+from pipeline.reading.model import ModelRef, load_tokenizer, resolve_model
+from pipeline.scoring.markup import lacks_start
 from pipeline.scoring.strings import StringEncoder
-from pipeline.shots import format_shots
-from pipeline.storing.fingerprint import CHAT_SLOT, StoredPrompt, make_fingerprint
+from pipeline.shots import format_shots, shots_as_turns
+from pipeline.storing.fingerprint import StoredPrompt, make_fingerprint
 
 if TYPE_CHECKING:
     from pipeline.harness.tasks import Tasks
@@ -39,6 +42,9 @@ class Target:
     model: ModelRef
     prompts: tuple[StoredPrompt, ...]
     shots: Shots
+    chat_template: ChatTemplate | None = None
+    chat_date: str | None = None  # that the chat template writes as today's
+    chat_remarks: tuple[str, ...] = ()
 
     @property
     def is_demonstration(self) -> bool:
@@ -54,32 +60,65 @@ def make_target(config: RunConfig) -> Target:
     inputs = read_inputs(config)
     model = find_model(config)
     shots = draw(config, inputs.shots, inputs.prompts)
+    template = read_template(config, model) if config.chat_template else None
     if isinstance(inputs.dataset, Dataset):
-        chat = chat_markup(load_tokenizer(model)) if config.chat_template else None
-        solved = {prompt.name: format_shots(prompt, shots.examples.get(prompt.name, ())) for prompt in inputs.prompts}
-        prompts = [replace(prompt, examples=solved[prompt.name], chat=chat) for prompt in inputs.prompts]
+        prompts = [with_surroundings(config, prompt, shots, template) for prompt in inputs.prompts]
     else:
-        write_requests(inputs.dataset, model, with_chat=config.chat_template)
+        write_requests(inputs.dataset, model, template)
         prompts = [replace(prompt, has_markup=config.chat_template) for prompt in inputs.prompts]
     known = {"weights": model.weights, "tokenizer": model.tokenizer, "dtype": model.dtype}
-    limit = config.max_text_tokens
-    fingerprints = [make_fingerprint(prompt, **known, max_text_tokens=limit, fix=model.fix) for prompt in prompts]
+    limit, adapter = config.max_text_tokens, model.adapter.digest if model.adapter else None
+    fingerprints = [
+        make_fingerprint(prompt, **known, max_text_tokens=limit, fix=model.fix, adapter=adapter) for prompt in prompts
+    ]
     stored = tuple(StoredPrompt(*pair) for pair in zip(prompts, fingerprints, strict=True))
-    return Target(inputs.dataset, inputs.golds, inputs.shape, model, stored, shots)
+    found = Target(inputs.dataset, inputs.golds, inputs.shape, model, stored, shots)
+    if template is None:
+        return found
+    date = template.day if has_date(template) else None
+    return replace(
+        found,
+        chat_template=template,
+        chat_date=date,
+        chat_remarks=tuple(remarks_on_chat(template, prompts, day=date, answer=config.chat_answer or "")),
+    )
 
 
-def write_requests(tasks: "Tasks", model: ModelRef, *, with_chat: bool) -> None:
-    """Have the tasks' requests written, with the markup of the model's chat template if asked for.
+def read_template(config: RunConfig, model: ModelRef) -> ChatTemplate:
+    """The chat template of the model's tokenizer, with the configured variables and date.
 
-    Raises InputError where that fails, or the tokenizer has no chat template.
+    Raises InputError where it has none, or does not use what is configured.
     """
-    tokenizer = load_tokenizer(model)
-    if not with_chat:
-        tasks.build(special=StringEncoder(tokenizer).special)
-        return
-    from pipeline.harness.chat import make_render
+    template = ChatTemplate(load_tokenizer(model), day=config.chat_date or CLOCK, variables=config.chat)
+    if config.chat_date and not has_date(template):
+        raise InputError("chat_date: the tokenizer's chat template writes no date of today; leave it out")
+    return template
 
-    tasks.build(make_render(tokenizer))
+
+def with_surroundings(config: RunConfig, prompt: Prompt, shots: Shots, template: ChatTemplate | None) -> Prompt:
+    """A prompt with its solved examples and its chat template, if there are any."""
+    examples = shots.examples.get(prompt.name, ())
+    if not config.shots_as_turns:
+        prompt = replace(prompt, examples=format_shots(prompt, examples))
+    if template is None:
+        return prompt
+    answer = config.chat_answer or ""
+    turns = shots_as_turns(prompt, examples, said_in(template, answer)) if config.shots_as_turns else ()
+    chat = find_chat(template, prompt, turns, answer)
+    return replace(prompt, chat=replace(chat, lacks_start=lacks_start(StringEncoder(template.tokenizer), chat)))
+
+
+def write_requests(tasks: "Tasks", model: ModelRef, template: ChatTemplate | None) -> None:
+    """Have the tasks' requests written, with the markup of the model's chat template if there is one.
+
+    Raises InputError where that fails.
+    """
+    if template is None:
+        tasks.build(special=StringEncoder(load_tokenizer(model)).special)
+        return
+    from pipeline.harness.chat import render_with
+
+    tasks.build(render_with(template))
 
 
 def find_model(config: RunConfig) -> ModelRef:
@@ -93,18 +132,3 @@ def find_model(config: RunConfig) -> ModelRef:
         trust_remote_code=config.trust_remote_code,
     )
     return replace(model, name=DEMO_MODEL) if demo else model
-
-
-def chat_markup(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """What the tokenizer's chat template puts before and after a user's message, generation prompt included.
-
-    Raises InputError where the tokenizer has none.
-    """
-    if not getattr(tokenizer, "chat_template", None):
-        raise InputError(NO_CHAT_TEMPLATE)
-    messages = [{"role": "user", "content": CHAT_SLOT}]
-    rendered = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    before, slot, after = rendered.partition(CHAT_SLOT)
-    if not slot:
-        raise InputError("the tokenizer's chat template drops or rewrites the message; leave out --chat-template")
-    return before, after

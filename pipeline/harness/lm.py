@@ -21,7 +21,7 @@ from pipeline.errors import InputError, RunError
 from pipeline.harness.arguments import LOGGER, NAME, check_arguments, find_model
 from pipeline.harness.chat import make_render
 from pipeline.harness.pairs import Group, PairEncoder
-from pipeline.reading.model import load_model, load_tokenizer
+from pipeline.reading.model import check_vocabulary, load_model, load_tokenizer
 from pipeline.scoring.scorer import NonFiniteScore, ScoredBatch
 from pipeline.scoring.tokens import TokenSequences
 from pipeline.shard import make_scorer
@@ -68,6 +68,7 @@ class LabelscoreLM(TemplateLM):  # type: ignore[misc]  # the harness has no type
         own = {} if add_bos_token is None else {"add_bos_token": add_bos_token}
         self.tokenizer = load_tokenizer(self.ref, **own)
         self.model = load_model(self.ref)
+        check_vocabulary(self.tokenizer, self.model, self.ref.name)
         self._device = self.model.device
         self.tokenizer = configure_pad_token(self.tokenizer, model_config=self.model.config)
         self.add_bos_token, self.custom_prefix_token_id, self._max_length = add_bos_token, prefix_token_id, max_length
@@ -81,8 +82,7 @@ class LabelscoreLM(TemplateLM):  # type: ignore[misc]  # the harness has no type
             add_special_tokens=add_bos_token,
         )
         self._scorer = make_scorer(self.model, self.ref, batch_tokens=batch_tokens, greedy=True)
-        if self._scorer.path_reason:
-            _logger.warning("one row for each continuation: %s", self._scorer.path_reason)
+        self._told: set[str] = set()
         self._generator: Any = None
         self._max_batch_size = max_batch_size
 
@@ -173,6 +173,14 @@ class LabelscoreLM(TemplateLM):  # type: ignore[misc]  # the harness has no type
                 bar.update()
         return answers
 
+    def _tell_way(self) -> None:
+        """Say once what there is to know of how the scores were made."""
+        reason = self._scorer.path_reason
+        for line in (reason and f"one row for each continuation: {reason}", self._scorer.remark):
+            if line and line not in self._told:
+                _logger.warning("%s", line)
+                self._told.add(line)
+
     def _score(
         self, items: Sequence[TokenSequences], groups: Sequence[Group] = ()
     ) -> Iterator[tuple[int, list[Answer]]]:
@@ -182,6 +190,7 @@ class LabelscoreLM(TemplateLM):  # type: ignore[misc]  # the harness has no type
         try:
             for batch in self._scorer.score(items):
                 yield from _answers(batch, items)
+            self._tell_way()
         except NonFiniteScore as error:
             where = ""
             if groups:

@@ -67,16 +67,27 @@ def _describe_scoring(manifest: Manifest) -> str:
 def setting_facts(settings: Settings) -> list[tuple[str, str]]:
     """Name and value of each setting that changed what the model read; empty for an ordinary run."""
     draw = "the first rows" if settings.shots_draw == "first" else f"seed {settings.seed}"
-    how = f"from {settings.shots_split}, {draw}"
+    turns = ", as turns" if settings.shots_as_turns else ""
+    how = f"from {settings.shots_split}, {draw}{turns}"
     if settings.task:
         how = f"as each task draws them, seed {settings.seed}"
     found = {
         "Solved examples": f"{settings.num_shots:,}, {how}" if settings.num_shots else "",
         "Rows kept": ", ".join(f"{column} = {value}" for column, value in settings.where.items()),
-        "Chat template": "yes" if settings.chat_template else "",
+        "Chat template": _chat_facts(settings) if settings.chat_template else "",
         "Texts cut at": f"{settings.max_text_tokens:,} tokens" if settings.max_text_tokens is not None else "",
     }
     return [(name, value) for name, value in found.items() if value]
+
+
+def _chat_facts(settings: Settings) -> str:
+    """That a chat template was used, with its variables and how the answer begins."""
+    given = [
+        f"{name} = {str(value).lower() if isinstance(value, bool) else value}" for name, value in settings.chat.items()
+    ]
+    dated = [f"today is {settings.chat_date}"] if settings.chat_date else []
+    begun = [f'the answer begins "{settings.chat_answer}"'] if settings.chat_answer else []
+    return ", ".join(["yes", *given, *dated, *begun])
 
 
 def run_differences(a: Manifest, b: Manifest) -> list[tuple[str, str, str]]:

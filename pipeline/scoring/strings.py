@@ -21,14 +21,16 @@ _TOKENIZER = threading.Lock()
 class StringEncoder:
     """Encodes strings.
 
-    start: the ids that the tokenizer puts before a text, mostly BOS. special: matches special tokens' written forms.
-    is_local: the tokenizer is byte-pair encoding, in which a string's tokens do not depend on far ones.
+    start: the ids that the tokenizer puts before a text, mostly BOS. special_tokens: their written forms, the longest
+    first; special matches them. is_local: the tokenizer is byte-pair encoding, in which a string's tokens do not depend
+    on far ones.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._spelt = _spell_special_tokens(tokenizer)
-        self.special = _special_pattern(tokenizer)
+        self.special_tokens = sorted(_special_tokens(tokenizer).values(), key=len, reverse=True)
+        self.special = re.compile("|".join(map(re.escape, self.special_tokens))) if self.special_tokens else None
         self.unknown = tokenizer.unk_token_id
         self.is_local = _encodes_locally(tokenizer)
         self.start = self._find_start()
@@ -103,12 +105,6 @@ def _spell_special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, Ids]:
         spelt[special] = tuple(letter for letter in letters if isinstance(letter, int))
     # An unknown letter is text, too.
     return {special: letters for special, letters in spelt.items() if special != tokenizer.unk_token_id}
-
-
-def _special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
-    """Matches the written form of any special token."""
-    written = sorted(_special_tokens(tokenizer).values(), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, written))) if written else None
 
 
 def num_common(left: Ids, right: Ids, guess: int = 0) -> int:

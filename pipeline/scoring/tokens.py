@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
 from pipeline.prompts import Prompt, Values, Written
+from pipeline.scoring.markup import Markup
 from pipeline.scoring.strings import Ids, StringEncoder, num_common
 from pipeline.templates import TEXT
 from pipeline.wording import MAX_SIZE, show
@@ -79,10 +80,7 @@ class Encoder:
         self._columns = prompt.cut_columns
         self._context_tokens = context_tokens
         self._max_text_tokens = max_text_tokens
-        self._before, self._after = prompt.chat or ("", "")
-        self._special = self._strings.special if any(prompt.chat or ()) else None
-        self._has_markup = self._special is not None or prompt.has_markup
-        self._start = self._strings.start if not self._brings_start() else ()
+        self._markup = Markup(self._strings, prompt.chat, is_written=prompt.has_markup)
         self._seams: dict[tuple[str, tuple[str, ...]], _Seam] = {}
         if not prompt.has_choices:
             self._refuse_long_prompt()
@@ -104,51 +102,6 @@ class Encoder:
             for item, sequences in zip(given, joined, strict=True):
                 self._refuse_many_label_tokens(item, sequences)
         return joined
-
-    # --- from strings to ids ----------------------------------------------------------------------------------------
-
-    def _fill(self, context: str) -> str:
-        return self._before + context + self._after
-
-    def _brings_start(self) -> bool:
-        """Whether the markup begins with the ids that the tokenizer would put before a text."""
-        written = self._strings.encode([self._before], markup=True)[0] if self._before else ()
-        return written[: len(self._strings.start)] == self._strings.start
-
-    def _encode_whole(self, contexts: Sequence[str], words: Sequence[str]) -> list[Ids]:
-        """The ids of each context with all that stands around it, followed by its words."""
-        strings = [self._fill(context) + each for context, each in zip(contexts, words, strict=True)]
-        encoded = self._strings.encode(strings, markup=self._has_markup)
-        for i, context in enumerate(contexts):
-            if self._is_forged(context, words[i]):
-                encoded[i] = self._encode_pieces(context, words[i])
-        return encoded
-
-    def _is_forged(self, context: str, *words: str) -> bool:
-        """Whether, amid markup, template, item or words spell out a special token, which there is only text."""
-        if self._special is None:
-            return False
-        begin, filled = len(self._before), self._fill(context)
-        end = begin + len(context)
-        if any(m.end() > len(filled) for each in words for m in self._special.finditer(filled + each)):
-            return True
-        return any(match.start() < end and match.end() > begin for match in self._special.finditer(filled))
-
-    def _encode_pieces(self, context: str, words: str) -> Ids:
-        """The markup's own special tokens cut the string into pieces; the piece with the item is plain text."""
-        assert self._special is not None
-        last = [match.end() for match in self._special.finditer(self._before)]
-        begin = last[-1] if last else 0
-        behind = list(self._special.finditer(self._after))
-        if not behind:
-            middle, markup, tail = self._before[begin:] + context + self._after + words, "", ""
-        else:
-            first, end = behind[0].start(), behind[-1].end()
-            middle = self._before[begin:] + context + self._after[:first]
-            markup, tail = self._after[first:end], self._after[end:] + words
-        left, right = self._strings.encode([self._before[:begin], markup], markup=True)
-        inner, outer = self._strings.encode([middle, tail])
-        return left + inner + right + outer
 
     # --- items and their contexts -----------------------------------------------------------------------------------
 
@@ -173,16 +126,16 @@ class Encoder:
 
     def _piece(self, context: str, words: tuple[str, ...]) -> _Piece:
         """With the harness' boundary the white space at the context's end is moved to the words."""
-        context = self._prompt.examples + context
+        context = self._markup.read(self._prompt.examples + context)
         if self._prompt.boundary != "harness":
             return _Piece(context, words)
-        bare = context if self._after else context.rstrip()
+        bare = context.rstrip() if self._markup.is_last else context
         return _Piece(bare, tuple(context[len(bare) :] + each for each in words))
 
     # --- the seam between prompt and label words --------------------------------------------------------------------
 
     def _join_pieces(self, pieces: Sequence[_Piece]) -> Iterator[TokenSequences]:
-        prompts = self._encode_whole([piece.context for piece in pieces], [""] * len(pieces))
+        prompts = self._markup.encode([piece.context for piece in pieces], [""] * len(pieces))
         find = self._append_words if self._prompt.boundary == "separate" else self._find_seams
         for ids, seam in zip(prompts, find(pieces, prompts), strict=True):
             shared = self._start_of(ids) + ids[: len(ids) - len(seam.tail) + seam.num_shared]
@@ -190,8 +143,8 @@ class Encoder:
 
     def _start_of(self, prompt: Ids) -> Ids:
         """What to put before a prompt; one that is written with its markup may begin with it already."""
-        has_start = self._prompt.has_markup and prompt[: len(self._start)] == self._start
-        return () if has_start else self._start
+        start = self._markup.start
+        return () if self._prompt.has_markup and prompt[: len(start)] == start else start
 
     def _started(self, seam: _Seam) -> TokenSequences:
         """Sequences that share no token: a model needs something to go on where nothing stands before a label."""
@@ -220,9 +173,9 @@ class Encoder:
                 left = [
                     i
                     for i, seam in enumerate(seams)
-                    if seam is None and not self._is_forged(pieces[i].context, *pieces[i].words)
+                    if seam is None and not self._markup.is_forged(pieces[i].context, *pieces[i].words)
                 ]
-                windows = [(end_window(blank, self._fill(pieces[i].context)), pieces[i].words) for i in left]
+                windows = [(end_window(blank, self._markup.fill(pieces[i].context)), pieces[i].words) for i in left]
                 known = self._learn_windows(windows)
                 for i, window in zip(left, windows, strict=True):
                     seam = known.get(window)
@@ -230,7 +183,7 @@ class Encoder:
                         seams[i] = seam
         rest = [i for i, seam in enumerate(seams) if seam is None]
         wholes = [(pieces[i].context, words) for i in rest for words in pieces[i].words]
-        joined = iter(self._encode_whole([context for context, _ in wholes], [words for _, words in wholes]))
+        joined = iter(self._markup.encode([context for context, _ in wholes], [words for _, words in wholes]))
         for i in rest:
             seams[i] = self._make_seam(pieces[i].words, prompts[i], [next(joined) for _ in pieces[i].words])
         return [seam for seam in seams if seam is not None]
@@ -249,7 +202,7 @@ class Encoder:
         seams = self._seams
         new = [window for window in dict.fromkeys(windows) if window[0] and window not in seams]
         strings = [string + each for string, words in new for each in ("", *words)]
-        encoded = iter(self._strings.encode(strings, markup=self._has_markup))
+        encoded = iter(self._markup.encode_strings(strings))
         for window in new:
             tail, joined = next(encoded), [next(encoded) for _ in window[1]]
             if tail and self._strings.unknown not in tail and all(ids[:1] == tail[:1] for ids in joined):

@@ -49,15 +49,24 @@ CHAT_SLOT = "\x00ARTICLE\x00"  # stands for the message in a chat template; a pa
 
 
 def make_fingerprint(
-    prompt: Prompt, *, weights: str, tokenizer: str, dtype: str, max_text_tokens: int | None, fix: str | None = None
+    prompt: Prompt,
+    *,
+    weights: str,
+    tokenizer: str,
+    dtype: str,
+    max_text_tokens: int | None,
+    fix: str | None = None,
+    adapter: str | None = None,
 ) -> Fingerprint:
     """The fingerprint of scores of `prompt` under a model.
 
     `weights` and `tokenizer` are content hashes, `dtype` the resolved one. Label words count as a set: their ids, names
     and order do not change a score. An item's own choices are in its hash; here is where they come from. What stands
     here only where it departs from the default leaves the fingerprints of before as they were. `fix` names what was
-    mended for this model, whose scores of before are not used again.
+    mended for this model, whose scores of before are not used again: a chat template's trimming was ignored before, and
+    BOS put before one that writes none. `adapter` is the digest of the model's adapter.
     """
+    chat = prompt.chat
     parts: dict[str, Value] = {
         "scoring_version": SCORING_VERSION,
         "weights": weights,
@@ -67,7 +76,7 @@ def make_fingerprint(
         "label_words": None if prompt.has_choices else sorted({label.words for label in prompt.labels}),
         "boundary": prompt.boundary,
         "max_text_tokens": max_text_tokens,
-        "chat_template": CHAT_SLOT.join(prompt.chat) if prompt.chat else None,
+        "chat_template": CHAT_SLOT.join((chat.before, chat.after)) if chat else None,
         "shots": prompt.examples or None,
     }
     departures: dict[str, Value] = {
@@ -77,7 +86,10 @@ def make_fingerprint(
         "cut": prompt.cut,
         "braces": int(prompt.parsed.has_escapes),
         "markup": int(prompt.has_markup),
-        "fix": fix,
+        "chat_trim": chat.trim if chat else None,
+        "turns": chat.turns if chat else None,
+        "fix": " + ".join(sorted(filter(None, (fix, "chat" if chat and (chat.trim or chat.lacks_start) else None)))),
+        "adapter": adapter,
     }
     return fingerprint_of(parts | {name: value for name, value in departures.items() if value})
 

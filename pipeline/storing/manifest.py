@@ -51,6 +51,10 @@ class Settings(Record):
     shots_draw: str = "random"
     seed: int = 0
     chat_template: bool = False
+    chat: dict[str, Any] = {}
+    chat_date: str | None = None
+    chat_answer: str | None = None
+    shots_as_turns: bool = False
     where: dict[str, Any] = {}
     max_text_tokens: int | None = None
     task: tuple[str, ...] = ()
@@ -76,10 +80,21 @@ class ShotsRecord(Record):
     num_left_out: int = 0
 
 
+class ChatRecord(Record):
+    """What the chat template was found to do. `date`: the one that it writes as today's, null where it writes none.
+
+    `trims`: at which ends of its message ("left", "right", "both") a prompt loses white space; others lose none.
+    """
+
+    date: str | None = None
+    trims: dict[str, str] = {}
+
+
 class ModelRecord(Record):
     name: str
     revision: str
     weights: str = ""
+    adapter: str | None = None
     dtype: str
     device: str
     num_parameters: int | None = None
@@ -175,9 +190,9 @@ class Manifest(Record):
     """`folder` is where the run's files lie, relative to this manifest; `files` are their names in it with SHA-256.
 
     `finished` is when its scores were complete, `published` when readers were given them, `replaced` when readers were
-    given another than the runs in these folders. `libraries` are versions, `timings` seconds by step. `remarks` say how
-    tasks' figures came about, where a reader must know it. Outputs of before there were run folders have neither folder
-    nor `published`, the manifest in a run's folder has no folder.
+    given another than the runs in these folders. `libraries` are versions, `timings` seconds by step. `remarks`: what
+    a reader must know of the figures: how tasks' came about, how rough the scores are. Outputs of before there were run
+    folders have neither folder nor `published`, the manifest in a run's folder has no folder.
     """
 
     labelscore: str = ""
@@ -192,6 +207,7 @@ class Manifest(Record):
     dataset: DatasetRecord
     shots: ShotsRecord | None = None
     model: ModelRecord
+    chat: ChatRecord | None = None
     prompts: tuple[PromptRecord, ...]
     counts: CountsRecord = CountsRecord()
     scoring: ScoringRecord = ScoringRecord()

@@ -457,9 +457,56 @@ OPTIONS = {
     "slice beyond the end": options("--split test[9000:]", "no rows"),
     "revision of the bundled model": options("--revision main", "no revisions", "--revision"),
     "chat template without one": options("--chat-template", "no chat template", "--chat-template"),
+    "variable of no chat": options("--chat thinking=false", "chat (in the command line)", "--chat-template"),
+    "variable without a value": options(
+        "--chat-template --chat thinking", "--chat 'thinking'", "enable_thinking=false"
+    ),
+    "date of no chat": options("--chat-date 2026-01-31", "chat_date (in the command line)", "--chat-template"),
+    "date that is none": options("--chat-template --chat-date today", "'chat_date'", "YYYY-MM-DD", "'today'"),
+    "answer of no chat": options("--chat-answer So", "chat_answer (in the command line)", "--chat-template"),
+    "turns of no chat": options("--shots-as-turns --num-shots 2", "shots_as_turns", "--chat-template"),
+    "turns without examples": options("--chat-template --shots-as-turns", "shots_as_turns", "num_shots"),
 }
 
+
+def chat(template: str) -> Maker:
+    """The demonstration model with a chat template."""
+    return model(files={"chat_template.jinja": template.encode()})
+
+
 MODELS = {
+    "chat template that repeats": options(
+        "--model ./m --chat-template",
+        "repeats the message",
+        "--chat-template",
+        m=chat("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}"),
+    ),
+    "chat template in upper case": options(
+        "--model ./m --chat-template", "rewrites a message", "'ARTICLE: ", m=chat("{{ messages[0].content | upper }}")
+    ),
+    "chat template that rewrites one text": options(
+        "--model ./m --chat-template",
+        "rewrites a message",
+        "--chat-template",
+        m=chat("{% set t = 't' %}{{ messages[0].content.replace(t ~ 'he ', 'a ') }}"),
+    ),
+    "chat template that refuses": options(
+        "--model ./m --chat-template",
+        "refuses the conversation: no users here",
+        m=chat("{{ raise_exception('no users here') }}"),
+    ),
+    "chat template with another variable": options(
+        "--model ./m --chat-template --chat thinking=false",
+        "no variable 'thinking'",
+        "it uses enable_thinking",
+        m=chat("{{ messages[0].content }}{% if enable_thinking %}<think>{% endif %}"),
+    ),
+    "chat template without a date": options(
+        "--model ./m --chat-template --chat-date 2026-01-31", "writes no date", m=chat("{{ messages[0].content }}")
+    ),
+    "chat template that is none": options(
+        "--model ./m --chat-template", "chat template cannot be read", m=chat("{% for %}")
+    ),
     "missing": options("--model ./nope", "nope", "no such directory", "config.json"),
     "a file": Case(("--model", "./weights.bin"), ("weights.bin", "not a directory"), {"weights.bin": b"x"}),
     "an empty folder": Case(("--model", "./m"), ("m", "config.json"), {"m": folder}),

@@ -70,14 +70,87 @@ def test_chat_and_shots_store_the_scores_of_the_whole_conversation(
         assert row["logprob"] == pytest.approx(expected, abs=1e-4)
 
 
-def shots_of(num_shots: int) -> str:
-    """The examples that every run with seed 0 puts first, written out."""
+def drawn(num_shots: int) -> tuple[Example, ...]:
+    """The examples that every run with seed 0 draws."""
     train = pl.read_ndjson(sample_path("train"))
     rows = [Example(text, {"text": text}, label) for text, label in train.select("text", "label").iter_rows()]
-    drawn = draw_shots(rows, num_shots=num_shots, label_names=AG_NEWS, seed=0)
-    assert sorted(row.place for row in drawn) == [0, 1, 2, 3][:num_shots]
+    found = draw_shots(rows, num_shots=num_shots, label_names=AG_NEWS, seed=0)
+    assert sorted(row.place for row in found) == [0, 1, 2, 3][:num_shots]
+    return found
+
+
+def shots_of(num_shots: int) -> str:
+    """The same before an item's own text, written out."""
     words = (" World", " Sports", " Business", " Sci/Tech")
-    return "".join(f"Article: {row.text}\nTopic:{words[row.place]}{SEPARATOR}" for row in drawn)
+    return "".join(f"Article: {row.text}\nTopic:{words[row.place]}{SEPARATOR}" for row in drawn(num_shots))
+
+
+DATED = (
+    "{{ bos_token }}{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "<start_of_turn>system\n{{ date_string }}{% if calm %} calmly{% endif %}<end_of_turn>\n"
+    "{% for message in messages %}<start_of_turn>{{ message['role'] }}\n{{ message['content'] | trim }}<end_of_turn>\n"
+    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}"
+)
+
+
+RUN = """
+chat_template = true
+chat_answer = "The topic is"
+num_shots = 4
+shots_as_turns = true
+prompt = ["bare"]
+
+[chat]
+calm = false
+
+[prompts.bare]
+template = " {text}\\n"
+labels = [" World", " Sports", " Business", " Sci/Tech"]
+"""
+
+
+def test_turns_variables_and_the_answers_beginning_are_scored_as_the_conversation_has_them(
+    chat_model: Path, tmp_path: Path, prefect_home: Path
+) -> None:
+    """Examples as a user's message and an answer each, begun as the item's is; the trimmed message of the item, and
+    what the answer begins with; the date is told, and kept in the manifest."""
+    model_folder = tmp_path / "dated"
+    shutil.copytree(chat_model, model_folder)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer.chat_template = DATED
+    tokenizer.save_pretrained(model_folder)
+    (tmp_path / "run.toml").write_text(RUN)
+    said = run("run.toml", "--model", "dated", "--chat", "calm=true", cwd=tmp_path, prefect_home=prefect_home)
+    assert said.count("today's date, which is 2024-07-26 in every run") == 1
+    manifest = load_run(tmp_path / "out").manifest
+    assert (manifest.chat.date, manifest.chat.trims) == ("2024-07-26", {"bare": "both"})
+    report = (tmp_path / "out" / "report" / "report.md").read_text()
+    assert 'chat template: yes, calm = true, the answer begins "The topic is"' in report
+
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    texts = dict(pl.read_parquet(tmp_path / "out" / "items.parquet").select("item_id", "text").iter_rows())
+    turns = [
+        message
+        for row in drawn(4)
+        for message in (
+            {"role": "user", "content": f" {row.text}\n"},
+            {"role": "assistant", "content": f"The topic is {AG_NEWS[row.place]}"},
+        )
+    ]
+    for row in pl.read_parquet(tmp_path / "out" / "scores" / "scores.parquet").iter_rows(named=True):
+        messages = [*turns, {"role": "user", "content": f" {texts[row['item_id']]}\n"}]
+        rendered = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024", calm=True
+        )
+        prompt, whole = (
+            tokenizer(f"{rendered}The topic is{words}", add_special_tokens=False)["input_ids"]
+            for words in ("", row["label_words"])
+        )
+        assert whole[: len(prompt)] == prompt
+        with torch.inference_mode():
+            logprobs = model(torch.tensor([whole])).logits[0].log_softmax(-1)
+        expected = sum(float(logprobs[i - 1, whole[i]]) for i in range(len(prompt), len(whole)))
+        assert row["logprob"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_model_that_takes_no_tree_is_scored_in_rows_and_the_run_says_so(tmp_path: Path, prefect_home: Path) -> None:

@@ -7,6 +7,7 @@ where the shared folder is missing; tasks of our own in every shape do not.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -170,6 +171,26 @@ def test_a_chat_template_is_applied_as_by_the_harness(
     )
     assert done.code == 0, done.err
     check_parity(tmp_path / "out", harness)
+
+
+def test_a_chat_template_with_a_date_asks_the_same_every_day(
+    labelscore: Command, own: Path, tiny: Path, tmp_path: Path
+) -> None:
+    """The date of the clock, or the one that is asked for, stands in what is stored; the run says so."""
+    model = tmp_path / "dated"
+    shutil.copytree(tiny, model)
+    (model / "chat_template.jinja").write_text("{{ strftime_now('%d %b %Y') }}\n" + CHAT)
+    for more, day, written in (
+        ([], "2024-07-26", "26 Jul 2024"),
+        (["--chat-date", "2026-01-31"], "2026-01-31", "31 Jan 2026"),
+    ):
+        options = ["--chat-template", "--limit", "3", *more]
+        done = run_tasks(labelscore, model, own, ["own_plain"], tmp_path / "out", *options)
+        assert done.code == 0, done.err
+        assert f"today's date, which is {day}" in done.err
+        assert json.loads((tmp_path / "out/manifest.json").read_text())["chat"]["date"] == day
+        contexts = pl.read_parquet(tmp_path / "out/items.parquet")["context"].to_list()
+        assert all(context.startswith(written) for choices in contexts for context in choices)
 
 
 def test_what_is_too_long_is_cut_at_its_beginning_and_counted(

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flows.options import configure
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import InputError
 
@@ -55,6 +56,17 @@ def test_notebook_preset_is_the_notebook() -> None:
         ("[prompts.mine]\nlabels = ['a', 'b']", ["prompts.mine.template", "required"]),
         ('prompt = ["anwser"]', ["unknown prompt 'anwser'", "did you mean 'answer'"]),
         ("rule = 'notebook'", ["--notebook-rule"]),
+        ("[chat]\nenable_thinking = false", ["chat (in ", "config.toml", "no chat template", "--chat-template"]),
+        ('chat_answer = "So"', ["chat_answer (in ", "--chat-template"]),
+        ("chat_date = 2026-01-31", ["chat_date (in ", "--chat-template"]),
+        ("shots_as_turns = true\nnum_shots = 2", ["shots_as_turns (in ", "--chat-template"]),
+        ("shots_as_turns = true\nchat_template = true", ["shots_as_turns", "num_shots"]),
+        ("chat_template = true\nchat_date = 'today'", ["'chat_date'", "YYYY-MM-DD", "'today'"]),
+        ("chat_template = true\nchat_date = true", ["'chat_date'", "YYYY-MM-DD"]),
+        ("chat_template = true\nchat_answer = ''", ["'chat_answer'"]),
+        ("chat_template = true\nchat_answer = 'It is\\n'", ["chat_answer has a backslash"]),
+        ("chat_template = true\n[chat]\nx = [1]", ["'chat.x'", "one value"]),
+        ('task = ["piqa"]\nchat_template = true\nchat_answer = "So"', ["chat_answer", "no use beside task"]),
         ("a = ", ["not valid TOML"]),
     ],
 )
@@ -98,3 +110,46 @@ def test_a_run_takes_along_what_it_uses_and_no_more(tmp_path: Path) -> None:
     tables = "".join(f"[prompts.p{i}]\ntemplate = '{{text}}'\nlabels = ['a', 'b']\n" for i in range(3))
     config = load_config(write(tmp_path, f'prompt = ["p1"]\npublished = {{ p1 = 0.5, p2 = 0.6 }}\n{tables}'), None, {})
     assert (list(config.used.prompts), config.used.published) == (["p1"], {"p1": 0.5})
+
+
+def test_chat_dates_are_read_from_toml_and_words(tmp_path: Path) -> None:
+    """A date of TOML's own is the same as one in quotes."""
+    for text in ("2026-01-31", '"2026-01-31"'):
+        config = load_config(write(tmp_path, f"chat_template = true\nchat_date = {text}"), None, {})
+        assert config.chat_date == "2026-01-31"
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("false", False),
+        ("true", True),
+        ("3", 3),
+        ("-0.5", -0.5),
+        ('"3"', "3"),
+        ("26 Jul 2024", "26 Jul 2024"),
+        ("2024-07-26", "2024-07-26"),
+        ("nan", "nan"),
+        ("inf", "inf"),
+        ("high", "high"),
+        ("[1]", "[1]"),
+        ("", ""),
+    ],
+)
+def test_variables_of_a_chat_template_are_typed_as_in_the_file(typed: str, value: str | bool | int | float) -> None:
+    """Truth, numbers and text; what is none of them in TOML is a text."""
+    config = configure(None, {"chat_template": True, "chat": [f"x={typed}"]})
+    assert (config.chat, type(config.chat["x"])) == ({"x": value}, type(value))
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["x"], "--chat 'x': write a variable and a value, such as --chat enable_thinking=false"),
+        (["x=1", "x=2"], "--chat: a variable stands there twice"),
+    ],
+)
+def test_badly_typed_variables_are_told(typed: list[str], said: str) -> None:
+    """In words of the option."""
+    with pytest.raises(InputError, match=said):
+        configure(None, {"chat_template": True, "chat": typed})

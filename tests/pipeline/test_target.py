@@ -1,6 +1,7 @@
 """What a run wants: chat markup, solved examples, fingerprints and shards."""
 
-from dataclasses import replace
+import datetime
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,19 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers.utils import chat_template_utils
 
 from pipeline.bundled import demo_model_path
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import InputError
-from pipeline.scoring.tokens import Encoder
 from pipeline.shard import cut_shards
-from pipeline.target import chat_markup, make_target
-
-CHAT = (
-    "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] }}<end_of_turn>\n"
-    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
-)
+from pipeline.target import make_target
+from tests.pipeline.chat_templates import KNOWN
 
 
 def target_of(tmp_path: Path, **options: object):  # type: ignore[no-untyped-def]
@@ -31,25 +27,67 @@ def digest(tmp_path: Path, **options: object) -> str:
     return str(target_of(tmp_path, **options).prompts[0].fingerprint.digest)
 
 
-def test_chat_markup_is_the_tokenizers_own_template(tmp_path: Path) -> None:
-    """Markup before and after, with BOS once: the ids are those of the template rendered around the filled prompt."""
-    tokenizer = AutoTokenizer.from_pretrained(demo_model_path())
-    tokenizer.chat_template = CHAT
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<start_of_turn>", "<end_of_turn>"]})
-    prompt = replace(target_of(tmp_path).prompts[0].prompt, chat=chat_markup(tokenizer))
-    encoder = Encoder(tokenizer, prompt, context_tokens=1024)
-    (found,) = encoder.encode(["A goal in the last minute."])
-    message = [{"role": "user", "content": "Article: A goal in the last minute.\nTopic:"}]
-    rendered = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    for label, branch in zip(prompt.labels, found.branches, strict=True):
-        expected = tokenizer(rendered + label.words, add_special_tokens=False)["input_ids"]
-        assert [*found.prompt_ids, *branch] == expected
-
-
 def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path) -> None:
     """The message says what to leave out."""
     with pytest.raises(InputError, match="leave out --chat-template"):
         target_of(tmp_path, chat_template=True)
+
+
+@pytest.fixture
+def dated_model(tmp_path: Path) -> str:
+    """The bundled model with a chat template that writes today's date and trims the message."""
+    folder = tmp_path / "dated"
+    shutil.copytree(demo_model_path(), folder)
+    (folder / "chat_template.jinja").write_text(KNOWN["llama3.1"])
+    return str(folder)
+
+
+def test_a_template_with_todays_date_has_the_same_fingerprint_every_day(
+    dated_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another date is another fingerprint only where it is asked for; the date is told where it is written."""
+    chat = {"model": dated_model, "chat_template": True}
+    today = digest(tmp_path, **chat)
+
+    class Later(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> "Later":
+            return cls(2031, 3, 4, tzinfo=tz)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Later)
+    target = target_of(tmp_path, **chat)
+    assert target.prompts[0].fingerprint.digest == today == digest(tmp_path, **chat, chat_date="2024-07-26")
+    assert target.chat_date == "2024-07-26"
+    assert "2024-07-26 in every run" in target.chat_remarks[0]
+    assert digest(tmp_path, **chat, chat={"date_string": "26 Jul 2024"}) == today
+    assert digest(tmp_path, **chat, chat_date="2026-01-31") != today
+    assert target_of(tmp_path, **chat, chat={"date_string": "1 Jan"}).chat_date is None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"chat": {"date": "1 Jan"}}, "no variable 'date'; it uses date_string"),
+        ({"chat": {"date_string": "1 Jan"}, "chat_date": "2026-01-31"}, "chat_date: .* writes no date"),
+    ],
+)
+def test_what_a_chat_template_does_not_use_is_refused(
+    options: dict[str, object], said: str, dated_model: str, tmp_path: Path
+) -> None:
+    """It would change nothing."""
+    with pytest.raises(InputError, match=said):
+        target_of(tmp_path, model=dated_model, chat_template=True, **options)
+
+
+def test_solved_examples_stand_in_the_message_or_before_it(dated_model: str, tmp_path: Path) -> None:
+    """Both ways have all of them, and another fingerprint; the manifest's digest of them is of either."""
+    chat = {"model": dated_model, "chat_template": True, "num_shots": 4}
+    (inside,), (turns,) = (target_of(tmp_path, **chat, shots_as_turns=each).prompts for each in (False, True))
+    assert inside.fingerprint != turns.fingerprint
+    assert (turns.prompt.examples, len(turns.prompt.chat.turns)) == ("", 8)  # type: ignore[union-attr]
+    assert sorted(turns.prompt.chat.turns[1::2]) == ["Business", "Sci/Tech", "Sports", "World"]  # type: ignore[union-attr]
+    assert turns.prompt.solved
+    assert inside.prompt.solved == inside.prompt.examples
 
 
 def test_settings_that_change_scores_change_the_fingerprint_and_others_do_not(tmp_path: Path) -> None:

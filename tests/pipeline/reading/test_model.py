@@ -109,6 +109,11 @@ def test_sharded_weights_are_one_model(gemma: Path) -> None:
     shard = min(gemma.glob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-1] + b"\x01")
     assert resolve_model(gemma, device="cpu").weights != ref.weights
+    (gemma / "model.safetensors.index.json").unlink()
+    with pytest.raises(
+        InputError, match=r"is a piece of its weights, and model\.safetensors\.index\.json, .* is missing"
+    ):
+        resolve_model(gemma, device="cpu")
 
 
 def test_the_context_is_read_from_whatever_the_architecture_calls_it(gemma: Path) -> None:
@@ -183,12 +188,14 @@ def test_an_encoder_and_a_bare_backbone_are_no_causal_models(gemma: Path) -> Non
 
 def test_weights_that_are_broken_or_incomplete_are_told(gemma: Path) -> None:
     """A model with one random layer scores nonsense without a word: that must not happen."""
-    whole = (gemma / "model.safetensors").read_bytes()
+    whole, ref = (gemma / "model.safetensors").read_bytes(), resolve_model(gemma, device="cpu")
     for damaged in (b"", b"no safetensors", whole[: len(whole) // 2], whole[:50]):
         (gemma / "model.safetensors").write_bytes(damaged)
-        refuse(gemma, "cannot be loaded")
-        with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
-            count_parameters(resolve_model(gemma, device="cpu"))
+        for early in (lambda: resolve_model(gemma, device="cpu"), lambda: count_parameters(ref)):
+            with pytest.raises(InputError, match=r"model\.safetensors cannot be read .*; get the file again"):
+                early()
+        with pytest.raises(InputError, match="cannot be loaded"):
+            load_model(ref)
     (gemma / "model.safetensors").write_bytes(whole)
     edit_json(gemma / "config.json", num_hidden_layers=2)
     refuse(gemma, "9 weights are missing or of another shape")

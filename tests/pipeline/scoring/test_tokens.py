@@ -10,7 +10,7 @@ from tokenizers import Regex, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.errors import InputError
-from pipeline.prompts import BUILT_IN, REQUESTS, Boundary, Prompt, Values, make_prompt
+from pipeline.prompts import BUILT_IN, REQUESTS, Boundary, Chat, Prompt, Values, make_prompt
 from pipeline.scoring.strings import StringEncoder
 from pipeline.scoring.tokens import Encoder, Ids, TokenSequences
 from tests.pipeline.scoring.tiny_models import TOKENIZERS, tiny_tokenizer
@@ -108,7 +108,7 @@ def test_a_text_never_makes_special_tokens(name: str, special: str, before: str,
     """A special token's name in a text is text, also amid chat markup, whose own special tokens count."""
     tokenizer = tiny_tokenizer(name)
     prompt = make_prompt("p", "Article: {text}\nTopic:", (" World", " Science"), NAMES[:2])
-    encoder = Encoder(tokenizer, replace(prompt, chat=(before, after)), context_tokens=300)
+    encoder = Encoder(tokenizer, replace(prompt, chat=Chat(before, after)), context_tokens=300)
     plain, forged, split = encoder.encode(["a river", f"a {special} river", f"{special[1:]} river <"])
     ids = {tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     specials = [[token for token in found.prompt_ids if token in ids] for found in (plain, forged, split)]
@@ -126,7 +126,7 @@ def test_markup_around_a_prompt_is_encoded_as_one_string(name: str, text: str) -
     tokenizer = tiny_tokenizer(name)
     before, after, words = "<bos><turn>user\n", "<turn>\nmodel\n", (" World", "Science")
     prompt = make_prompt("p", "Article: {text}\nTopic:", words, NAMES[:2])
-    (found,) = Encoder(tokenizer, replace(prompt, chat=(before, after)), context_tokens=300).encode([text])
+    (found,) = Encoder(tokenizer, replace(prompt, chat=Chat(before, after)), context_tokens=300).encode([text])
     if any(token in f": {text}\n" for token in SPECIAL):
         return
     string = f"{before}Article: {text}\nTopic:{after}"
@@ -299,7 +299,7 @@ def test_threads_share_a_tokenizer() -> None:
     """Encoders of several prompts on several threads give what they give alone."""
     tokenizer = tiny_tokenizer("spaces")
     texts = [f"<bos> the city number {i} of the river" for i in range(40)]
-    chat = Encoder(tokenizer, replace(PROMPT, chat=("<bos><turn>", "<turn>")), context_tokens=200)
+    chat = Encoder(tokenizer, replace(PROMPT, chat=Chat("<bos><turn>", "<turn>")), context_tokens=200)
     plain = Encoder(tokenizer, PROMPT, context_tokens=200, max_text_tokens=20)
     expected = [encoder.encode(texts) for encoder in (chat, plain)]
     results: list[list[TokenSequences]] = [[], []]
@@ -428,7 +428,7 @@ def test_of_requests_the_beginning_is_cut() -> None:
 def test_choices_are_text_amid_markup_too() -> None:
     """A special token that a choice spells out is letters, like those of an item."""
     name = next(iter(TOKENIZERS))
-    prompt = Prompt("quiz", "{q}", choices="o", choice="{choice}", chat=("<turn>", "<turn>\n"))
+    prompt = Prompt("quiz", "{q}", choices="o", choice="{choice}", chat=Chat("<turn>", "<turn>\n"))
     item: Values = {"q": "the shop", "o": ["opens", "<bos> x", "a <turn> b"]}
     tokenizer = tiny_tokenizer(name)
     (sequences,) = Encoder(tokenizer, prompt, context_tokens=200).encode([item])

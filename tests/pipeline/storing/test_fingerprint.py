@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.prompts import AG_NEWS, BUILT_IN, Label, Prompt, hash_item, make_prompt
+from pipeline.prompts import AG_NEWS, BUILT_IN, Chat, Label, Prompt, hash_item, make_prompt
 from pipeline.storing.fingerprint import canonical_json, fingerprint_of, make_fingerprint
 
 PROMPT = BUILT_IN["answer"]
@@ -43,8 +43,9 @@ def test_everything_that_may_change_a_score_changes_the_fingerprint(change: dict
         make_prompt("answer", PROMPT.template, (" World", " Sports", " Business", " Science"), AG_NEWS),
         make_prompt("answer", PROMPT.template, (" World", " Sports", " Business", " Sci/Tech"), AG_NEWS, "separate"),
         replace(PROMPT, examples="Article: a\nTopic: World\n\n"),
-        replace(PROMPT, chat=("<user>", "<model>")),
-        replace(PROMPT, chat=("", "")),
+        replace(PROMPT, chat=Chat("<user>", "<model>")),
+        replace(PROMPT, chat=Chat("", "")),
+        replace(PROMPT, chat=Chat("", "", "both")),
     ],
 )
 def test_all_of_a_prompt_that_a_model_reads_changes_the_fingerprint(prompt: Prompt) -> None:
@@ -110,7 +111,7 @@ def test_prompts_on_one_text_keep_their_digests_and_hashes() -> None:
     prompts = {
         **BUILT_IN,
         "shots": replace(PROMPT, examples="Article: a\nTopic: World\n\n"),
-        "chat": replace(PROMPT, chat=("<user>", "<model>")),
+        "chat": replace(PROMPT, chat=Chat("<user>", "<model>")),
         "braces": Prompt("mine", 'JSON {1} {"a": "{text}"} \\frac{a}{b}:', labels),
     }
     assert {name: make_fingerprint(p, **BASE).digest[:16] for name, p in prompts.items()} == GOLDEN  # type: ignore[arg-type]
@@ -146,3 +147,21 @@ def test_doubled_braces_are_another_fingerprint() -> None:
     assert doubled.fill({"text": "x"}) == single.fill({"text": "x"})
     assert "braces" in make_fingerprint(doubled, **BASE).parts  # type: ignore[arg-type]
     assert "braces" not in make_fingerprint(single, **BASE).parts  # type: ignore[arg-type]
+
+
+def test_what_a_chat_template_was_scored_wrong_with_is_a_fix() -> None:
+    """Trimming was not followed, and BOS stood before a template without it: such scores are not used again."""
+    known = {**BASE, "fix": "soft cap"}
+    variants = [
+        Chat("<user>", "<model>"),
+        Chat("<user>", "<model>", "right"),
+        Chat("<user>", "<model>", "both"),
+        Chat("<user>", "<model>", lacks_start=True),
+        Chat("<user>", "<model>", texts=((0, 3),)),
+    ]
+    found = [make_fingerprint(replace(PROMPT, chat=chat), **BASE) for chat in variants]  # type: ignore[arg-type]
+    assert len(set(found)) == len(variants)
+    assert [each.parts.get("fix") for each in found] == [None, "chat", "chat", "chat", None]
+    both = make_fingerprint(replace(PROMPT, chat=variants[1]), **known)  # type: ignore[arg-type]
+    assert both.parts["fix"] == "chat + soft cap"
+    assert make_fingerprint(PROMPT, **known).parts["fix"] == "soft cap"  # type: ignore[arg-type]

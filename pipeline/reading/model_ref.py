@@ -1,0 +1,27 @@
+"""A model that was found: where it lies, and what it is.
+
+Invariant: two models with equal `weights`, `tokenizer`, `dtype`, `adapter` and `fix` give the same scores.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.reading.adapter import Adapter
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A model that is on this machine, and its identity. Making one loads no weights."""
+
+    name: str  # hub id, or the directory's name
+    path: Path  # directory with config and weights, of the base where there is an adapter
+    revision: str  # hub commit, or "sha256:" and 16 digits of the weights hash
+    weights: str  # identity for fingerprints: the weights hash, or id@commit
+    tokenizer: str  # sha256 over the tokenizer's files
+    device: str
+    dtype: str
+    context_tokens: int
+    trust_remote_code: bool
+    fix: str | None = None  # what moved the scores of such models: those of before are not used again
+    adapter: Adapter | None = None
+    tokenizer_path: Path | None = None  # its directory where it is not that of the weights

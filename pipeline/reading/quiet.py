@@ -1,0 +1,25 @@
+"""transformers without its own words on the screen.
+
+Invariant: what it was set to say before is set again afterwards.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' own bars and load reports off the screen; what matters of them becomes one line."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
