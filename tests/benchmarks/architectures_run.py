@@ -53,7 +53,8 @@ def run_all(todo: Sequence[Key]) -> Iterator[tuple[Key, dict[str, Any]]]:
     while waiting or running:
         while waiting and len(running) < NUM_PROCESSES:
             running.append(_start(waiting.pop()))
-        wait([each.receiver for each in running], timeout=1)
+        next_deadline = min(each.deadline for each in running)
+        wait([each.receiver for each in running], timeout=max(0.0, next_deadline - time.monotonic()))
         for each in list(running):
             if (outcome := each.outcome()) is not None:
                 running.remove(each)
