@@ -63,6 +63,7 @@ class SelfCheck:
         self.verdict = Verdict()
         self._model, self._tree, self._logprob = model, tree, logprob
         self._untouched = fresh(model)  # of which nothing is ever forwarded
+        self._exact: tuple[Probe, Probe | None] | None = None  # the last probe, and a few of its sequences in float32
         probe = self._probe(made_up_items(model.config.get_text_config(decoder=True)))
         if probe is None:
             raise RunError(
@@ -172,10 +173,11 @@ class SelfCheck:
         experts a token's choice of them may turn on the last one, about as far as the dtype moves plain forwards, one
         by one or batched.
         """
-        exact = self._in_float32(probe.few())
-        if exact is None:
+        exact = self._few_in_float32(probe)
+        exact_difference = None if exact is None else self._difference_in_float32(exact, path)
+        if exact is None or exact_difference is None:
             return difference <= probe.tolerance
-        if not self._difference_in_float32(exact, path) <= exact.tolerance:
+        if not exact_difference <= exact.tolerance:
             return False
         if difference <= probe.tolerance:
             return True
@@ -194,8 +196,14 @@ class SelfCheck:
 
     def _find_limit(self, probe: Probe) -> int | None:
         """Up to how many tokens the model is causal; None where nothing that comes later moves more than rounding."""
-        exact = self._in_float32(probe.few())
+        exact = self._few_in_float32(probe)
         return probe.causal_tokens if exact is None else exact.causal_tokens
+
+    def _few_in_float32(self, probe: Probe) -> Probe | None:
+        """As `_in_float32`, of a few of its sequences; once for a probe, however often it is asked."""
+        if self._exact is None or self._exact[0] is not probe:
+            self._exact = probe, self._in_float32(probe.few())
+        return self._exact[1]
 
     def _in_float32(self, probe: Probe) -> Probe | None:
         """The probe's sequences, scored in float32 by the model as it is now: what it has kept may be of its own dtype.
@@ -208,9 +216,13 @@ class SelfCheck:
             return make_probe(self._model, probe.items, torch.float32)
         return None
 
-    def _difference_in_float32(self, exact: Probe, path: str) -> float:
-        with in_float32(self._model):
-            return self._difference(exact, path)
+    def _difference_in_float32(self, exact: Probe, path: str) -> float | None:
+        """None where there is no room for it: that tells nothing of the way."""
+        try:
+            with in_float32(self._model):
+                return self._difference(exact, path)
+        except _NoVerdict:
+            return None
 
 
 def _said(error: Exception) -> str:
