@@ -1,5 +1,9 @@
 """Chat templates that behave as those of known models do, written with the special tokens of the tiny tokenizers."""
 
+from collections.abc import Sequence
+
+from pipeline.chat import Turn
+
 _BEGIN = "{% if add_generation_prompt %}<turn>model\n{% endif %}"
 _TURN = "<turn>{{ m['role'] }}\n{{ %s }}<eos>\n"
 
@@ -87,3 +91,13 @@ ODD = {  # a template, and what is said of it
     "syntax": ("{% if %}", "cannot be read"),
     "no prompt": (_turns("m['content']"), "writes no generation prompt, and begins an answer with '<turn>assistant'"),
 }  # fmt: skip
+
+
+def conversation(message: str, turns: Sequence[Turn] = ()) -> list[dict[str, str]]:
+    """Solved examples as turns, and an item's message behind them."""
+    messages = [
+        {"role": role, "content": content}
+        for turn in turns
+        for role, content in zip(("user", "assistant"), turn, strict=True)
+    ]
+    return [*messages, {"role": "user", "content": message}]

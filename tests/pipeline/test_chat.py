@@ -18,7 +18,7 @@ from pipeline.prompts import REQUESTS, Prompt, make_prompt
 from pipeline.reading.chat_template import ChatTemplate
 from pipeline.scoring.strings import Ids
 from pipeline.scoring.tokens import Encoder, TokenSequences
-from tests.pipeline.chat_templates import KNOWN, ODD, TRIM
+from tests.pipeline.chat_templates import KNOWN, ODD, TRIM, conversation
 from tests.pipeline.scoring.tiny_models import TOKENIZERS, tiny_tokenizer
 
 NAMES = ("a", "b", "c")
@@ -54,12 +54,7 @@ def prompt_of(template: str) -> Prompt:
 
 def written(tokenizer: PreTrainedTokenizerBase, message: str, turns: Sequence[Turn] = (), **variables: Any) -> str:
     """What transformers itself makes of the conversation."""
-    messages = [
-        {"role": role, "content": content}
-        for turn in turns
-        for role, content in zip(("user", "assistant"), turn, strict=True)
-    ]
-    messages.append({"role": "user", "content": message})
+    messages = conversation(message, turns)
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables))
 
 

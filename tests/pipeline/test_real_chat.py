@@ -12,6 +12,7 @@ from pipeline.prompts import BUILT_IN, Prompt, make_prompt
 from pipeline.reading.chat_template import ChatTemplate
 from pipeline.scoring.tokens import Encoder
 from pipeline.storing.fingerprint import make_fingerprint
+from tests.pipeline.chat_templates import conversation
 from tests.real_tokenizers import WITH_CHAT, real_tokenizer
 
 pytestmark = pytest.mark.real
@@ -31,14 +32,9 @@ PROMPTS = (
 TURNS = [(" Prices fell. \nTopic:", "Business"), ("The team won.", "Sports")]
 
 
-def conversation(name: str, message: str, turns: Sequence[Turn] = (), **variables: Any) -> str:
+def written(name: str, message: str, turns: Sequence[Turn] = (), **variables: Any) -> str:
     """As transformers writes it; today is given where the template asks for it."""
-    messages = [
-        {"role": role, "content": content}
-        for turn in turns
-        for role, content in zip(("user", "assistant"), turn, strict=True)
-    ]
-    messages.append({"role": "user", "content": message})
+    messages = conversation(message, turns)
     dated = {"date_string": "26 Jul 2024"} if name == "llama3_2" else {}
     rendered = real_tokenizer(name).apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, **dated, **variables
@@ -52,7 +48,7 @@ def check(name: str, prompt: Prompt, turns: Sequence[Turn] = (), answer: str = "
     chat = find_chat(ChatTemplate(tokenizer, day=DAY, variables=variables), prompt, turns, answer)
     found = Encoder(tokenizer, replace(prompt, chat=chat), context_tokens=20_000).encode(TEXTS)
     for text, sequences in zip(TEXTS, found, strict=True):
-        rendered = conversation(name, prompt.fill({"text": text}), turns, **variables) + answer
+        rendered = written(name, prompt.fill({"text": text}), turns, **variables) + answer
         for words, branch in zip(prompt.words, sequences.branches, strict=True):
             parts = [rendered + words] if prompt.boundary == "joint" else [rendered, words]
             ids = [token for part in parts for token in tokenizer(part, add_special_tokens=False)["input_ids"]]

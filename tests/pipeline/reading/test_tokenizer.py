@@ -25,24 +25,7 @@ from pipeline.one_text import load
 from pipeline.prompts import BUILT_IN
 from pipeline.reading.model import check_vocabulary, load_model, load_tokenizer, resolve_model
 from pipeline.reading.tokenizer_file import STRINGS, find_difference, is_the_file, looks_same
-from tests.pipeline.reading.tiny import SIZES, edit_json, load_whole, save_llama, save_model
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("kept") / "llama")
-
-
-@pytest.fixture
-def llama(kept: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(kept, tmp_path / "llama"))
-
-
-def refuse(path: Path, reason: str) -> None:
-    with pytest.raises(InputError, match=reason) as caught:
-        load_whole(path)
-    assert "\n" not in str(caught.value)
-
+from tests.pipeline.reading.tiny import SIZES, edit_json, load_whole, refuse, save_llama, save_model
 
 # Against its own file
 

@@ -19,26 +19,9 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from pipeline.errors import InputError
-from tests.pipeline.reading.tiny import SIZES, edit_json, edit_weights, load_whole, save_llama, save_model
+from tests.pipeline.reading.tiny import SIZES, edit_json, edit_weights, load_whole, refuse, save_llama, save_model
 
 Edit = Callable[[dict[str, Tensor]], object]
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("kept") / "llama")
-
-
-@pytest.fixture
-def llama(kept: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(kept, tmp_path / "llama"))
-
-
-def refuse(path: Path, reason: str) -> None:
-    with pytest.raises(InputError, match=reason) as caught:
-        load_whole(path)
-    assert "\n" not in str(caught.value)
 
 
 def same_logits(path: Path, edit: Edit) -> None:

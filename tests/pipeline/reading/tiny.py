@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from pipeline.errors import InputError
 from pipeline.reading.model import load_model, load_tokenizer, resolve_model
 from pipeline.scoring.scorer import Scorer
 from tests.hub_server import save_tiny_gemma
@@ -76,6 +78,13 @@ def load_whole(path: Path) -> PreTrainedModel:
     ref = resolve_model(path, device="cpu")
     load_tokenizer(ref)
     return load_model(ref)
+
+
+def refuse(path: Path, reason: str) -> None:
+    """Loading it is an error of one line that says why."""
+    with pytest.raises(InputError, match=reason) as caught:
+        load_whole(path)
+    assert "\n" not in str(caught.value)
 
 
 def score_both(scored: PreTrainedModel, oracle: Any, path: str = "tree") -> float:
