@@ -50,6 +50,8 @@ app = App(
 
 the bundled sample with the bundled model (try it first):
   labelscore run
+a small real model (two packages more, see the README):
+  labelscore run --model smollm2
 your own items and model:
   labelscore run --dataset news.csv --model ./my-model
 Gemma-2B on AG News (needs HF_TOKEN, see the README):
@@ -105,7 +107,8 @@ def run(config: Config = None, /, *, keys: Keys = None) -> int:
     """Score a data set and report accuracy.
 
     Without options this scores the bundled sample with the bundled demonstration
-    model: no network, no token. Items that an output already holds under the same
+    model: no network, no token. With --model smollm2 a small real model does it,
+    which is a package of its own. Items that an output already holds under the same
     model, prompt and settings are not scored again.
 
     Each option is also a key of CONFIG, spelt with underscores
@@ -299,13 +302,13 @@ def _open(location: str) -> "Output":
 
 
 def _load(keys: ModelOptions | None) -> "Loaded":
-    from pipeline.bundled import DEMO_MODEL
-    from pipeline.reading.model import find_directory
+    from pipeline.bundled import MODELS, named_model
+    from pipeline.reading.model import find_local
 
     # Through the configuration, so that a value that is not allowed is told as for `run`.
     config = configure(None, keys)
-    if config.model != DEMO_MODEL:
-        find_directory(config.model, config.revision, (DEMO_MODEL,))  # told before torch is imported
+    # Told before torch is imported.
+    find_local(named_model(config.model) or config.model, config.revision, tuple(MODELS))
     from pipeline.one_text import load
 
     return load(config.model, revision=config.revision, device=config.device, dtype=config.dtype)

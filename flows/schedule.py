@@ -23,7 +23,7 @@ from flows.options import Schedule
 from flows.run import score_dataset
 from flows.server import fit_prefect
 from flows.terminal import say
-from pipeline.bundled import DEMO_MODEL, SAMPLE
+from pipeline.bundled import MODELS, SAMPLE, named_model
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.reading.places import existing_path
@@ -38,6 +38,7 @@ def serve(config: RunConfig, when: Schedule) -> None:
 
     Raises InputError where the schedule is none.
     """
+    named_model(config.model)  # out of a wheel here: the runs start in another folder
     deployment = make_deployment(config, when)
     watch_heartbeats()
     _describe(deployment)
@@ -88,9 +89,9 @@ def from_anywhere(config: RunConfig) -> RunConfig:
     changes: dict[str, Any] = {}
     if "://" not in config.output:
         changes["out"] = str(Path(config.output).expanduser().absolute())
-    for key, bundled in (("dataset", SAMPLE), ("model", DEMO_MODEL)):
+    for key, known in (("dataset", (SAMPLE,)), ("model", MODELS)):
         path = existing_path(getattr(config, key))
-        if path is not None and getattr(config, key) != bundled:
+        if path is not None and getattr(config, key) not in known:
             changes[key] = str(path.absolute())
     if config.task_path is not None:
         changes["task_path"] = str(Path(config.task_path).expanduser().absolute())

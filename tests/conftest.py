@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -46,14 +47,19 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> FinishedRun:
     """`labelscore run` as a newcomer runs it: no server, no network, no token, no configuration."""
-    folder = tmp_path_factory.mktemp("demo")
+    return run_as_a_newcomer("labelscore run", tmp_path_factory.mktemp("demo"), prefect_home)
+
+
+def run_as_a_newcomer(command: str, folder: Path, prefect_home: Path) -> FinishedRun:
+    """A `labelscore run` in a folder, as the shell would start it."""
     env = {**os.environ, "PREFECT_HOME": str(prefect_home), "HF_HUB_OFFLINE": "1"}
     for name in ("PREFECT_API_URL", "HF_TOKEN"):
         env.pop(name, None)
-    command = [sys.executable, "-m", "flows.cli", "run"]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
+    started = [sys.executable, "-m", "flows.cli", *shlex.split(command)[1:]]
+    done = subprocess.run(started, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
-    return FinishedRun(folder / "data" / "runs" / "sample-demo", done.stdout, done.stderr)
+    (out,) = (folder / "data" / "runs").iterdir()
+    return FinishedRun(out, done.stdout, done.stderr)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from flows.cli import app, main
 from pipeline.classes import known_prompt
 from pipeline.config import load_config
 from pipeline.prompts import Values
-from tests.conftest import README, ROOT, WALK, FinishedRun, Walk
+from pipeline.smollm2 import INSTALL
+from tests.conftest import README, ROOT, WALK, FinishedRun, Walk, run_as_a_newcomer
 from tests.hub_server import HubServer, arc_files, folder_files, save_tiny_gemma, sciq_files
+from tests.real_model import real_file
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -24,6 +26,7 @@ def blocks(language: str, text: str = README) -> list[str]:
 
 
 HARNESS = README.partition("## You use lm-evaluation-harness already")[2].partition("\n## ")[0]
+RUN_REAL = "labelscore run --model smollm2"
 LM_EVAL = "labelscore lm-eval "  # its arguments are the harness' own
 COMMANDS = [
     line
@@ -36,14 +39,43 @@ HARMLESS = [c for c in COMMANDS if c.split()[1] in ("status", "path", "verify", 
                                                     "classify", "tokens", "generate", "prompts")]  # fmt: skip
 
 
-def test_the_two_commands_come_first_and_ci_runs_the_second() -> None:
-    """The first two shell blocks are the main job and the tests; .ci/run takes the test command from there."""
-    assert blocks("sh")[:2] == ["pip install -e . && labelscore run\n", "pip install -e '.[test]' && pytest\n"]
+def test_the_commands_for_newcomers_come_first_and_ci_runs_the_last() -> None:
+    """A real model, the main job without one, and the tests; .ci/run takes the test command from there."""
+    real, ag_news, demo, test = blocks("sh")[:4]
+    assert real == f"pip install -e '.[gguf]' && {INSTALL}\n{RUN_REAL}\n"
+    assert ag_news.startswith(f"{RUN_REAL} ")
+    assert [demo, test] == ["pip install -e . && labelscore run\n", "pip install -e '.[test]' && pytest\n"]
+
+
+@pytest.mark.real
+def test_the_real_model_prints_what_is_shown(tmp_path: Path, prefect_home: Path) -> None:
+    """To the last digit, then the files; and the report that is named is among them."""
+    real_file()
+    done = run_as_a_newcomer(RUN_REAL, tmp_path, prefect_home)
+    shows(done, blocks("text")[0])
+    assert all((tmp_path / name).exists() for name in re.findall(r"`(data/runs/sample-smollm2/\S+)`", README))
+
+
+@pytest.mark.real
+def test_the_real_model_gets_as_much_of_ag_news_as_is_said(tmp_path: Path, prefect_home: Path, shared: Path) -> None:
+    """The command, in a folder with the test split, and its accuracy with its interval in the sentence before."""
+    real_file()
+    (tmp_path / "ag_news_test.parquet").symlink_to(shared / "data" / "ag_news_test.parquet")
+    done = run_as_a_newcomer(blocks("sh")[1].strip(), tmp_path, prefect_home)
+    accuracy, low, high = re.findall(r"\d+\.\d %", done.stdout)
+    assert f"it gets {accuracy} of the first 400 rows right ({low} to {high}):" in " ".join(README.split())
 
 
 def test_the_output_shown_is_the_real_one(demo_run: FinishedRun) -> None:
-    """What the README shows for the default run is what the command prints, line for line."""
-    assert blocks("text")[0].splitlines() == demo_run.stdout.splitlines()
+    """What the README shows for the default run is what the command prints, line for line, before the files."""
+    shows(demo_run, blocks("text")[1])
+
+
+def shows(done: FinishedRun, block: str) -> None:
+    assert done.stdout.startswith(f"{block}\n")
+    files = done.stdout.removeprefix(block).split()
+    assert f"data/runs/{done.out.name}/report/report.html" in files
+    assert all((done.out.parents[2] / name).is_file() for name in files)
 
 
 def test_the_walk_prints_what_is_shown(walk: Walk) -> None:

@@ -6,9 +6,8 @@ Invariant: an argument means what it means there, or is refused by name.
 import logging
 import os
 
-from transformers import AutoConfig
-
 from pipeline.errors import InputError
+from pipeline.reading.architecture import load_config
 from pipeline.reading.model import ModelRef, resolve_model
 
 NAME = "labelscore"
@@ -44,7 +43,7 @@ def find_model(name: str, revision: str, dtype: str, device: str | None, trust_r
     )
     if dtype != "auto":
         return ref
-    config = AutoConfig.from_pretrained(ref.path, local_files_only=True, trust_remote_code=trust_remote_code)
+    config = load_config(ref.path, ref.name, trust_remote_code)
     stored = str(getattr(config, "dtype", None)).removeprefix("torch.")
     if stored not in ("float32", "bfloat16"):
         if stored != "None":

@@ -3,14 +3,13 @@
 Invariant: nothing of it is imported here.
 """
 
-from importlib.util import find_spec
-
 from pipeline.errors import InputError
+from pipeline.reading import packages
 
 
 def is_installed() -> bool:
     """Whether its package can be found."""
-    return find_spec("lm_eval") is not None
+    return packages.is_installed("lm_eval")
 
 
 def need_harness() -> None:

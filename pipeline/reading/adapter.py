@@ -5,7 +5,6 @@ Invariant: an adapter is applied whole or refused; what it changes is part of th
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import warnings
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pipeline.errors import InputError
 from pipeline.reading.formats import one_line
 from pipeline.reading.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, has_weights, hash_file
+from pipeline.reading.packages import is_installed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,7 +67,7 @@ def check_adapter(path: Path, where: str, names: Iterable[str]) -> None:
                 f"adapter_model.bin to {ADAPTER_WEIGHTS}"
             )
         raise InputError(f"{where}: {ADAPTER_CONFIG} without {ADAPTER_WEIGHTS}; get the adapter's weights")
-    if not _has_peft():
+    if not is_installed("peft"):
         raise InputError(f"{where}: it has an adapter, which takes peft to apply; {INSTALL}")
 
 
@@ -97,13 +97,6 @@ def read_config(path: Path, where: str) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{where}: {ADAPTER_CONFIG} cannot be used ({one_line(error)})") from None
     return config
-
-
-def _has_peft() -> bool:
-    try:
-        return importlib.util.find_spec("peft") is not None
-    except (ImportError, ValueError):
-        return False
 
 
 # Applying it

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.reading.formats import one_line
+from pipeline.reading.gguf_config import read_config
+from pipeline.reading.gguf_file import is_gguf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -27,9 +29,16 @@ _BOTH_WAYS = {"is_causal": (False,), "causal": (False,), "attn_type": ("bi",), "
 
 
 def load_config(path: Path, name: str, trust_remote_code: bool) -> "PreTrainedConfig":
-    """The configuration of a causal language model. Raises InputError for one that is broken or of another model."""
+    """The configuration of a causal language model, from config.json in its folder or a GGUF's header.
+
+    Raises InputError for one that is broken or of another model.
+    """
     from transformers import AutoConfig
 
+    if is_gguf(path):
+        described = read_config(path, name)
+        _check_causal(described, name, trust_remote_code)
+        return described
     try:
         known = json.loads((path / "config.json").read_text(encoding="utf-8"))
         if not isinstance(known, dict):

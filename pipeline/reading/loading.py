@@ -15,6 +15,8 @@ from pipeline.errors import InputError, LabelscoreError, RunError
 from pipeline.reading.adapter import apply_adapter
 from pipeline.reading.architecture import CHOOSE, auto_class, has_soft_cap
 from pipeline.reading.formats import one_line
+from pipeline.reading.gguf_file import is_gguf
+from pipeline.reading.gguf_weights import count_values, load_gguf
 from pipeline.reading.model_files import INDEX, is_consolidated, list_files, loaded_files
 from pipeline.reading.model_ref import ModelRef
 from pipeline.reading.quiet import quiet
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 
 
 def count_parameters(ref: ModelRef) -> int:
-    """The number of stored weights, from the headers of the safetensors files. Raises InputError for broken ones."""
+    """The number of stored weights, from the headers of the files. Raises InputError for broken ones."""
+    if is_gguf(ref.path):
+        return count_values(ref)
     stored = list_tensors(ref.path, loaded_files(ref.path, ref.name), ref.name)
     return sum(math.prod(tensor.shape) for tensor in stored.values())
 
@@ -72,6 +76,8 @@ def _load(ref: ModelRef) -> "tuple[PreTrainedModel, dict[str, Any], dict[str, St
     import torch
     from transformers import AutoConfig
 
+    if is_gguf(ref.path):
+        return *load_gguf(ref), {}
     files = loaded_files(ref.path, ref.name)
     config = AutoConfig.from_pretrained(ref.path, local_files_only=True, trust_remote_code=ref.trust_remote_code)
     options = {

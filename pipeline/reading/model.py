@@ -1,9 +1,9 @@
 """Models: find one by directory or hub id, and say exactly what it is; the door to loading it, too.
 
-Invariant: nothing but safetensors is ever read as weights, and no code of a model's own runs unless asked for.
+Invariant: nothing but safetensors and GGUF is ever read as weights, and no code of a model's own runs unless asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,15 @@ from pipeline.reading.architecture import (
     has_soft_cap,
     load_config,
 )
+from pipeline.reading.gguf_file import (
+    CHAT_TEMPLATE,
+    choose_gguf,
+    is_gguf,
+    metadata,
+    need_gguf,
+    read_header,
+    split_choice,
+)
 from pipeline.reading.hub import Repo, fetch, find_repo
 from pipeline.reading.loading import count_parameters, keep_soft_cap, load_model
 from pipeline.reading.model_files import (
@@ -24,6 +33,8 @@ from pipeline.reading.model_files import (
     ADAPTER_WEIGHTS,
     check_files,
     has_vocabulary,
+    has_weights,
+    hash_file,
     hash_files,
     list_files,
     loaded_files,
@@ -45,7 +56,7 @@ __all__ = [
     "ModelRef",
     "check_vocabulary",
     "count_parameters",
-    "find_directory",
+    "find_local",
     "has_chat_template",
     "keep_soft_cap",
     "load_model",
@@ -56,7 +67,8 @@ __all__ = [
 CONFIG_FILES = ("config.json", "generation_config.json")
 DTYPES = ("auto", "float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
-ADVICE = "give a directory with a config.json, or a hub id such as google/gemma-2b"
+ADVICE = "give a directory with a config.json, a GGUF file, or a hub id such as google/gemma-2b"
+APPLIED_TO = "an adapter is applied to safetensors in a directory, or on the hub"
 NO_CHAT_TEMPLATE = "the model's tokenizer has no chat template; leave out --chat-template or use a chat model"
 SOFT_CAP = "soft cap"  # under transformers 5.17 it was left out of plain forwards
 ROTARY = "longrope"  # the longest text of a batch decided on the rotation of all
@@ -78,19 +90,17 @@ def resolve_model(
     """
     device = _resolve_device(device)
     dtype = _resolve_dtype(dtype, device)
-    path = find_directory(name, revision)
-    if path is None:
-        found = _download(str(name), revision, trust_remote_code)
-    else:
-        found = _in_directory(path, trust_remote_code)
+    path = find_local(name, revision)
+    found = _download(str(name), revision, trust_remote_code) if path is None else _on_disk(path, trust_remote_code)
     config = load_config(found.path, found.name, trust_remote_code)
-    list_tensors(found.path, loaded_files(found.path, found.name), found.name)  # a file cut short is told at once
+    if not is_gguf(found.path):
+        list_tensors(found.path, loaded_files(found.path, found.name), found.name)  # a file cut short is told at once
     return ModelRef(
         found.name,
         found.path,
         found.revision,
         found.weights,
-        hash_files(found.tokenizer_path, tokenizer_files(list_files(found.tokenizer_path))),
+        _hash_tokenizer(found),
         device,
         dtype,
         context_tokens(config),
@@ -99,6 +109,12 @@ def resolve_model(
         found.adapter,
         found.tokenizer_path if found.tokenizer_path != found.path else None,
     )
+
+
+def _hash_tokenizer(found: "_Found") -> str:
+    if is_gguf(found.tokenizer_path):
+        return found.weights  # one file holds both
+    return hash_files(found.tokenizer_path, tokenizer_files(list_files(found.tokenizer_path)))
 
 
 def _fix_of(config: "PreTrainedConfig", tokenizer_path: Path) -> str | None:
@@ -133,22 +149,30 @@ def _resolve_dtype(dtype: str, device: str) -> str:
     return dtype
 
 
-# In a directory
+# On this machine
 
 
-def find_directory(name: str | Path, revision: str | None = None, bundled: Sequence[str] = ()) -> Path | None:
-    """The model's directory, None for a hub id; `bundled` are names that stand for a bundled one.
+def find_local(name: str | Path, revision: str | None = None, bundled: Sequence[str] = ()) -> Path | None:
+    """The model's directory or GGUF file, None for a hub id; `bundled` are names that stand for a bundled one.
 
     Raises InputError for a path to nothing, to no model, or to an adapter that cannot be applied.
     """
-    path = find_path(str(name), bundled=bundled, what="directory", advice=ADVICE)
+    repo_id, choice = split_choice(str(name))
+    if choice is not None and existing_path(name) is None and find_path(repo_id) is None:
+        need_gguf(str(name))
+        return None
+    path = find_path(str(name), bundled=bundled, what="file or directory", advice=ADVICE)
     if path is None:
         return None
-    if not path.is_dir():
-        raise InputError(f"{name}: is a file, not a directory; {ADVICE}")
     if revision is not None:
-        raise InputError(f"{path}: a directory has no revisions; leave out --revision or name a hub id")
+        raise InputError(f"{path}: a path has no revisions; leave out --revision or name a hub id")
+    if not path.is_dir():
+        if not is_gguf(path):
+            raise InputError(f"{name}: is a file, and no GGUF; {ADVICE}")
+        return _with_header(path, str(name))
     names = list_files(path)
+    if _is_gguf_folder(names):
+        return _with_header(path / choose_gguf(str(path), names, None, "/"), str(name))
     if ADAPTER_CONFIG in names:
         check_adapter(path, str(path), names)
     if is_adapter(names):
@@ -156,6 +180,17 @@ def find_directory(name: str | Path, revision: str | None = None, bundled: Seque
     else:
         check_files(str(path), names)
     return path
+
+
+def _is_gguf_folder(names: Iterable[str]) -> bool:
+    """Whether a model's only weights are in GGUF: beside safetensors they are another form of the same."""
+    known = list(names)
+    return any(map(is_gguf, known)) and ADAPTER_CONFIG not in known and not has_weights(known)
+
+
+def _with_header(file: Path, where: str) -> Path:
+    read_header(file, where)
+    return file
 
 
 def base_directory(path: Path) -> Path | None:
@@ -171,15 +206,17 @@ def base_directory(path: Path) -> Path | None:
     if not places:
         return find_path(name, what=f"directory (the base of the adapter in {path})", advice=ADVICE)
     base = places.pop()
-    if not base.is_dir():
-        raise InputError(f"{path}: its base {name} is a file, not a directory; {ADVICE}")
+    if not base.is_dir() or _is_gguf_folder(list_files(base)):
+        raise InputError(f"{path}: its base {name} is a file; {APPLIED_TO}")
     if base == path.resolve() or ADAPTER_CONFIG in list_files(base):
         raise InputError(f"{path}: its base {name} is an adapter or has one; merge that first")
-    return find_directory(base)
+    return find_local(base)
 
 
 def has_chat_template(path: Path) -> bool:
-    """Whether some file of a model's directory may hold a chat template; reads them as text, without the tokenizer."""
+    """Whether some file of a model may hold a chat template; reads them as text, without the tokenizer."""
+    if is_gguf(path):
+        return CHAT_TEMPLATE in metadata(read_header(path, str(path)))
     names = list_files(path)
     if is_adapter(names) and not has_vocabulary(names):
         base = base_directory(path)
@@ -202,12 +239,14 @@ class _Found:
     adapter: Adapter | None = None
 
 
-def _in_directory(path: Path, trust_remote_code: bool) -> _Found:
+def _on_disk(path: Path, trust_remote_code: bool) -> _Found:
+    if is_gguf(path):
+        return _in_gguf(path.stem, path)
     names, name = list_files(path), path.resolve().name
     if is_adapter(names):
         base = base_directory(path)
         if base is not None:
-            whole = _in_directory(base, trust_remote_code)
+            whole = _on_disk(base, trust_remote_code)
         else:
             whole = _download(*base_of(path, str(path)), trust_remote_code)
         return _with_adapter(name, whole, path)
@@ -217,10 +256,17 @@ def _in_directory(path: Path, trust_remote_code: bool) -> _Found:
     return _Found(name, path, f"sha256:{weights[:16]}", weights, path, adapter)
 
 
+def _in_gguf(name: str, file: Path, commit: str | None = None) -> _Found:
+    weights = hash_file(file)
+    return _Found(name, file, commit or f"sha256:{weights[:16]}", weights, file)
+
+
 def _with_adapter(name: str, base: _Found, path: Path, commit: str | None = None) -> _Found:
     """The adapter in `path` over its base, with the adapter's tokenizer if it has one."""
     if base.adapter is not None:
         raise InputError(f"{name}: its base {base.name} is an adapter or has one; merge that first")
+    if is_gguf(base.path):
+        raise InputError(f"{name}: its base {base.name} is a GGUF file; {APPLIED_TO}")
     names = list_files(path)
     if not has_vocabulary(names) and (parts := tokenizer_files(names)):
         raise InputError(
@@ -238,7 +284,12 @@ def _with_adapter(name: str, base: _Found, path: Path, commit: str | None = None
 
 def _download(repo_id: str, revision: str | None, trust_remote_code: bool) -> _Found:
     """A model on the hub, of which only the files that are needed are fetched; never pickles."""
+    name, (repo_id, choice) = repo_id, split_choice(repo_id)
     repo = find_repo(repo_id, "model", revision, probe="config.json")
+    if choice is not None or _is_gguf_folder(repo.files):
+        file = choose_gguf(repo_id, repo.files, choice, ":")
+        need_gguf(name)
+        return _in_gguf(name, fetch(repo, [file]) / file, repo.commit)
     if is_adapter(repo.files):
         return _download_adapter(repo, trust_remote_code)
     adapter = _fetch_adapter(repo) if ADAPTER_CONFIG in repo.files else None

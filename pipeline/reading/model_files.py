@@ -133,8 +133,6 @@ def _why_no_weights(names: Sequence[str]) -> str:
             "its weights are pickle files, which can run code and are never loaded; "
             "convert them to safetensors (load it once where you trust it, then save_pretrained)"
         )
-    if any(name.endswith(".gguf") for name in names):
-        return "its weights are GGUF files, which are not read; get the model as safetensors"
     if others:
         return f"no model.safetensors; {others[0]} is no name under which weights are looked for"
     return "no model.safetensors (or shards of one), so there are no weights to load"

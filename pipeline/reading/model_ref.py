@@ -14,9 +14,9 @@ class ModelRef:
     """A model that is on this machine, and its identity. Making one loads no weights."""
 
     name: str  # hub id, or the directory's name
-    path: Path  # directory with config and weights, of the base where there is an adapter
+    path: Path  # directory with config and weights, of the base where there is an adapter; a GGUF is a file
     revision: str  # hub commit, or "sha256:" and 16 digits of the weights hash
-    weights: str  # identity for fingerprints: the weights hash, or id@commit
+    weights: str  # identity for fingerprints: the weights hash, or id@commit; of a GGUF always its hash
     tokenizer: str  # sha256 over the tokenizer's files
     device: str
     dtype: str

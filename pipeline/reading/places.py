@@ -36,7 +36,8 @@ def find_path(
     path = existing_path(name)
     if path is not None:
         return path
-    near = next(iter(get_close_matches(name, bundled, n=1, cutoff=ALIKE)), None) or _near(Path(name).expanduser())
+    known = get_close_matches(name.lower(), bundled, n=1, cutoff=ALIKE) if "/" not in name else []
+    near = next(iter(known), None) or _near(Path(name).expanduser())
     if near is None and _looks_like_hub_id(name) and not looks_local(name, endings):
         return None
     hint = f"did you mean {near}? " if near is not None else ""

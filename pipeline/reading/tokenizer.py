@@ -3,13 +3,15 @@
 Invariant: the ids are those that tokenizer.json gives, and each id that a text can have is one that the model knows.
 """
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.reading.formats import one_line
+from pipeline.reading.gguf_file import is_gguf
+from pipeline.reading.gguf_tokenizer import load_gguf_tokenizer
+from pipeline.reading.packages import is_installed
 from pipeline.reading.quiet import quiet
 from pipeline.reading.tokenizer_file import FILE, find_difference, sentencepiece_file
 
@@ -31,8 +33,12 @@ def load_tokenizer(ref: "ModelRef", **options: object) -> "PreTrainedTokenizerBa
     _refuse_unreadable(path, ref.name)
     options = {"local_files_only": True, "trust_remote_code": ref.trust_remote_code, **options}
     try:
+        if is_gguf(path):
+            return load_gguf_tokenizer(path, ref.name, **options)
         tokenizer = _load(path, as_it_stands=ref.fix is not None and AS_IT_STANDS in ref.fix, **options)
         difference = find_difference(tokenizer, path)
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"{ref.name}: the tokenizer in {path} cannot be loaded ({one_line(error)})") from None
     if not getattr(tokenizer, "is_fast", False):
@@ -53,19 +59,12 @@ def _refuse_unreadable(path: Path, where: str) -> None:
     if not files or any((path / name).is_file() for name in (FILE, "vocab.json", "vocab.txt")):
         return
     needed = ("sentencepiece", "google.protobuf") if sentencepiece_file(path) else ("tiktoken",)
-    if not all(map(_is_there, needed)):
+    if not all(map(is_installed, needed)):
         packages = " and ".join(name.removeprefix("google.") for name in needed)
         raise InputError(
             f"{where}: {files[0].name} without a {FILE} takes {packages} to read; pip install "
             f"{packages.replace(' and ', ' ')}, or get the {FILE}"
         )
-
-
-def _is_there(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def _dropout(tokenizer: Any) -> float:

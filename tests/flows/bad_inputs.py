@@ -269,7 +269,9 @@ DATA = {
     ),
     "a folder beside the one named": Case(("--dataset", "dat"), ("dat", "did you mean data?"), {"data/a.csv": GOOD}),
     "a file of a folder that is there": Case(("--dataset", "data/nope"), ("no such file",), {"data/a.csv": GOOD}),
-    "a model of a folder that is there": Case(("--model", "data/nope"), ("no such directory",), {"data/a.csv": GOOD}),
+    "a model of a folder that is there": Case(
+        ("--model", "data/nope"), ("no such file or directory",), {"data/a.csv": GOOD}
+    ),
 }
 
 TEXTS = {
@@ -507,8 +509,8 @@ MODELS = {
     "chat template that is none": options(
         "--model ./m --chat-template", "chat template cannot be read", m=chat("{% for %}")
     ),
-    "missing": options("--model ./nope", "nope", "no such directory", "config.json"),
-    "a file": Case(("--model", "./weights.bin"), ("weights.bin", "not a directory"), {"weights.bin": b"x"}),
+    "missing": options("--model ./nope", "nope", "no such file or directory", "config.json"),
+    "a file": Case(("--model", "./weights.bin"), ("weights.bin", "is a file, and no GGUF"), {"weights.bin": b"x"}),
     "an empty folder": Case(("--model", "./m"), ("m", "config.json"), {"m": folder}),
     "no configuration": options("--model ./m", "m", "config.json", m=model(without=("config.json",))),
     "no weights": options("--model ./m", "m", "safetensors", m=model(without=("model.safetensors",))),
@@ -559,9 +561,12 @@ MODELS = {
     "context too short": options(
         "--model ./m", "prompt 'answer'", "context", m=model(config={"max_position_embeddings": 4})
     ),
-    "a name that is no hub id": options("--model a/b/c", "a/b/c", "no such directory"),
-    "a name with spaces": Case(("--model", "my model"), ("my model", "no such directory")),
-    "a name with a null byte": Case(("--model", "a\x00b"), ("no such directory",)),
+    "a slip in a name of ours": options("--model smolm2", "smolm2", "did you mean smollm2?"),
+    "a name of ours in other letters": options("--model SmolLM2", "did you mean smollm2?"),
+    "a name of ours that is a folder, too": Case(("--model", "demo"), ("a folder here", "./demo"), {"demo": model()}),
+    "a name that is no hub id": options("--model a/b/c", "a/b/c", "no such file or directory"),
+    "a name with spaces": Case(("--model", "my model"), ("my model", "no such file or directory")),
+    "a name with a null byte": Case(("--model", "a\x00b"), ("no such file or directory",)),
 }
 
 OUTPUTS = {

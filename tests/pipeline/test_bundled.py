@@ -1,5 +1,6 @@
 """The bundled items: what they promise, and that they are found."""
 
+import itertools
 import json
 import re
 import tomllib
@@ -94,6 +95,23 @@ def test_an_installation_without_the_files_says_what_to_do(tmp_path: Path, monke
     monkeypatch.setattr(bundled, "_FOLDERS", (tmp_path,))
     with pytest.raises(InputError, match="reinstall labelscore"):
         bundled.demo_model_path()
+
+
+def test_a_name_of_ours_that_a_model_s_folder_has_too_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the two is not meant, and its scores would be wrong without a word; a folder without a model is none."""
+    monkeypatch.chdir(tmp_path)
+    for name in bundled.MODELS:
+        Path(name).mkdir()
+    assert bundled.named_model("demo") == bundled.demo_model_path()
+    for name, file in itertools.product(bundled.MODELS, ("config.json", "adapter_config.json", "model.gguf")):
+        Path(name, file).touch()
+        with pytest.raises(InputError, match=f"^{name}: .* write --model ./{name} for the folder"):
+            bundled.named_model(name)
+        Path(name, file).unlink()
+    assert bundled.named_model("./demo") is None
+    assert bundled.named_model("google/gemma-2b") is None
 
 
 def contents(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:

