@@ -25,7 +25,7 @@ class CommandRun:
     peak_bytes: int  # resident, the whole process tree at its largest moment
 
 
-def run_labelscore(dataset: Path, model: Path, prompt: str, out: Path, *options: str) -> CommandRun:
+def run_labelscore(dataset: Path, model: Path | str, prompt: str, out: Path, *options: str) -> CommandRun:
     """`labelscore run` to its end. Raises SystemExit with the command's own message where it fails."""
     arguments = [sys.executable, "-m", "flows.cli", "run", "--dataset", str(dataset), "--model", str(model)]
     arguments += ["--prompt", prompt, "--out", str(out), *options]

