@@ -46,7 +46,7 @@ class Run:
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
             try:
-                if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::ScoringActor"):
+                if "".join(child.cmdline()[:1]).startswith("ray::ScoringActor"):  # asked once: it may just end
                     found.append(child)
             except psutil.NoSuchProcess:
                 continue
