@@ -111,12 +111,12 @@ def _read_header(file: Path, inode: int, changed: int, size: int) -> "GGUFReader
     return reader
 
 
-def metadata(reader: "GGUFReader", *, arrays: bool = False) -> Mapping[str, Any]:
-    """The header's values by their keys; long lists (the vocabulary) only where asked for."""
+def metadata(reader: "GGUFReader") -> Mapping[str, Any]:
+    """The header's values by their keys, without the long lists of its vocabulary."""
     return {
         key: field.contents()
         for key, field in reader.fields.items()
-        if arrays or not (key.startswith("tokenizer.") and len(field.data) > 1)
+        if not (key.startswith("tokenizer.") and len(field.data) > 1)
     }
 
 

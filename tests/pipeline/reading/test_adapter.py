@@ -25,6 +25,7 @@ from tests.pipeline.reading.tiny import (
     edit_json,
     edit_weights,
     load_whole,
+    refuse,
     save_llama,
     save_tokenizer,
     score_both,
@@ -79,12 +80,6 @@ def save_adapter(base: Path, folder: Path, config: Any = None) -> Path:
 def plain(base: Path, adapter: Path) -> Any:
     """The oracle: PEFT's own model."""
     return peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
-
-
-def refuse(path: Path, reason: str) -> None:
-    with pytest.raises(InputError, match=reason) as caught:
-        load_whole(path)
-    assert "\n" not in str(caught.value)
 
 
 def digest_of(path: Path) -> str:

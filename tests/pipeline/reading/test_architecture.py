@@ -15,16 +15,17 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from pipeline.errors import InputError
 from pipeline.reading.model import load_model, resolve_model
-from tests.pipeline.reading.tiny import SIZES, edit_json, load_whole, save_llama, save_model, save_tokenizer, score_both
-
-
-def refuse(path: Path, reason: str) -> None:
-    with pytest.raises(InputError, match=reason) as caught:
-        load_whole(path)
-    assert "\n" not in str(caught.value)
-
+from tests.pipeline.reading.tiny import (
+    SIZES,
+    edit_json,
+    load_whole,
+    refuse,
+    save_llama,
+    save_model,
+    save_tokenizer,
+    score_both,
+)
 
 # Flags
 

@@ -9,10 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 
-from pipeline.errors import InputError
 from pipeline.reading.model import count_parameters, load_model, resolve_model
 from tests.hub_server import HubServer, connect, folder_files
-from tests.pipeline.reading.tiny import SIZES, edit_json, load_whole, save_llama, save_model
+from tests.pipeline.reading.tiny import SIZES, edit_json, load_whole, refuse, save_llama, save_model
 
 # Written out here once more, by hand: transformers' names and theirs.
 NAMES = {
@@ -66,12 +65,6 @@ def as_they_write(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         heads = {"self_attn.q_proj": 4, "self_attn.k_proj": 2}.get(part)
         found[f"layers.{layer}.{PARTS[part]}.weight"] = values if heads is None else their_rows(values, heads)
     return found
-
-
-def refuse(path: Path, reason: str) -> None:
-    with pytest.raises(InputError, match=reason) as caught:
-        load_whole(path)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("num_files", [1, 2])

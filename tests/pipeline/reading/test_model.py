@@ -1,6 +1,5 @@
 """Finding and loading models: what is loaded is exactly what was named, and what is no causal model is refused."""
 
-import json
 import pickle
 import shutil
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers import (
 from pipeline.errors import InputError
 from pipeline.reading.model import UNLIMITED_CONTEXT, count_parameters, load_model, load_tokenizer, resolve_model
 from tests.hub_server import save_tiny_gemma
+from tests.pipeline.reading.tiny import edit_json, load_whole, refuse
 
 
 @pytest.fixture(scope="module")
@@ -33,26 +33,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gemma(original: Path, tmp_path: Path) -> Path:
     """A copy of the tiny model that a test may damage."""
     return Path(shutil.copytree(original, tmp_path / "tiny-gemma"))
-
-
-def edit_json(path: Path, **changes: Any) -> None:
-    """Set keys of a JSON file; None takes them away."""
-    content = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
-
-
-def load_whole(path: Path) -> None:
-    """All of a model, as a run does it."""
-    ref = resolve_model(path, device="cpu")
-    load_tokenizer(ref)
-    load_model(ref)
-
-
-def refuse(path: Path, reason: str) -> None:
-    """Resolving or loading must end in one line with this reason."""
-    with pytest.raises(InputError, match=reason) as caught:
-        load_whole(path)
-    assert "\n" not in str(caught.value)
 
 
 # What a model is
