@@ -77,14 +77,7 @@ class Tasks:
         """
         for name, task in self.by_name.items():
             with self._harness_runs(), explained(name, "its requests cannot be written"):
-                before = random.getstate(), str(np.random.get_state())
-                task.build_all_requests(
-                    limit=get_sample_size(task, self._limit),
-                    apply_chat_template=render is not None,
-                    fewshot_as_multiturn=render is not None,
-                    chat_template=render,
-                )
-                if before != (random.getstate(), str(np.random.get_state())):
+                if self._write_requests(task, render):
                     self.remarks += (
                         f"task '{name}' draws at random while it writes its requests: its words here are not those of "
                         "a run of the harness",
@@ -95,6 +88,29 @@ class Tasks:
                     f"task '{name}': {num_spelt:,} documents spell a special token of the model, which is text here "
                     "and a token in the harness",
                 )
+
+    def _write_requests(self, task: Task, render: Render | None) -> bool:
+        """Have them written; whether the task draws at random while it does so."""
+
+        def write() -> None:
+            task.build_all_requests(
+                limit=get_sample_size(task, self._limit),
+                apply_chat_template=render is not None,
+                fewshot_as_multiturn=render is not None,
+                chat_template=render,
+            )
+
+        before = random.getstate(), str(np.random.get_state())
+        write()
+        if before == (random.getstate(), str(np.random.get_state())):
+            return False
+        # Another thread may have drawn, as those of Prefect do: the task did if its words are others by other numbers.
+        written = task.instances
+        task.set_fewshot_seed(seed=self._seed)
+        write()
+        is_drawn = [request.args for request in task.instances] != [request.args for request in written]
+        task._instances = written
+        return is_drawn
 
     def rows(self) -> Iterator[Row]:
         """A row for each document, by rising position."""

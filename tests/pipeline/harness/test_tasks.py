@@ -4,7 +4,9 @@ The oracle is the harness itself: `simple_evaluate` with a model that notes what
 """
 
 import hashlib
+import random
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ pytest.importorskip("lm_eval", reason="needs the extra 'harness'")
 
 from lm_eval import simple_evaluate
 from lm_eval.api.model import LM
+from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
 from pipeline.config import HARNESS_SEED
@@ -190,6 +193,24 @@ def test_documents_that_spell_a_special_token_are_counted(folder: str) -> None:
     tasks.build(special=re.compile("thing 1"))
     (remark,) = tasks.remarks
     assert remark.startswith("task 'own_colours': 3 documents spell a special token of the model")  # 1, 10 and 11
+
+
+def test_draws_of_other_threads_are_not_the_tasks(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Prefect run's threads draw from the same numbers; the requests stay those of the first writing."""
+    quiet = load(folder, "own_colours", num_shots=2)
+    write = Task.build_all_requests
+
+    def write_beside_a_thread(task: Task, **options: Any) -> None:
+        thread = threading.Thread(target=random.random)
+        thread.start()
+        thread.join()
+        write(task, **options)
+
+    monkeypatch.setattr(Task, "build_all_requests", write_beside_a_thread)
+    beside = load(folder, "own_colours", num_shots=2)
+    assert beside.remarks == ()
+    assert [requests_of(row) for row in beside.rows()] == [requests_of(row) for row in quiet.rows()]
+    assert load(folder, "odd_words").remarks[0].startswith("task 'odd_words' draws at random")
 
 
 def test_templates_are_compiled_once_and_write_the_same(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
