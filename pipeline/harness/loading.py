@@ -71,6 +71,17 @@ def explained(name: str, what: str) -> Iterator[None]:
         raise InputError(f"{line}{advice}") from error
 
 
+@contextmanager
+def numbers_kept() -> Iterator[None]:
+    """After the block the random numbers go on from where they were before it."""
+    before = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
 class Seeds:
     """The random numbers that a task's own code draws: the harness' own, whatever is drawn elsewhere."""
 
@@ -80,19 +91,17 @@ class Seeds:
     @contextmanager
     def drawn(self) -> Iterator[None]:
         """In the block the harness' numbers go on from where they were; after it those of everybody else."""
-        others = random.getstate(), np.random.get_state()
-        if self._own is None:
-            random.seed(0)  # as the harness seeds them
-            np.random.seed(HARNESS_SEED)
-        else:
-            random.setstate(self._own[0])
-            np.random.set_state(self._own[1])
-        try:
-            yield
-        finally:
-            self._own = random.getstate(), np.random.get_state()
-            random.setstate(others[0])
-            np.random.set_state(others[1])
+        with numbers_kept():
+            if self._own is None:
+                random.seed(0)  # as the harness seeds them
+                np.random.seed(HARNESS_SEED)
+            else:
+                random.setstate(self._own[0])
+                np.random.set_state(self._own[1])
+            try:
+                yield
+            finally:
+                self._own = random.getstate(), np.random.get_state()
 
 
 # What is refused

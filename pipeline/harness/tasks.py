@@ -29,6 +29,7 @@ from pipeline.harness.loading import (
     has_own_judge,
     load_tasks,
     num_shots_of,
+    numbers_kept,
     remarks_on_shots,
     set_shots,
 )
@@ -107,7 +108,8 @@ class Tasks:
         # Another thread may have drawn, as those of Prefect do: the task did if its words are others by other numbers.
         written = task.instances
         task.set_fewshot_seed(seed=self._seed)
-        write()
+        with numbers_kept():  # for the tasks behind this one
+            write()
         is_drawn = [request.args for request in task.instances] != [request.args for request in written]
         task._instances = written
         return is_drawn

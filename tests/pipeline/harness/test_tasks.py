@@ -213,6 +213,24 @@ def test_draws_of_other_threads_are_not_the_tasks(folder: str, monkeypatch: pyte
     assert load(folder, "odd_words").remarks[0].startswith("task 'odd_words' draws at random")
 
 
+def test_asking_whether_a_task_draws_moves_no_other_task(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written a second time for that; whatever this draws, the documents behind it come in the same order."""
+    names, seen = ("odd_draws", "odd_shuffle"), set[int]()
+    plain = load(folder, *names)
+    write = Task.build_all_requests
+
+    def write_and_draw(task: Task, **options: Any) -> None:
+        write(task, **options)
+        if id(task) in seen:
+            random.random()
+        seen.add(id(task))
+
+    monkeypatch.setattr(Task, "build_all_requests", write_and_draw)
+    drawing = load(folder, *names)
+    assert [requests_of(row) for row in drawing.rows()] == [requests_of(row) for row in plain.rows()]
+    assert len(drawing.remarks) == len(names), "both draw, and are written twice"
+
+
 def test_templates_are_compiled_once_and_write_the_same(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The harness compiles one for every document and solved example; afterwards it does so again."""
     import lm_eval.utils
