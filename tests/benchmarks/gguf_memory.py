@@ -131,8 +131,8 @@ def main(arguments: list[str] | None = None) -> None:
         "peak, MiB",
         "peak / model",
         "without the file's pages",
+        "seconds",
     ]
-    header += ["seconds"]
     body = (
         "Resolving and loading, file's hash included, each in a process that has loaded a tiny GGUF of a Llama before. "
         "Peak: resident memory at its most, above what the process had then; in it are pages of the mapped file, which "

@@ -79,7 +79,7 @@ def llama(**options: Any) -> PreTrainedModel:
 
 FAMILIES = {
     "llama": ("llama", llama),
-    "llama with a head of its own": ("llama", lambda: llama(tie_word_embeddings=True)),
+    "llama with tied embeddings": ("llama", lambda: llama(tie_word_embeddings=True)),
     "qwen2": ("qwen2", lambda: tiny(Qwen2ForCausalLM, Qwen2Config, **SIZES)),
     "qwen3": ("qwen3", lambda: tiny(Qwen3ForCausalLM, Qwen3Config, **WIDE)),
     "gemma2": ("gemma2", lambda: tiny(Gemma2ForCausalLM, Gemma2Config, **GEMMA)),
