@@ -20,6 +20,8 @@ from pipeline.reading.dataset import Row
 from pipeline.reading.formats import Unreadable
 from pipeline.reading.gold import Classes
 from pipeline.reading.labels import printable
+from pipeline.storing import dictionary
+from pipeline.storing.dictionary import described, with_metadata
 from pipeline.storing.layout import DOCUMENTS, ITEM_CHOICES, ITEMS_SCHEMA, TASK
 from pipeline.templates import TEXT
 from pipeline.wording import MAX_SIZE
@@ -85,14 +87,16 @@ class ItemShape:
         if self._is_plain:
             return ITEMS_SCHEMA
         lists = pa.list_(pa.string())
+        texts, several = (pa.string(), dictionary.SLOT), (lists, dictionary.CHOICES)
+        in_lists = self._lists | self._contexts
         fields = [ITEMS_SCHEMA.field("item_id")]
-        kinds = dict.fromkeys(self._lists | self._contexts, lists)
-        fields += [pa.field(column, kinds.get(column, pa.string())) for column in self.columns]
+        fields += [described(column, *(several if column in in_lists else texts)) for column in self.columns]
         fields += [ITEMS_SCHEMA.field(name) for name in ("gold_id", "gold", "text_hash", "gold_ids")]
-        fields += [pa.field(ITEM_CHOICES, lists)] if self.has_choices else []
-        fields += [pa.field(TASK, pa.string(), nullable=False)] if self._has_tasks else []
-        fields += [pa.field(prompt.hash_column, pa.string()) for prompt in self._prompts if not prompt.is_plain]
-        return pa.schema(fields, metadata=ITEMS_SCHEMA.metadata)
+        fields += [described(ITEM_CHOICES, lists, dictionary.ITEM_CHOICES)] if self.has_choices else []
+        fields += [described(TASK, pa.string(), dictionary.TASK, nullable=False)] if self._has_tasks else []
+        hashes = [prompt.hash_column for prompt in self._prompts if not prompt.is_plain]
+        fields += [described(column, pa.string(), dictionary.HASH) for column in hashes]
+        return with_metadata(fields, "item_id")
 
     def record(self, item: Item) -> tuple[Any, ...]:
         """An item as a row of items.parquet."""

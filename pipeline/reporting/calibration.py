@@ -84,7 +84,8 @@ def margin_table(predictions: pl.LazyFrame, rule: str, prompts: Sequence[PromptR
     The winner's margin in the rule's units, in bins of equal width over the middle 99 % (the ends take the rest). The
     classes of a prompt are in the order of its labels; one whose items bring their own choices has none.
     """
-    signed = pl.when("correct").then(pl.col("margin")).otherwise(-pl.col("margin"))
+    margin = pl.col("margin").cast(pl.Float64)  # stored as a float32
+    signed = pl.when("correct").then(margin).otherwise(-margin)
     schema = {"prompt": pl.String, "gold": pl.String, "bin_low": pl.Float64, "bin_high": pl.Float64, "n": pl.Int64}
     tables = [pl.DataFrame(schema=schema)]
     for prompt in (prompt for prompt in prompts if not prompt.has_choices):

@@ -4,7 +4,7 @@ Invariant: memory holds one block of items, whatever the run's size; a predictio
 labels are all there, exactly once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -34,9 +34,12 @@ from pipeline.storing.manifest import Manifest, PromptRecord
 from pipeline.storing.tables import write_table
 
 BLOCK_ROWS = 1 << 16  # score rows in memory at once: some 40 MB with eight rules; larger blocks are no faster
+ROWS_IN_GROUP = 1 << 16  # predictions of each rule that are written at once ...
+BYTES_WAITING = 256_000_000  # ... or fewer, where the names of choices are long
 
 NOT_READ = ("model", "revision", "label", "label_words")  # long, and told by prompt, item and label id
 SCORE_COLUMNS = [name for name in SCORES_SCHEMA.names if name not in NOT_READ]
+COLUMNS = pl.Schema(PREDICTIONS_SCHEMA)
 
 Block = tuple[int, int]  # a range [low, high) of item ids
 
@@ -239,7 +242,7 @@ def _mean(sums: list[pl.DataFrame], name: str, *keys: str) -> pl.DataFrame:
 def predict(folder: Output, manifest: Manifest, rule: str) -> pl.DataFrame:
     """The rows that predictions.parquet would have under one rule. Raises what `open_source` and a report raise."""
     source = replace(open_source(folder, manifest, rule), rules=(rule,))
-    return pl.concat(pl.DataFrame(table) for table in _predict_blocks(source, Tallies()))
+    return pl.concat(_predict_blocks(source, Tallies()))
 
 
 def drop_outdated(predictions: pl.LazyFrame) -> pl.LazyFrame:
@@ -250,12 +253,12 @@ def drop_outdated(predictions: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def write_predictions(source: Source, path: Path) -> Tallies:
-    """Write predictions.parquet to `path`, sorted by item, prompt and rule; return what is counted on the way.
+    """Write predictions.parquet to `path`, row groups of one rule each; return what is counted on the way.
 
     Raises RunError where an item lacks a label's scores or has them twice.
     """
     tallies = Tallies()
-    write_table(path, PREDICTIONS_SCHEMA, _predict_blocks(source, tallies))
+    write_table(path, PREDICTIONS_SCHEMA, _row_groups(_predict_blocks(source, tallies), source.rules))
     found = dict(tallies.mass.select("prompt", "n").iter_rows())
     for prompt_name, num_items in source.num_items.items():
         if (num_found := found.get(prompt_name, 0)) != num_items:
@@ -266,8 +269,31 @@ def write_predictions(source: Source, path: Path) -> Tallies:
     return tallies
 
 
-def _predict_blocks(source: Source, tallies: Tallies) -> Iterator[pa.Table]:
-    """The rows of predictions.parquet, a block of items at a time."""
+def _row_groups(blocks: Iterable[pl.DataFrame], rules: Sequence[str]) -> Iterator[pa.Table]:
+    """The row groups of predictions.parquet: of one rule each, so that `WHERE rule = 'sum'` passes over the others.
+
+    In each the rows stand by item, then by prompt. Groups of all rules follow one another, and then those of the next
+    items: memory holds one of each rule (some 50 MB of eight), and the rows are written once.
+    """
+    waiting: list[pl.DataFrame] = []
+    for block in blocks:
+        waiting.append(block)
+        is_long = sum(len(rows) for rows in waiting) >= ROWS_IN_GROUP * len(rules)
+        if is_long or sum(rows.estimated_size() for rows in waiting) >= BYTES_WAITING:
+            yield from _by_rule(waiting, rules)
+            waiting = []
+    if waiting:
+        yield from _by_rule(waiting, rules)
+
+
+def _by_rule(blocks: list[pl.DataFrame], rules: Sequence[str]) -> Iterator[pa.Table]:
+    for rule in rules:
+        rows = pl.concat(block.filter(pl.col("rule") == rule) for block in blocks).sort("item_id", "prompt")
+        yield rows.to_arrow().cast(PREDICTIONS_SCHEMA)
+
+
+def _predict_blocks(source: Source, tallies: Tallies) -> Iterator[pl.DataFrame]:
+    """The rows of predictions.parquet, a block of items at a time, in no order."""
     for block in source.blocks:
         several, parts = source.facts.gold_ids(block), []
         for prompt in source.passes:
@@ -280,8 +306,7 @@ def _predict_blocks(source: Source, tallies: Tallies) -> Iterator[pa.Table]:
                 of_prompt = {rule: decision[rows] for rule, decision in decisions.items()}
                 tallies.add(name, source.headline, items[rows], of_prompt)
             parts += [_as_rows(decision, places, rule) for rule, decision in decisions.items()]
-        table = pl.concat(parts).sort("item_id", maintain_order=True)  # keeps prompts and rules in their order
-        yield table.to_arrow().cast(PREDICTIONS_SCHEMA)
+        yield pl.concat(parts)
 
 
 def _by_prompt(prompt: PromptRecord, items: pl.DataFrame) -> Iterator[tuple[str, slice]]:
@@ -344,6 +369,7 @@ def _as_rows(decision: pl.DataFrame, places: Places, rule: str) -> pl.DataFrame:
             predicted=places.name("predicted_id"),
             gold=places.name("gold_id"),
         )
-        .select(PREDICTIONS_SCHEMA.names)
+        .select(COLUMNS.names())
+        .cast(COLUMNS)
         .collect()
     )

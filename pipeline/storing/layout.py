@@ -3,14 +3,16 @@
 OUT/manifest.json names the folder of the last finished run, OUT/runs/ID/, which holds all its files under the names
 below; links in OUT/ lead to them. OUT/store/ is what they are made from.
 
-Invariant: names are relative, with forward slashes; a schema says its version in the file's own metadata.
+Invariant: names are relative, with forward slashes; a schema says its version and what its columns mean in the file's
+own metadata.
 """
 
 import re
 
-import pyarrow as pa
+from pipeline.storing import dictionary
+from pipeline.storing.dictionary import make_schema
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1  # of the manifest
 
 # A run's files, in its folder.
 SCORES, ITEMS, REJECTED = "scores/scores.parquet", "items.parquet", "rejected.parquet"
@@ -38,44 +40,16 @@ PART = re.compile(r"store/[0-9a-f]{16}/[0-9a-f]{64}\.parquet")  # the hash of it
 PLAN = "plan.json"  # what a run set out to score
 
 
-# The columns of the tables, in order.
+# The columns of the tables, in order, and what each row group is sorted by.
 
-
-def _schema(columns: str) -> pa.Schema:
-    """A schema from names and types, both as Arrow prints them."""
-    types = {"list<int16>": pa.list_(pa.int16()), "timestamp[us,UTC]": pa.timestamp("us", "UTC")}
-    fields = [(name, types.get(kind) or pa.type_for_alias(kind)) for name, kind in map(str.split, columns.split(", "))]
-    return pa.schema(fields, metadata={"labelscore.schema_version": str(SCHEMA_VERSION)})
-
-
-ITEMS_SCHEMA = _schema("item_id int64, text string, gold_id int16, gold string, text_hash string, gold_ids list<int16>")
-REJECTED_SCHEMA = _schema("item_id int64, reason string, text string, label string")
-SCORES_SCHEMA = _schema(
-    "item_id int64, text_hash string, prompt string, model string, revision string, "
-    "label_id int16, label string, label_words string, gold_id int16, num_tokens int16, num_bytes int16, "
-    "norm_chars int32, norm_bytes int32, logprob float32, logit float32, notebook_logit float32, "
-    "prompt_tokens int32, truncated bool"
-)
-PRIORS_SCHEMA = _schema(
-    "prompt string, text string, label_id int16, label string, label_words string, "
-    "num_tokens int16, num_bytes int16, logprob float32, logit float32"
-)
-TASKS_SCHEMA = _schema(
-    "task string, is_group bool, metric string, filter string, value float64, higher_is_better bool, "
-    "num_items int64, num_shots int64, version string"
-)
-PREDICTIONS_SCHEMA = _schema(
-    "item_id int64, text_hash string, prompt string, rule string, predicted_id int16, predicted string, "
-    "gold_id int16, gold string, gold_ids list<int16>, correct bool, copies int32, "
-    "confidence float64, margin float64, tie bool, truncated bool"
-)
-METRICS_SCHEMA = _schema(
-    "prompt string, rule string, metric string, label string, value float64, low float64, high float64, n int64"
-)
-HISTORY_SCHEMA = _schema(
-    "run_id string, finished timestamp[us,UTC], num_items int64, prompt string, rule string, headline bool, "
-    "accuracy float64, num_correct int64, num_gold int64, num_changed int64, num_scored int64, seconds float64"
-)
+ITEMS_SCHEMA = make_schema(dictionary.ITEMS, "item_id")
+REJECTED_SCHEMA = make_schema(dictionary.REJECTED)
+SCORES_SCHEMA = make_schema(dictionary.SCORES, "item_id, prompt, label_id")
+PRIORS_SCHEMA = make_schema(dictionary.PRIORS)
+TASKS_SCHEMA = make_schema(dictionary.TASKS)
+PREDICTIONS_SCHEMA = make_schema(dictionary.PREDICTIONS, "rule, item_id, prompt")
+METRICS_SCHEMA = make_schema(dictionary.METRICS)
+HISTORY_SCHEMA = make_schema(dictionary.HISTORY)
 
 
 def norm_sizes(words: str) -> tuple[int, int]:

@@ -28,7 +28,7 @@ SCHEMA_VERSION = 1
 _COLUMNS = ("text_hash", "label_words", "num_tokens", "num_bytes", "logprob", "logit", "notebook_logit")
 SCHEMA = pa.schema(
     [
-        SCORES_SCHEMA.field(name).with_nullable(name == "notebook_logit")
+        SCORES_SCHEMA.field(name).with_nullable(name == "notebook_logit").remove_metadata()
         for name in (*_COLUMNS, "prompt_tokens", "truncated")
     ]
 )

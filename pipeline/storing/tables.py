@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import RunError
+from pipeline.storing.dictionary import SORTED_KEY, VERSION_KEYS
 from pipeline.storing.files import Output
 
 Row = tuple[Any, ...]
@@ -23,7 +24,32 @@ CHARS_IN_GROUP = 64_000_000  # a group of very long texts is written earlier, so
 
 
 def _open_writer(file: Path | IO[bytes], schema: pa.Schema, **options: Any) -> pq.ParquetWriter:
+    options = _encodings(schema) | _sorting(schema) | options
     return pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True, **options)
+
+
+def _encodings(schema: pa.Schema) -> dict[str, Any]:
+    """How the columns of a table for readers are encoded: most by a dictionary, as by default.
+
+    Scores do not repeat, and a dictionary of them is a copy: their bytes compress better side by side, which takes a
+    third off the score table. Parts of the store and scratch files stay as they are.
+    """
+    if not (schema.metadata or {}).keys() & {key.encode() for key in VERSION_KEYS}:
+        return {}
+    encodings = {field.name: "BYTE_STREAM_SPLIT" for field in schema if pa.types.is_floating(field.type)}
+    if "item_id" in schema.names:
+        encodings["item_id"] = "DELTA_BINARY_PACKED"
+    leaves = [f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in schema]
+    return {"column_encoding": encodings, "use_dictionary": [leaf for leaf in leaves if leaf not in encodings]}
+
+
+def _sorting(schema: pa.Schema) -> dict[str, Any]:
+    """What each row group is sorted by, as the schema says it."""
+    columns = (schema.metadata or {}).get(SORTED_KEY.encode(), b"").decode()
+    if not columns:
+        return {}
+    order = [(name, "ascending") for name in columns.split(", ")]
+    return {"sorting_columns": pq.SortingColumn.from_ordering(schema, order)}
 
 
 def write_table(file: Path | IO[bytes], schema: pa.Schema, tables: Iterable[pa.Table], **options: Any) -> None:

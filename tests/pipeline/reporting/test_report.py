@@ -28,7 +28,7 @@ CONTRACT = {
     "correct": pl.Boolean(),
     "copies": pl.Int32(),
     "confidence": pl.Float64(),
-    "margin": pl.Float64(),
+    "margin": pl.Float32(),
     "tie": pl.Boolean(),
     "truncated": pl.Boolean(),
 }
@@ -50,12 +50,14 @@ def test_the_folder_holds_all_four_files_and_no_leftovers(run: Path, report: Rep
 
 
 def test_predictions_follow_the_contract(run: Path, report: Report) -> None:
-    """One row per item, prompt and rule, sorted so that an item's rows stand together."""
+    """One row per item, prompt and rule; each rule's rows together, by item and prompt."""
     found = pl.read_parquet(run / "report" / "predictions.parquet")
     assert dict(found.schema) == CONTRACT
     assert found.height == 150 * 2 * len(report.rules)
     assert found.select("item_id", "prompt", "rule").is_duplicated().sum() == 0
-    assert found["item_id"].is_sorted()
+    assert found["rule"].rle().len() == len(report.rules)
+    for _, rows in found.group_by("rule"):
+        assert rows.equals(rows.sort("item_id", "prompt"))
     assert found["confidence"].is_between(0, 1).all()
     assert (found["margin"] >= 0).all()
 

@@ -76,7 +76,7 @@ def test_the_table_has_the_columns_and_types_of_the_contract(out: Output) -> Non
     path = published(out)
     assert dict(pl.read_parquet_schema(path)) == COLUMNS
     file = pq.ParquetFile(path, page_checksum_verification=True)
-    assert file.schema_arrow.metadata[b"labelscore.schema_version"] == b"1"
+    assert file.schema_arrow.metadata[b"labelscore.schema_version"] == b"2"
     assert file.metadata.row_group(0).column(0).compression == "ZSTD"
     table = pl.read_parquet(path)
     assert table.equals(table.sort("item_id", "prompt", "label_id"))
