@@ -10,6 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import (
@@ -33,6 +34,7 @@ from flows.options import (
     configure,
     count,
     label_words,
+    points,
     read_by,
     with_line_breaks,
 )
@@ -98,6 +100,9 @@ Notebook = Annotated[bool, Parameter(help="also show the logits at the token's o
 NumTokens = Annotated[int, read_by(count, help="tokens to add", metavar="N")]
 LeadingRule = Annotated[Rule | None, Parameter(help="scoring rule that leads the report")]
 ComparedRule = Annotated[Rule, Parameter(help="scoring rule to compare under")]
+GAP_HELP = "a difference that you want to see: say how many items would show it"
+Gap = Annotated[float | None, read_by(points, help=GAP_HELP, metavar="POINTS")]
+PageFile = Annotated[str | None, Parameter(metavar="FILE", help="also write a page with every item that flipped")]
 Pool = Annotated[str, Parameter(metavar="NAME", help="work pool whose workers start the runs")]
 Yes = Annotated[bool, Parameter(help="remove without asking")]
 
@@ -179,25 +184,28 @@ def lm_eval(*arguments: str) -> int:
 
 
 @app.command(group=RUNS)
-def report(out: Out, /, *, rule: LeadingRule = None) -> None:
+def report(out: Out, /, *, rule: LeadingRule = None, gap: Gap = None) -> None:
     """Write and show the report of a finished run, from its files."""
     output = _open(out)
     from pipeline.job import remake_report
 
     with output.lock(terminal.warn):
-        terminal.print_report(remake_report(output, rule))
+        terminal.print_report(remake_report(output, rule, gap))
 
 
 @app.command(group=RUNS)
-def compare(out_a: Out, out_b: Out, /, *, rule: ComparedRule = "sum") -> None:
+def compare(out_a: Out, out_b: Out, /, *, rule: ComparedRule = "sum", gap: Gap = None, html: PageFile = None) -> None:
     """Compare two runs on the items that both scored."""
     from pipeline.analysis import load_run
     from pipeline.reporting.compare import compare_runs
     from pipeline.reporting.compare_sections import compare_document
     from pipeline.reporting.markdown import render_markdown
+    from pipeline.reporting.page import render_page
 
-    comparison = compare_runs(load_run(out_a), load_run(out_b), rule)
-    sys.stdout.write(render_markdown(compare_document(comparison)))  # as it is, to be pasted
+    document = compare_document(compare_runs(load_run(out_a), load_run(out_b), rule), gap)
+    if html is not None:
+        _write(html, render_page(document))
+    terminal.paste(render_markdown(document))
 
 
 @app.command(group=RUNS)
@@ -346,6 +354,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f" ({error.filename})" if error.filename else ""
         advice = "; free some space and run the same command to go on" if error.errno == errno.ENOSPC else ""
         return _fail(f"{error.strerror or error}{where}{advice}", 1)
+
+
+def _write(file: str, page: str) -> None:
+    try:
+        Path(file).write_text(page, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"cannot write {file!r}: {reason}; name another file with --html") from error
 
 
 def _check_encoding(arguments: Sequence[str]) -> None:

@@ -34,6 +34,17 @@ def count(text: str) -> int:
     return int(text)
 
 
+def points(text: str) -> float:
+    """A difference in points of accuracy, from 0.01 to under 100. Raises ValueError for anything else."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.01 <= value < 100:
+        raise ValueError(f"'{text}' is not a number of points from 0.01 to under 100")
+    return value
+
+
 def pair(option: str, text: str) -> tuple[str, str]:
     """What stands before and behind the first equals sign. Raises InputError where there is none."""
     name, sign, value = text.partition("=")

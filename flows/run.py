@@ -150,7 +150,8 @@ def publish_artifacts(output: Output, folder: Output, report: Report) -> None:
     markdown = folder.path(MARKDOWN).read_text(encoding="utf-8")
     artifacts.create_markdown_artifact(markdown=markdown, key="labelscore-report", description=str(output))
     columns = ["prompt", "rule", "accuracy", "low", "high", "num_correct", "num_gold"]
-    artifacts.create_table_artifact(table=report.summary.select(columns).to_dicts(), key="labelscore-accuracy")
+    ranked = report.summary.sort("num_correct", descending=True, maintain_order=True)
+    artifacts.create_table_artifact(table=ranked.select(columns).to_dicts(), key="labelscore-accuracy")
     page = output.path(PAGE)
     link = f"{output}/{PAGE}" if output.remote else page.absolute().as_uri()
     artifacts.create_link_artifact(link=link, link_text="report.html", key="labelscore-page")

@@ -31,10 +31,26 @@ if TYPE_CHECKING:
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 4096)  # a pipe folds nothing
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+DASHES = "\N{MINUS SIGN}\N{EN DASH}"
+HYPHENS = str.maketrans(DASHES, "--")
+
 
 def plain(words: object) -> str:
-    """Text without control characters, on one line: a terminal does nothing but show it."""
-    return "".join(c if c.isprintable() else " " for c in str(words))
+    """Text without control characters, on one line: a terminal does nothing but show it.
+
+    A minus sign or a dash that standard output cannot encode is a hyphen: as a question mark it would lose the sign.
+    """
+    flat = "".join(c if c.isprintable() else " " for c in str(words))
+    return flat if can_encode(DASHES) else flat.translate(HYPHENS)
+
+
+def can_encode(characters: str) -> bool:
+    """Whether standard output has these characters."""
+    try:
+        characters.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class LineHandler(logging.Handler):
@@ -48,6 +64,11 @@ class LineHandler(logging.Handler):
 def say(line: object, style: str = "") -> None:
     """Print one line on standard output."""
     out.print(Text(plain(line), style))
+
+
+def paste(text: str) -> None:
+    """Write a text of many lines to standard output as it is, to be pasted."""
+    sys.stdout.write(text if can_encode(DASHES) else text.translate(HYPHENS))
 
 
 def warn(line: object, style: str = "") -> None:
@@ -150,23 +171,54 @@ def print_report(report: "Report") -> None:
     say("")
     if report.has_tasks:
         _print_tasks(report)
+        _print_findings(report)
         return
     if not report.has_gold:
         say("The items have no gold labels: report.md counts what was predicted.")
         return
-    published = {prompt.name: prompt.published_accuracy for prompt in report.manifest.prompts}
-    rows = [{**row, "published": published[row["prompt"]]} for row in report.headline.iter_rows(named=True)]
+    _print_ranking(report)
+    _print_findings(report)
+
+
+def _print_ranking(report: "Report") -> None:
+    """The prompts, the most accurate first, each against the leader."""
+    from pipeline.reporting.families import behind, standing_word
+    from pipeline.reporting.formats import points_interval
+
+    against = {row["prompt"]: row for row in report.verdict.prompts.iter_rows(named=True)}
+    rows = []
+    for row in report.ranked.iter_rows(named=True):
+        other = against[row["prompt"]]
+        ends = {"behind_low": other["low"], "behind_high": other["high"]}
+        beside = {"behind": other["behind"], "standing": other["standing"], **ends}
+        rows.append({**row, **beside, "published": report.published.get(row["prompt"])})
     fields: list[Field] = [
         ("prompt", text, "prompt"),
         ("accuracy", percent, "accuracy"),
-        ("95 % interval", lambda low, high: f"{percent(low)} to {percent(high)}", "low", "high"),
-        *([] if report.has_choices else [("macro F1", fraction, "macro_f1")]),
-        ("right", count, "num_correct"),
-        ("of", count, "num_gold"),
+        ("95 % interval" if len(rows) == 1 else "95 % alone", _narrow_interval, "low", "high"),
     ]
-    if any(value is not None for value in published.values()):
+    if len(rows) > 1:
+        fields += [
+            ("behind", behind, "behind"),
+            ("95 % together", points_interval, "behind_low", "behind_high"),
+            ("verdict", standing_word, "standing"),
+        ]
+    else:
+        fields += [("right", count, "num_correct"), ("of", count, "num_gold")]
+    if report.published:
         fields.append(("published", percent, "published"))
-    print_table(f"accuracy under the rule '{report.headline_rule}'", rows, fields)
+    print_table(f"accuracy under the rule '{report.headline_rule}', in per cent", rows, fields)
+
+
+def _print_findings(report: "Report") -> None:
+    """The verdict in words, which is what a run ends with."""
+    from pipeline.reporting.findings import find
+
+    if findings := find(report):
+        say("")
+        say(findings.lines[0], "bold")
+        for sentence in findings.sentences:
+            say(f"- {sentence}")
 
 
 def _narrow_interval(low: float, high: float) -> str:

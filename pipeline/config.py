@@ -28,7 +28,7 @@ PRESETS = Path(__file__).with_name("presets")
 # What a run of tasks can be told beside them.
 BESIDE_TASKS = {
     "task", "task_path", "num_shots", "seed", "limit", "model", "revision", "trust_remote_code", "rule", "device",
-    "dtype", "batch_tokens", "shard_size", "workers", "out", "force", "chat_template",
+    "dtype", "gap", "batch_tokens", "shard_size", "workers", "out", "force", "chat_template",
     "chat", "chat_date",
 }  # fmt: skip
 CHAT_KEYS = ("chat", "chat_date", "chat_answer", "shots_as_turns")
@@ -59,6 +59,7 @@ def _read_date(value: object) -> object:
 _NO_TRUTH = BeforeValidator(_refuse_truth)  # after the limits: in the JSON schema, which Prefect checks, they get lost
 Number = Annotated[int, _NO_TRUTH]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1), _NO_TRUTH]
+Gap = Annotated[float, Field(ge=0.01, lt=100), _NO_TRUTH]  # a difference between two accuracies, in points
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -180,6 +181,9 @@ class RunConfig(BaseModel):
         None, description="cut the text, or the column that a prompt cuts, after N tokens; the default is the context"
     )
     rule: Rule = Field("sum", description="scoring rule that leads the report")
+    gap: Gap | None = Field(
+        None, description="a difference in points that you want to see: the report says how many items would show it"
+    )
     notebook_rule: bool = Field(False, description="also keep the notebook's mistaken score, to compare with")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
@@ -272,6 +276,8 @@ def load_config(file: str | None, preset: str | None, options: Mapping[str, Any]
         _validate(values, place)
         merged.update(values)
         places |= dict.fromkeys(values, place)
+    if places.get("published") == f"preset {preset}" != places.get("dataset"):
+        del merged["published"]  # they are of the preset's data set
     config = _validate(merged, str(file or "the command line"))
     _check_prompts(config)
     _check_tasks(config, places)

@@ -186,6 +186,7 @@ class Job:
                 out=_shown(self.output, folder),
                 previous=previous,
                 past=past,
+                gap=self.config.gap,
             )
             write_history(folder, last.history, report.history_rows.to_arrow())
         return report
@@ -256,11 +257,12 @@ class Progress:
         return f"scored {done:,} of {missing:,} ({rate:,.1f} items/s, {left:,.0f} s left)"
 
 
-def remake_report(output: Output, rule: str | None = None) -> Report:
+def remake_report(output: Output, rule: str | None = None, gap: float | None = None) -> Report:
     """Make the report of a finished run again from its tables, led by `rule` (by default the one it had).
 
-    It is published as a run is, in a folder of its own. Raises InputError where there is no finished run or the rule's
-    scores were not kept, RunError where the tables are not those of the finished run.
+    `gap`: a difference in points that the reader wants to see (by default what the run was told). The report is
+    published as a run is, in a folder of its own. Raises InputError where there is no finished run or the rule's scores
+    were not kept, RunError where the tables are not those of the finished run.
     """
     refuse_foreign(output)
     run, manifest = open_run(output)
@@ -273,6 +275,14 @@ def remake_report(output: Output, rule: str | None = None) -> Report:
         run.link(name, folder, name)
     past = pl.DataFrame(read_history(run))
     manifest = manifest.model_copy(update={"headline_rule": rule or manifest.headline_rule, "files": kept})
-    report = make_report(folder, manifest, manifest.headline_rule, out=_shown(output, folder), previous=None, past=past)
+    report = make_report(
+        folder,
+        manifest,
+        manifest.headline_rule,
+        out=_shown(output, folder),
+        previous=None,
+        past=past,
+        gap=manifest.config.gap if gap is None else gap,
+    )
     publish(output, folder, manifest)
     return report

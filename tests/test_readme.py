@@ -62,8 +62,10 @@ def test_the_real_model_gets_as_much_of_ag_news_as_is_said(tmp_path: Path, prefe
     real_file()
     (tmp_path / "ag_news_test.parquet").symlink_to(shared / "data" / "ag_news_test.parquet")
     done = run_as_a_newcomer(blocks("sh")[1].strip(), tmp_path, prefect_home)
-    accuracy, low, high = re.findall(r"\d+\.\d %", done.stdout)
-    assert f"it gets {accuracy} of the first 400 rows right ({low} to {high}):" in " ".join(README.split())
+    found = re.search(r"^answer +(\d+\.\d) % +([\d.]+)\N{EN DASH}([\d.]+) ", done.stdout, re.MULTILINE)
+    assert found
+    accuracy, low, high = found.groups()
+    assert f"it gets {accuracy} % of the first 400 rows right ({low} to {high} %):" in " ".join(README.split())
 
 
 def test_the_output_shown_is_the_real_one(demo_run: FinishedRun) -> None:

@@ -17,11 +17,13 @@ NUM_MARGIN_BINS = 40
 
 
 def reliability_table(predictions: pl.LazyFrame) -> pl.DataFrame:
-    """prompt, rule, bin, bin_low, bin_high, n, confidence (mean), accuracy, low, high; bins without items are left out.
+    """prompt, rule, bin, bin_low, bin_high, n, confidence (mean), accuracy, low, high, variance; no bins without items.
 
     Bins are (low, high] over the winner's confidence; the expected calibration error is their mean |accuracy -
-    confidence|, weighted by n (Guo et al. 2017).
+    confidence|, weighted by n (Guo et al. 2017). `variance` is that of the number right in the bin if the confidences
+    were true: the sum of c (1 - c), each times the items that share its text.
     """
+    confidence, copies = pl.col("confidence"), pl.col("copies").cast(pl.Float64)
     number = (pl.col("confidence") * NUM_BINS).ceil().clip(1, NUM_BINS).cast(pl.Int64) - 1
     table = (
         predictions.drop_nulls("correct")
@@ -32,6 +34,7 @@ def reliability_table(predictions: pl.LazyFrame) -> pl.DataFrame:
             accuracy=pl.col("correct").mean(),
             num_correct=pl.col("correct").sum().cast(pl.Int64),
             copies=sum_copies(),
+            variance=(confidence * (1 - confidence) * copies).sum(),
         )
         .sort(*KEY, "bin")
         .collect(engine="streaming")

@@ -80,7 +80,7 @@ def axis_around(*shares: pl.Series | float) -> tuple[float, float]:
 
 
 def accuracy_chart(rows: pl.DataFrame, domain: tuple[float, float], chance: float | None) -> Spec:
-    """Points with their intervals, one row per name, and a dashed line at chance, or a tick where it differs (None).
+    """Points with their intervals, one row per name, and a dashed line at what they are held against, or ticks (None).
 
     `rows`: name, accuracy, low, high (shares), n, headline (bool), published (share or null, drawn as a diamond), and
     `chance` where it differs.
@@ -149,10 +149,17 @@ def coverage_chart(curves: pl.DataFrame, prompt: str) -> Spec:
     """
     x = _axis("coverage", "share answered, most confident first", domain=[0, 1])
     at: dict[str, Any] = {"x": alt.X(**x), "y": alt.Y(**_axis("accuracy", "accuracy", zero=False))}
-    others = alt.Chart(curves.filter(pl.col("prompt") != prompt)).mark_line(stroke=MUTED, strokeWidth=1, opacity=0.5)
-    own = alt.Chart(curves.filter(pl.col("prompt") == prompt)).mark_line(stroke=ACCENT, strokeWidth=2.5)
+    # All curves in each chart: the same data in all, which a page then holds once.
+    base = alt.Chart(curves)
+    names = [name for name in _order(curves["prompt"]) if name != prompt]
+    own = alt.FieldEqualPredicate(field="prompt", equal=prompt)
+    others = base.transform_filter(alt.FieldOneOfPredicate(field="prompt", oneOf=names)).mark_line(
+        stroke=MUTED, strokeWidth=1, opacity=0.5
+    )
+    line = base.transform_filter(own).mark_line(stroke=ACCENT, strokeWidth=2.5)
     tooltip = ["prompt:N", _tip("coverage"), _tip("accuracy")]
-    return _finish([others.encode(detail="prompt:N", **at), own.encode(tooltip=tooltip, **at)], 240)
+    own_line = line.encode(tooltip=tooltip, **at)
+    return _finish([others.encode(detail="prompt:N", **at), own_line] if names else [own_line], 240)
 
 
 def margin_chart(bins: pl.DataFrame) -> Spec:

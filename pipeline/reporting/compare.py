@@ -10,13 +10,14 @@ import polars as pl
 
 from pipeline.analysis import Run
 from pipeline.errors import InputError
-from pipeline.reporting.comparisons import RUN_FAMILY, Side, compare_sides, count_patterns
+from pipeline.reporting.agreement import Arm
+from pipeline.reporting.comparisons import compare_pairs
 from pipeline.reporting.items import TEXT_HASH, item_texts, text_column, text_key, with_gold_ids
 from pipeline.reporting.places import Places, are_tasks, join_names
 from pipeline.reporting.predictions import drop_outdated, predict
 from pipeline.reporting.rules import NORM_RULES
 from pipeline.reporting.run_facts import run_differences
-from pipeline.reporting.stats import Pairs
+from pipeline.reporting.stats import Pairs, design_effect
 from pipeline.storing.files import Output
 from pipeline.storing.layout import ITEM_CHOICES, TASK
 from pipeline.storing.manifest import PromptRecord
@@ -33,10 +34,11 @@ class RunComparison:
     `unpaired` are pairs of prompts, as words, that read other columns, so that no item is known to be the same.
     Where both runs are of tasks (`of_tasks`) the prompts are tasks, and the numbers of items are sums over them.
 
-    `comparisons` are as in `compare_sides`, one row per shared prompt, and empty where no common item has the same gold
+    `comparisons` are as in `compare_pairs`, one row per shared prompt, and empty where no common item has the same gold
     label in both. `differences`: what else differs, and its value in each.
     `flips`: prompt, text, gold, predicted_a, predicted_b, confidence_a, confidence_b, correct_a, correct_b, item_id_a,
-    item_id_b: the items predicted differently, those where a run was surest first.
+    item_id_b: the items predicted differently, those where a run was surest first. Where the runs do not have the same
+    gold label, `gold`, `correct_a` and `correct_b` are null: no one label says which of them is right.
     """
 
     name_a: str
@@ -73,10 +75,8 @@ def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
     # Prompts have the same items, all of which the first pair has met; tasks have their own.
     common = [table for _, _, table in (met if of_tasks else met[:1])]
     flips = pl.concat(_flips(table, a.items, x, y) for x, y, table in met)
-    found = [
-        (Side(x.name, rule, f"'{x.name}' in A"), Side(y.name, rule, f"'{y.name}' in B"), _count_pairs(table))
-        for x, y, table in met
-    ]
+    found = [(Arm(x.name, rule), Arm(y.name, rule), _count_pairs(table)) for x, y, table in met]
+    judged = [pair for pair in found if pair[2].num_items]
     return RunComparison(
         name_a=a.out,
         name_b=b.out,
@@ -91,7 +91,7 @@ def compare_runs(a: Run, b: Run, rule: str = "sum") -> RunComparison:
         unpaired=[f"'{x.name}' in A and '{y.name}' in B" for x, y, table, _ in pairs if table.is_empty()],
         num_gold_differs=sum(table.filter(GOLD_DIFFERS).height for table in common),
         differences=run_differences(a.manifest, b.manifest),
-        comparisons=compare_sides(RUN_FAMILY, [sides for sides in found if sides[2].num_items]),
+        comparisons=compare_pairs(judged, len(judged)),
         flips=_surest_first(flips) if of_tasks else flips,
     )
 
@@ -219,22 +219,28 @@ def _count_pairs(joined: pl.DataFrame) -> Pairs:
     both, only_a, only_b, neither = judged.select(
         (a & b).sum(), only_a=(a & ~b).sum(), only_b=(~a & b).sum(), neither=(~a & ~b).sum()
     ).row(0)
-    net = a.cast(pl.Int64).sum() - b.cast(pl.Int64).sum()
-    texts = judged.group_by("text_hash").agg(rows=pl.len(), net=net, n=1)
-    return Pairs(both, only_a, only_b, neither, count_patterns(texts) if texts.height < judged.height else ())
+    nets = judged.group_by(TEXT_HASH).agg(
+        w=pl.len().cast(pl.Int64), net=a.cast(pl.Int64).sum() - b.cast(pl.Int64).sum()
+    )
+    w, net = pl.col("w"), pl.col("net")
+    sums = nets.select((net**2).sum(), products=(w * net).sum(), weights=(w**2).sum()).row(0)
+    effect = design_effect(judged.height, nets.height, only_a, only_b, *sums)
+    return Pairs(both, only_a, only_b, neither, effect)
 
 
 def _flips(joined: pl.DataFrame, items_a: pl.LazyFrame, x: PromptRecord, y: PromptRecord) -> pl.DataFrame:
     name = x.name if x.name == y.name else f"{x.name} / {y.name}"
     texts = item_texts(_own_items(items_a, x), x).rename({"item_id": "item_id_a"})
+    judged = pl.when(~GOLD_DIFFERS)
     return (
         joined.lazy()
         .filter(pl.col("predicted_a") != pl.col("predicted_b"))
         .sort(pl.max_horizontal("confidence_a", "confidence_b"), "item_id_a", descending=[True, False])
         .join(texts, on="item_id_a", how="left", maintain_order="left")
         .select(
-            pl.lit(name).alias("prompt"), "text", join_names(pl.col("gold_a")).alias("gold"), "predicted_a",
-            "predicted_b", "confidence_a", "confidence_b", "correct_a", "correct_b", "item_id_a", "item_id_b",
+            pl.lit(name).alias("prompt"), "text", judged.then(join_names(pl.col("gold_a"))).alias("gold"),
+            "predicted_a", "predicted_b", "confidence_a", "confidence_b", judged.then("correct_a").alias("correct_a"),
+            judged.then("correct_b").alias("correct_b"), "item_id_a", "item_id_b",
         )
         .collect()
     )  # fmt: skip

@@ -1,12 +1,17 @@
-"""What `labelscore compare` prints, as a document: two runs on their common texts, and the items that flipped.
+"""What `labelscore compare` says, as a document: two runs on their common texts, and the items that flipped.
 
 Invariant: nothing is said of figures that do not exist: without a common gold label neither run is called better.
 """
+
+from collections.abc import Sequence
+
+import polars as pl
 
 from pipeline.reporting import document as doc
 from pipeline.reporting.compare import RunComparison
 from pipeline.reporting.families import comparison_section
 from pipeline.reporting.formats import exact, excerpt, percent, text
+from pipeline.reporting.item_rows import MAX_ITEMS
 from pipeline.reporting.rules import CAUTIONS
 from pipeline.storing.layout import DOCUMENTS
 
@@ -48,10 +53,12 @@ TASK_FIELDS: tuple[doc.Field, ...] = (
 )
 
 
-def compare_document(comparison: RunComparison) -> doc.Document:
+def compare_document(comparison: RunComparison, gap: float | None = None) -> doc.Document:
+    """Two runs compared; `gap` is a difference in points that the reader wants to see."""
     nothing = "The runs have no gold label in common, so neither can be called better; what flipped is below."
-    compared = comparison_section(comparison.comparisons, nothing, by_task=comparison.of_tasks)
-    sections = (_runs(comparison), compared, _flips(comparison))
+    share = None if gap is None else gap / 100
+    compared = comparison_section(comparison.comparisons, nothing, by_task=comparison.of_tasks, gap=share)
+    sections = (compared, _runs(comparison), _flips(comparison))
     return doc.Document("labelscore compare", f"two runs under the rule '{comparison.rule}'", sections)
 
 
@@ -91,10 +98,39 @@ def _flips(comparison: RunComparison) -> doc.Section:
     num_flips = comparison.flips.height
     if not num_flips:
         none = "None: both runs predict the same label for every common item."
-        return doc.Section("flips", "Flipped items", [doc.Paragraph(none)])
-    words = f"{num_flips:,} predictions differ"
-    if num_flips > NUM_FLIPS:
-        words += f"; the {NUM_FLIPS} where a run was surest are shown"
+        return doc.Section("items", "Flipped items", [doc.Paragraph(none)])
+    differ = f"{num_flips:,} predictions differ"
+    some = f"; the {NUM_FLIPS} where a run was surest are shown" if num_flips > NUM_FLIPS else ""
     fields = TASK_FIELDS if comparison.of_tasks else FLIP_FIELDS
     table = doc.make_table("Predictions that differ", comparison.flips.head(NUM_FLIPS), fields)
-    return doc.Section("flips", "Flipped items", [doc.Paragraph(f"{words}."), table])
+    instead: list[doc.Block] = [doc.Paragraph(f"{differ}{some}."), table]
+    return doc.Section("items", "Flipped items", [_flipped_items(comparison, instead)])
+
+
+def _flipped_items(comparison: RunComparison, instead: Sequence[doc.Block]) -> doc.Items:
+    """What both runs make of each, those first where a run was surest."""
+    flips, number = comparison.flips.head(MAX_ITEMS), pl.col("item_id_a")
+    pairs = [pl.concat_list(f"{name}_a", f"{name}_b").alias(name) for name in ("predicted", "correct", "confidence")]
+    nothing = [pl.lit([None, None]).alias(name) for name in ("margin", "labels", "scores")]
+    has_groups = flips["prompt"].n_unique() > 1
+    rows = flips.select(
+        (number % DOCUMENTS if comparison.of_tasks else number).alias("item_id"),
+        pl.col("prompt").alias("group") if has_groups else pl.lit(None, pl.String).alias("group"),
+        "text",
+        pl.when(pl.col("gold").is_not_null()).then(pl.concat_list("gold")).alias("gold"),
+        *pairs,
+        *nothing,
+    )
+    return doc.Items(
+        names=["A", "B"],
+        unit="run",
+        rows=rows,
+        num_first=rows.height,
+        first_are="surest",
+        num_total=comparison.flips.height,
+        instead=instead,
+        group_unit="task" if comparison.of_tasks else "prompt",
+        kind="A's document" if comparison.of_tasks else "A's item",
+        shows_end=comparison.of_tasks,
+        all_at_first=True,
+    )

@@ -137,24 +137,52 @@ class WrongItem:
 
 @dataclass(frozen=True, slots=True)
 class WrongItems:
-    """The confidently wrong items, those of one prompt in a row; `unit` is what a prompt is called."""
+    """Confidently wrong items, those of one prompt in a row."""
 
     rows: Sequence[WrongItem]
-    unit: str = "prompt"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Items:
+    """Items to look through, a row each, with what each of `names` (prompts, or two runs) predicts side by side.
+
+    `rows`: item_id, group, text, gold (a list of names, or null) and, with a value for each of `names`, the lists
+    predicted, correct, confidence, margin, labels, scores (of a prediction both lists again; null where nobody knows).
+    The first `num_first` rows, which are `first_are`, have to be shown where there is no room for all `num_total`.
+    `unit` is what one of `names` is called, `group_unit` what a group is, `kind` what an item's number is the number
+    of. `all_at_first`: else a reader sees the wrong ones first. `instead` stands for all of it where nothing can be
+    looked through.
+    """
+
+    names: Sequence[str]
+    unit: str
+    rows: pl.DataFrame
+    num_first: int
+    first_are: str
+    num_total: int
+    instead: "Sequence[Block]"
+    group_unit: str = ""
+    kind: str = "item"
+    shows_end: bool = False
+    all_at_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """What is behind its title until a reader unfolds it; `note` stands beside the title."""
+    """What is behind its title until a reader unfolds it; `note` stands beside the title.
+
+    `page_only`: too much for a text that is read from top to bottom, which then has the title and the note.
+    """
 
     title: str
     note: str
     blocks: "Sequence[Block]"
     is_open: bool = False
+    page_only: bool = False
 
 
 Text = Paragraph | Warnings | Headline | Bullets | Definitions | Subheading | Verbatim
-Block = Text | Table | Figures | WrongItems | Folded
+Block = Text | Table | Figures | WrongItems | Items | Folded
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +210,11 @@ def all_figures(blocks: Sequence[Block]) -> Iterator[Figure]:
             yield from block.figures
         elif isinstance(block, Folded):
             yield from all_figures(block.blocks)
+
+
+def find_items(document: Document) -> Items | None:
+    """The items to look through, which a document has once or not at all."""
+    return next((b for section in document.sections for b in section.blocks if isinstance(b, Items)), None)
 
 
 def make_table(caption: str, frame: pl.DataFrame, fields: Sequence[Field]) -> Table:

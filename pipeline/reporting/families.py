@@ -1,88 +1,154 @@
-"""Comparisons that were corrected together, as sentences and a table: in a report and between two runs.
+"""How differences were told apart, and their tables: in a report and between two runs.
 
-Invariant: of a large family only what is not established gets a sentence; the table has every row.
+Invariant: groups come first, a table of all pairs is folded; both show the same intervals.
 """
-
-from typing import Literal
 
 import polars as pl
 
-from pipeline.reporting.document import Block, Bullets, Field, Paragraph, Section, make_table
-from pipeline.reporting.formats import count, exact, p_value, points, points_interval, spread
-from pipeline.reporting.stats import ALPHA, POWER
+from pipeline.reporting.document import Block, Bullets, Field, Folded, Paragraph, Section, make_table
+from pipeline.reporting.findings import but_left_out, gap_line
+from pipeline.reporting.formats import (
+    NONE,
+    count,
+    exact,
+    num_points,
+    p_value,
+    percent,
+    points,
+    points_ends,
+    points_interval,
+)
+from pipeline.reporting.report import Report
 
-MAX_SENTENCES = 10  # comparisons up to which each gets its sentence
+MAX_SENTENCES = 20  # of a comparison of two runs; the table has every row
+MAX_ARMS = 60  # rows of the table of all prompts and rules
+MAX_PAIRS = 28  # rows of the table of all pairs in report.md: those of eight prompts
+STANDINGS = {
+    "leads": "highest",
+    "same": "right on the same items",
+    "open": "cannot be told from it",
+    "worse": "worse",
+}
 
 ASSUMPTIONS = (
-    f"Differences are in points of accuracy on the same items, with a paired bootstrap interval (95 %, 10,000 seeded "
-    f"draws). p is McNemar's exact test, corrected by Holm's method within the family; a difference counts as "
-    f"established when the corrected p is under {ALPHA:.2f}. The number of items that would settle a difference is "
-    f"Connor's (1987), for a power of {POWER:.0%} at {ALPHA:.2f} divided by the size of the family, and never fewer "
-    "than give the exact test enough disagreements to get there; it assumes that both rates of disagreement stay as "
-    "measured, so take it as an order of magnitude."
+    "Differences are in points of accuracy on the same items. Each interval is Tango's (1998) score interval of paired "
+    "proportions, at a level raised by Bonferroni's inequality so that all intervals of a family hold together with "
+    "95 %: with {num} in it, each at {level}. A difference is called established, and a prompt worse, exactly where "
+    "the interval excludes 0, which is where p (McNemar's score test, times the number of pairs, at most 1) is under "
+    "0.05. What would be shown 8 times in 10 is Connor's (1987), at the share of items that only one of the two gets "
+    "right."
 )
-
 REPEATED = (
-    "Texts repeat here, so a text with all its items is one unit: the interval and the standard error take whole "
-    "texts, p is the exact sign test over texts (those with more items right under A against those with more under B), "
-    "which is McNemar's where nothing repeats, and what would settle a difference is counted in distinct texts. A "
-    "difference that comes only from texts that many items share is not called established."
+    "Texts repeat here, so a text with all its items is one unit of these tests: counts are divided by the design "
+    "effect, which is by how much that raises the variance of the difference."
 )
 
 
-def comparison_section(comparisons: pl.DataFrame, nothing: str, *, by_task: bool = False) -> Section:
-    """A family of comparisons of prompts and how they are tested, or `nothing` where it has none.
-
-    `by_task`: of two runs, on the items of each task.
-    """
-    blocks = family_blocks(comparisons, unit="task" if by_task else "prompt")
-    blocks.append(assumptions(comparisons) if blocks else Paragraph(nothing))
-    return Section("comparisons", "Which differences hold", blocks)
+def standing_word(standing: str) -> str:
+    return STANDINGS[standing]
 
 
-def family_blocks(
-    comparisons: pl.DataFrame, by: Literal["prompt", "rule"] = "prompt", *, unit: str = "prompt"
-) -> list[Block]:
-    """One family of comparisons, of prompts or of rules within prompts; empty where it has none.
-
-    `unit`: what a prompt is called. Of rules within tasks, which may be very many, a large family gets no sentences.
-    """
-    size = comparisons.height
-    if not size:
-        return []
-    shown = comparisons if size <= MAX_SENTENCES else comparisons.filter(~pl.col("established"))
-    num_open = shown.height
-    words = f"{size} {'pair' if size == 1 else 'pairs'} on the same items, corrected together."
-    if num_open < size:
-        words += f" {num_open} of {size} differences are not established."
-    fields = _fields(by, by_text=_texts_repeat(comparisons), unit=unit)
-    table = make_table(comparisons["family"][0], comparisons, fields)
-    is_short = unit == "prompt" or size <= MAX_SENTENCES
-    bullets = [Bullets(shown["words"].to_list())] if num_open and is_short else []
-    return [Paragraph(words), *bullets, table]
+def behind(difference: float | None) -> str:
+    return NONE if difference is None else num_points(difference).removesuffix("s").removesuffix(" point")
 
 
-def assumptions(comparisons: pl.DataFrame) -> Paragraph:
-    """How the differences of a family are tested, and what texts that repeat change about it."""
-    return Paragraph(f"{ASSUMPTIONS} {REPEATED}" if _texts_repeat(comparisons) else ASSUMPTIONS, note=True)
+RANKING_FIELDS: tuple[Field, ...] = (
+    ("points behind", behind, "behind"),
+    ("95 % together", points_interval, "low", "high"),
+    ("verdict", standing_word, "standing"),
+)
 
 
-def _texts_repeat(comparisons: pl.DataFrame) -> bool:
-    return bool((comparisons["num_texts"] < comparisons["n"]).any())
+def assumptions(num_pairs: int, *, repeats: bool) -> Paragraph:
+    """How the intervals of a family of so many pairs are made, and what texts that repeat change about it."""
+    level = percent(1 - 0.05 / max(1, num_pairs), 1 + len(str(num_pairs)))  # never 100 %
+    words = ASSUMPTIONS.format(num=f"{num_pairs:,} pair{'' if num_pairs == 1 else 's'}", level=level)
+    return Paragraph(f"{words} {REPEATED}" if repeats else words, note=True)
 
 
-def _fields(by: Literal["prompt", "rule"], *, by_text: bool, unit: str) -> list[Field]:
+def prompt_pairs(report: Report) -> Section | None:
+    """All pairs of prompts, folded, and how they were told apart; None of tasks, which share no items."""
+    if report.has_tasks:
+        return None
+    pairs = report.verdict.pairs
+    if pairs.is_empty():
+        why = "There is one prompt" if report.has_gold else "No item has a gold label"
+        blocks: list[Block] = [Paragraph(f"{why}, so there is nothing to compare.")]
+    else:
+        num_open = pairs.height - int(pairs["established"].sum())
+        note = f"{num_open:,} of {pairs.height:,} differences are not established"
+        table = make_table(f"All pairs of prompts under the rule '{report.headline_rule}'", pairs, pair_fields(pairs))
+        is_long = pairs.height > MAX_PAIRS
+        folded = Folded("All pairs of prompts", note, [table], page_only=is_long)
+        blocks = [assumptions(pairs.height, repeats=report.repeats), folded]
+    return Section("comparisons", "How the prompts were told apart", blocks)
+
+
+def pair_fields(pairs: pl.DataFrame, unit: str = "prompt") -> list[Field]:
+    """The columns of a table of pairs of prompts; the design effect only where there is one."""
+    by_text = bool((pairs["design_effect"] > 1).any())
     return [
-        *([(unit, exact, "prompt_a")] if by == "rule" else []),
-        ("A", exact, f"{by}_a"),
-        ("B", exact, f"{by}_b"),
+        (f"{unit} A", exact, "prompt_a"),
+        (f"{unit} B", exact, "prompt_b"),
         ("A \N{MINUS SIGN} B, points", points, "difference"),
         ("95 % interval", points_interval, "low", "high"),
-        ("SE, points", spread, "standard_error"),
         ("only A right", count, "only_a"),
         ("only B right", count, "only_b"),
-        *([("texts for A", count, "texts_a"), ("texts for B", count, "texts_b")] if by_text else []),
+        *([("design effect", "{:.2f}".format, "design_effect")] if by_text else []),
         ("p", p_value, "p"),
-        ("p (Holm)", p_value, "p_holm"),
-        (f"{'texts' if by_text else 'items'} to settle it", count, "items_to_settle"),
-    ]  # fmt: skip
+        ("shown 8 times in 10 from", num_points, "detectable"),
+    ]
+
+
+def arms_table(report: Report) -> list[Block]:
+    """Every prompt (or task) under every rule that counts, ranked, and how they were told apart."""
+    arms = report.verdict.arms
+    if arms.height < 2:
+        return []
+    shown = arms.head(MAX_ARMS) if not report.has_tasks else arms
+    highest = "the highest of its task" if report.has_tasks else "the highest"
+    caption = f"Every {report.unit} under every rule{but_left_out(report)}, against {highest}"
+    if shown.height < arms.height:
+        caption += f"; the first {shown.height:,} of {arms.height:,}"
+    fields: tuple[Field, ...] = (
+        (report.unit, exact, "prompt"),
+        ("rule", exact, "rule"),
+        ("accuracy", percent, "accuracy"),
+    )
+    table = make_table(caption, shown, (*fields, *RANKING_FIELDS))
+    return [table, assumptions(report.verdict.num_arm_pairs, repeats=report.repeats)]
+
+
+def comparison_section(
+    comparisons: pl.DataFrame, nothing: str, *, by_task: bool = False, gap: float | None = None
+) -> Section:
+    """Two runs compared, each prompt or task in both, or `nothing`; `gap`: what the reader wants to see."""
+    title = "Which differences hold"
+    if comparisons.is_empty():
+        return Section("comparisons", title, [Paragraph(nothing)])
+    by = ("established", pl.col("difference").abs())  # what holds first, so that it is never cut off
+    shown = comparisons.sort(*by, descending=True, maintain_order=True).head(MAX_SENTENCES)
+    blocks: list[Block] = [Bullets([run_words(row) for row in shown.iter_rows(named=True)])]
+    if gap is not None:
+        blocks.append(Paragraph(gap_line(gap, comparisons, comparisons.height)))
+    table = make_table(
+        "The two runs on the items in both", comparisons, pair_fields(comparisons, "task" if by_task else "prompt")
+    )
+    repeats = bool((comparisons["design_effect"] > 1).any())
+    return Section("comparisons", title, [*blocks, table, assumptions(comparisons.height, repeats=repeats)])
+
+
+def run_words(row: dict[str, float | str | bool]) -> str:
+    """One sentence on a pair of two runs: which is better and by how much, or how far apart they can be."""
+    a, b = f"'{row['prompt_a']}' in A", f"'{row['prompt_b']}' in B"
+    if row["only_a"] == row["only_b"] == 0:
+        return f"{a} and {b} are right on the very same of the {row['n']:,} items."
+    difference, low, high = (float(row[name]) for name in ("difference", "low", "high"))
+    if row["established"]:
+        better, worse = (a, b) if difference > 0 else (b, a)
+        ends = sorted((abs(low), abs(high)))
+        return f"{better} gets {num_points(abs(difference))} more right than {worse} ({points_ends(*ends)})."
+    widest = max(-low, high)
+    counts = f"{row['only_a']:,} items only A gets right, {row['only_b']:,} only B"
+    apart = f"with 95 % confidence they are at most {num_points(widest)} apart"
+    return f"{a} and {b} cannot be told apart ({counts}): {apart}."

@@ -32,16 +32,18 @@ GOLD: Field = ("gold", text, "gold")
 
 def accuracy_figure(report: Report) -> Figure:
     """Accuracy of each prompt under the headline rule."""
-    rows = _named(report.headline, "prompt", pl.lit(True), report.published)
-    legend = f"Points are accuracies under '{report.headline_rule}', lines their 95 % intervals; dashed: chance."
+    rows = _named(report.ranked, "prompt", pl.lit(True), report.published)
+    legend = f"Points are accuracies under '{report.headline_rule}', lines their 95 % intervals"
     if report.has_tasks:
-        return _accuracy_of_tasks(report, rows, legend.replace("dashed:", "ticks:"))
+        return _accuracy_of_tasks(report, rows, f"{legend}; ticks: guessing.")
+    if rows.height > 1:
+        legend += ", each alone: two that overlap may still differ"
+    share, reference = report.reference
+    legend += f"; dashed: {reference}."
     if report.published:
         legend += " Diamonds are published figures."
-    domain = axis_around(rows["low"], rows["high"], report.chance, *report.published.values())
-    return _accuracies(
-        "accuracy", "Accuracy by prompt", "prompt", rows, accuracy_chart(rows, domain, report.chance), legend
-    )
+    domain = axis_around(rows["low"], rows["high"], share, *report.published.values())
+    return _accuracies("accuracy", "Accuracy by prompt", "prompt", rows, accuracy_chart(rows, domain, share), legend)
 
 
 def _accuracy_of_tasks(report: Report, rows: pl.DataFrame, legend: str) -> Figure:
@@ -55,16 +57,17 @@ def rule_figures(report: Report) -> list[Figure]:
     """Accuracy of each rule, a chart per prompt on the same axis; none of very many tasks."""
     if not report.draws_each:
         return []
-    chances = report.chances.values() if report.has_tasks and report.has_gold else [report.chance]
-    domain = axis_around(report.summary["low"], report.summary["high"], *chances)
-    legend = f"In colour the rule '{report.headline_rule}', which leads this report; dashed: chance."
+    share, reference = report.reference
+    shares = report.chances.values() if report.has_tasks and report.has_gold else [share]
+    domain = axis_around(report.summary["low"], report.summary["high"], *shares)
+    legend = f"In colour the rule '{report.headline_rule}', which leads this report; dashed: {reference}."
     figures = []
     for i, prompt in enumerate(report.manifest.prompts):
         summary = report.summary.filter(pl.col("prompt") == prompt.name)
         rows = _named(summary, "rule", pl.col("rule") == report.headline_rule, {})
         if rows.height:
-            chance = report.chances[prompt.name] if report.has_tasks else report.chance
-            title, chart = f"Accuracy by rule, {report.unit} {prompt.name}", accuracy_chart(rows, domain, chance)
+            own = report.chances[prompt.name] if report.has_tasks else share
+            title, chart = f"Accuracy by rule, {report.unit} {prompt.name}", accuracy_chart(rows, domain, own)
             figures.append(_accuracies(f"rules-{i}", title, "rule", rows, chart, legend))
     return figures
 
@@ -142,12 +145,13 @@ def _describe_confusions(cells: pl.DataFrame) -> str:
 
 def reliability_figure(report: Report, prompt: PromptRecord, index: int) -> Figure:
     bins = report.under_headline(report.reliability, prompt.name)
-    ece = report.under_headline(report.summary, prompt.name)["ece"][0]
+    row = report.under_headline(report.summary, prompt.name).row(0, named=True)
     mean = bins.select((pl.col("confidence", "accuracy") * pl.col("n")).sum() / pl.col("n").sum())
     confidence, accuracy = mean.row(0)
     sentence = (
         f"The mean confidence is {percent(confidence)}, the accuracy {percent(accuracy)}; expected calibration error "
-        f"{fraction(ece)}."
+        f"{fraction(row['ece'])}. If each confidence were true it would be {fraction(row['ece_calibrated'])} on so "
+        f"many items, and over {fraction(row['ece_calibrated_high'])} once in 20 times."
     )
     legend = "Under the dashed line the model is too sure of itself, above it not sure enough."
     chart = reliability_chart(bins.select("confidence", "accuracy", "low", "high", "n"))

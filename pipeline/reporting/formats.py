@@ -5,10 +5,12 @@ print, which a renderer may make plainer.
 """
 
 import math
+import re
 from datetime import datetime
 
 NONE = "\N{EN DASH}"
 THIN = "\N{NARROW NO-BREAK SPACE}"
+HIDDEN = re.compile(r"[\x00-\x08\x0b-\x0d\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def text(value: object) -> str:
@@ -41,6 +43,18 @@ def fine_percent(share: float | None) -> str:
     return percent(share, 2)
 
 
+def tiny_percent(share: float | None) -> str:
+    """Two digits that say something, however small: 12 %, 0.034 %, 2.1e-09 %."""
+    if not share:
+        return percent(share)
+    return percent(share, 0) if share >= 0.1 else f"{100 * share:.2g}{THIN}%"
+
+
+def up_to(mean: float | None, high: float | None) -> str:
+    """A figure of chance: its mean, and what it stays under 95 times in 100."""
+    return NONE if mean is None or high is None else f"{mean:.3f} (up to {high:.3f})"
+
+
 def interval(low: float | None, high: float | None) -> str:
     """Both ends of an interval of shares."""
     return NONE if low is None or high is None else f"{100 * low:z.1f} to {100 * high:z.1f}{THIN}%"
@@ -51,13 +65,27 @@ def points(share: float | None) -> str:
     return NONE if share is None else _minus(f"{100 * share:+z.1f}")
 
 
-def points_interval(low: float, high: float) -> str:
-    return f"{points(low)} to {points(high)}"
+def num_points(share: float) -> str:
+    """A difference of shares in words: `2.3 points`."""
+    figure = _minus(_shown_sign(100 * share))
+    return f"{figure} point{'' if figure == '1.0' else 's'}"
 
 
-def spread(share: float | None) -> str:
-    """A standard error of shares in points of per cent; nothing where one item leaves it open."""
-    return NONE if share is None or math.isnan(share) else f"{100 * share:.1f}"
+def points_ends(low: float, high: float) -> str:
+    """Both ends of an interval of a difference, without a unit."""
+    return f"{_minus(_shown_sign(100 * low))} to {_minus(_shown_sign(100 * high))}"
+
+
+def points_interval(low: float | None, high: float | None) -> str:
+    return NONE if low is None or high is None else points_ends(low, high)
+
+
+def _shown_sign(points: float) -> str:
+    """One decimal, or as many as show on which side of 0 it is: an interval that excludes 0 must not print one."""
+    figure = f"{points:z.1f}"
+    if float(figure) or abs(points) < 1e-12:
+        return figure
+    return f"{points:.{-math.floor(math.log10(abs(points)))}f}"
 
 
 def number(value: float | None) -> str:
@@ -102,6 +130,11 @@ def excerpt(words: str, max_chars: int, from_end: bool = False) -> str:
     if from_end and len(words) > max_chars:
         return f"… {words[-max_chars:]}"
     return words if len(words) <= max_chars else f"{words[:max_chars]} …"
+
+
+def visible(words: str) -> str:
+    """A text with each control character or lone surrogate, which HTML forbids, as the replacement character."""
+    return HIDDEN.sub("\N{REPLACEMENT CHARACTER}", words)
 
 
 def _minus(figure: str) -> str:

@@ -63,6 +63,11 @@ class ItemFacts:
     repeats: dict[str, Repeats]  # of each prompt
     several: pl.LazyFrame  # item_id, gold_ids: the items with several right classes
 
+    @property
+    def fewest_texts(self) -> str:
+        """The prompt that tells the fewest texts apart, the first of such: its texts are the units of every test."""
+        return max(self.repeats, key=lambda name: int((self.repeats[name].rows - 1).sum()))
+
     def gold_ids(self, block: tuple[int, int]) -> pl.DataFrame:
         """item_id, gold_ids of the items of a block that have several right classes."""
         return self.several.filter(in_block(block)).collect()
@@ -121,6 +126,19 @@ def _several_classes(items: pl.LazyFrame) -> pl.LazyFrame:
     if not items.select(has_several.any()).collect().item():
         several = several.clear()  # then no block has to look for any
     return several
+
+
+def has_known_text(items: pl.LazyFrame, hashes: Sequence[str]) -> bool:
+    """Whether an item's text has one of these hashes."""
+    return bool(items.select(pl.col(TEXT_HASH).is_in(list(hashes)).any()).collect(engine="streaming").item())
+
+
+def commonest_class(items: pl.LazyFrame) -> int | None:
+    """The id of the class that is right for the most items, the lowest of such; None without gold labels."""
+    one = pl.when(pl.col("gold_id").is_not_null()).then(pl.concat_list("gold_id"))
+    ids = with_gold_ids(items).select(class_id=pl.coalesce(one, "gold_ids").list.explode()).drop_nulls()
+    counts = ids.group_by("class_id").len().collect(engine="streaming")
+    return counts.sort("len", "class_id", descending=[True, False])["class_id"][0] if counts.height else None
 
 
 def with_gold_ids(table: pl.LazyFrame) -> pl.LazyFrame:

@@ -3,16 +3,16 @@
 Invariant: one entry for each word that a heading of a table uses and a reader may not know.
 """
 
-import polars as pl
+from collections.abc import Sequence
 
-from pipeline.reporting.document import Block, Definitions, Paragraph, Section, Subheading, Verbatim, make_table
-from pipeline.reporting.formats import exact, text
+from pipeline.reporting.document import Block, Definitions, Folded, Paragraph, Section, Subheading, Verbatim
 from pipeline.reporting.report import Report
-from pipeline.reporting.run_facts import describe_choices, setting_facts
+from pipeline.reporting.run_facts import describe_choices, other_facts, setting_facts
 from pipeline.reporting.tasks import harness_name
 from pipeline.storing.layout import HISTORY, ITEMS, MANIFEST, PRIORS, REPORT_FILES, SCORES, TASKS
 from pipeline.storing.manifest import PromptRecord
 
+MAX_TEMPLATES = 8_000  # characters of all templates that report.md shows
 FILES = (SCORES, ITEMS, PRIORS, *REPORT_FILES, HISTORY, MANIFEST)
 
 CLASS_TERMS = (
@@ -24,14 +24,15 @@ CLASS_TERMS = (
     ("Confidence", "The softmax over the labels of the rule's scores, for the label that won."),
     ("Margin", "The winning score minus the second, in the units of the rule."),
     ("Balanced", "Balanced accuracy: the mean recall of the classes."),
-    ("ECE", "Expected calibration error: the mean distance between confidence and accuracy over 15 bins; 0 is best."),
+    ("ECE", "Expected calibration error: the mean distance between confidence and accuracy over 15 bins. Beside it "
+            "what it would be on so many items if each confidence were true: on average, and at most 95 times in 100."),
     ("Brier", "The mean squared distance between softmax and gold label, summed over labels; 0 to 2, 0 is best."),
     ("At 50 %", "The accuracy on the half of the items with the highest confidence; likewise 80 % and 90 %."),
     ("Label mass", "The probability that the model gives to all label words together, on average. Where it is small, "
                    "the model would rather have said something else."),
-    ("SE", "The standard error of the difference, paired: the items that both sides get right cancel."),
-    ("p, p (Holm)", "McNemar's exact p-value, as it is, and raised for the number of comparisons in its family by "
-                    "Holm's method."),
+    ("Behind", "The leader's accuracy less this one's, on the same items."),
+    ("p", "McNemar's score test of a difference, times the number of pairs that are compared, at most 1."),
+    ("Shown 8 times in 10 from", "The smallest true difference that these items would establish with a power of 80 %."),
 )  # fmt: skip
 
 OF_CLASSES = {"q and p_cf", "Balanced", "Label mass"}
@@ -40,18 +41,18 @@ CHOICE_TERMS = tuple((name, words) for name, words in CLASS_TERMS if name not in
 REPEAT_TERMS = (
     ("Effective number", "As how many independent items those count that share texts: (sum w)^2 / sum w^2 over texts "
                          "with w items each (Kish). Wilson's intervals are for so many."),
-    ("Texts for A, for B", "The distinct texts with more items right under A, or under B. Where texts repeat, p is the "
-                           "exact sign test of these two numbers."),
+    ("Design effect", "By how much the variance of a difference grows because all items of a text speak together."),
 )  # fmt: skip
 
 
 def how_made(report: Report) -> Section:
     """What made the scores, each prompt to the letter, the words used, and the files."""
-    blocks: list[Block] = [Paragraph(line) for line in _making_lines(report)]
+    blocks: list[Block] = [Definitions(other_facts(report), facts=True)]
+    blocks += [Paragraph(line) for line in _making_lines(report)]
     if report.has_tasks:
         blocks.append(Paragraph(_tasks_line(report)))
     else:
-        blocks += [block for prompt in report.manifest.prompts for block in _template(prompt)]
+        blocks += _templates(report.manifest.prompts)
     terms = CHOICE_TERMS if report.has_choices else CLASS_TERMS
     terms += REPEAT_TERMS if report.repeats else ()
     names = [name for name in FILES if name != PRIORS] + [TASKS] if report.has_tasks else FILES
@@ -80,6 +81,16 @@ def _tasks_line(report: Report) -> str:
     )
 
 
+def _templates(prompts: Sequence[PromptRecord]) -> list[Block]:
+    """Every prompt to the letter; folded where they are long together, and then on the page alone."""
+    blocks = [block for prompt in prompts for block in _template(prompt)]
+    num_chars = sum(len(prompt.template) for prompt in prompts)
+    if num_chars <= MAX_TEMPLATES:
+        return blocks
+    note = f"{len(prompts):,} with {num_chars:,} characters; {MANIFEST} has them, too"
+    return [Folded("Templates of the prompts", note, blocks, page_only=True)]
+
+
 def _template(prompt: PromptRecord) -> list[Block]:
     is_apart = prompt.boundary == "separate"
     how = "alone and appended to the prompt" if is_apart else "together with the prompt, as one string"
@@ -90,6 +101,4 @@ def _template(prompt: PromptRecord) -> list[Block]:
     ]
     if prompt.has_choices:
         return [*blocks, Paragraph(f"They are the choices of each item: {describe_choices(prompt)}.", note=True)]
-    words = pl.DataFrame([(label.name, label.words) for label in prompt.labels], ["label", "words"], orient="row")
-    fields = (("label", text, "label"), ("label words", exact, "words"))
-    return [*blocks, make_table(f"Label words of {prompt.name}", words, fields)]
+    return blocks

@@ -9,21 +9,34 @@ import polars as pl
 from pipeline.analysis import scan_tasks
 from pipeline.reporting import calibration, metrics
 from pipeline.reporting.compare import changed_predictions
-from pipeline.reporting.comparisons import RULE_FAMILY, TASK_FAMILY, compare_prompts, compare_rules
-from pipeline.reporting.items import item_texts, text_column, text_key
-from pipeline.reporting.markdown import render_markdown
+from pipeline.reporting.item_rows import describe, item_rows
+from pipeline.reporting.items import has_known_text
+from pipeline.reporting.label_words import label_words_table
+from pipeline.reporting.markdown import render_markdown, render_summary
 from pipeline.reporting.page import render_page
 from pipeline.reporting.past_runs import history_rows, with_past
-from pipeline.reporting.places import are_tasks, join_names
-from pipeline.reporting.predictions import Source, Tallies, open_source, write_predictions
+from pipeline.reporting.places import are_tasks
+from pipeline.reporting.predictions import Source, open_source, write_predictions
 from pipeline.reporting.report import Report
-from pipeline.reporting.rules import RULES
-from pipeline.reporting.sections import make_document
+from pipeline.reporting.sections import make_document, summary_document
+from pipeline.reporting.tallies import Tallies
+from pipeline.reporting.verdict import make_verdict
 from pipeline.storing.files import Output
-from pipeline.storing.layout import MARKDOWN, METRICS, METRICS_SCHEMA, PAGE, PREDICTIONS
+from pipeline.storing.layout import MARKDOWN, METRICS, METRICS_SCHEMA, PAGE, PREDICTIONS, SUMMARY
 from pipeline.storing.manifest import Manifest, PromptRecord
 from pipeline.storing.tables import write_table
 
+# Hashes of texts of AG News' test split (the rows 0, 1000, ... 7000): published figures are of it and of nothing else.
+AG_NEWS_TEXTS = (
+    "013ffb81b47fe45a66245a9c43144b83918bd5944b5300bd4c40b087e954ab8d",
+    "59402e5239d36a12e7a8d34c25a2b5e2c8aa783292ae572f80ed91806cfe175e",
+    "b9cd78ffe7d03d6005827ed7c2d8730575de080302854e74442eaaa0dcc03fa5",
+    "7457d71ef6f12101eab602a92c2d14aec3db8c762f44a96c5561f55f5c02d813",
+    "daf6f57673365e60aa7b686aee1d8b1fea93c5036613db72b15a6df6e729a6f6",
+    "c7c32e66368de93a936726beded4a8d0803a9699a6a691d44601dc4400700e1b",
+    "facf1d2073af8259681e2f7b7f2f3e07e0576fb1b5459ae54a05a918f7663a1b",
+    "552d7dda1872fdb322d239ebafb7704c3281fa88d831e4074615766064439e12",
+)
 NUM_WRONG = 60  # confidently wrong items of each prompt, whatever the run's size ...
 MAX_WRONG, MIN_WRONG = 240, 5  # ... of all tasks together, and of each however many there are
 
@@ -36,22 +49,24 @@ def make_report(
     out: str,
     previous: pl.LazyFrame | None,
     past: pl.DataFrame | None,
+    gap: float | None = None,
 ) -> Report:
-    """Write the four files of a report into `folder`, which holds the run's tables, and return what they say.
+    """Write the files of a report into `folder`, which holds the run's tables, and return what they say.
 
     `rule` leads the report, `out` is what it calls the output, `previous` are the predictions of the run before and
-    `past` the rows of history.parquet. Raises InputError where the rule's scores are not stored, RunError where the
-    score table is broken; nothing is replaced then.
+    `past` the rows of history.parquet; `gap` is a difference in points that the reader wants to see. Raises InputError
+    where the rule's scores are not stored, RunError where the score table is broken; nothing is replaced then.
     """
     source = open_source(folder, manifest, rule)
     harness = scan_tasks(folder).collect()
     with folder.writing(PREDICTIONS) as path:
         tallies = write_predictions(source, path)
-        report = _make_tables(out, source, tallies, pl.scan_parquet(path), previous, past, harness)
+        report = _make_tables(out, source, tallies, pl.scan_parquet(path), previous, past, harness, gap)
     with folder.writing(METRICS) as path:
         write_table(path, METRICS_SCHEMA, [report.metrics.to_arrow().cast(METRICS_SCHEMA)])
     document = make_document(report)
     folder.write_bytes(MARKDOWN, render_markdown(document).encode())
+    folder.write_bytes(SUMMARY, render_summary(summary_document(report)).encode())
     folder.write_bytes(PAGE, render_page(document).encode())
     return report
 
@@ -64,6 +79,7 @@ def _make_tables(
     previous: pl.LazyFrame | None,
     past: pl.DataFrame | None,
     harness: pl.DataFrame,
+    gap: float | None,
 ) -> Report:
     prompts, rules, headline = source.manifest.prompts, source.rules, source.headline
     names = [prompt.name for prompt in prompts]
@@ -75,14 +91,10 @@ def _make_tables(
     coverage = calibration.coverage_table(predictions, names, rules)
     facts = metrics.count_facts(predictions)
     summary = metrics.summary_table(prompts, rules, facts, classes, reliability, coverage, tallies.brier)
-    repeated = bool((summary["num_distinct"] < summary["num_gold"]).any())
-    has_tasks = are_tasks(prompts)
-    family, compared, judged = RULE_FAMILY, names, names
-    if has_tasks:  # they share no items, and some may have no gold labels
-        family, compared = TASK_FAMILY, []
-        judged = summary.filter(pl.col("num_gold") > 0)["prompt"].unique(maintain_order=True).to_list()
-    units = _text_units(source, summary) if repeated and compared else None
+    commonest = None if source.commonest is None else prompts[0].label_names[source.commonest]
+    chances, has_tasks = tallies.chances, are_tasks(prompts)
     mass = tallies.mass.filter(~pl.col("prompt").is_in([prompt.name for prompt in prompts if prompt.has_choices]))
+    wrong = pl.concat(_wrong_items(predictions, source, prompt) for prompt in source.passes)
     rows = history_rows(source.manifest, headline, summary, changed_predictions(previous, predictions))
     return Report(
         out=out,
@@ -90,7 +102,7 @@ def _make_tables(
         headline_rule=headline,
         rules=tuple(rules),
         chance=tallies.chance,
-        chances=tallies.chances,
+        chances=chances,
         summary=summary,
         classes=classes,
         confusion=confusion,
@@ -101,21 +113,19 @@ def _make_tables(
         margins=calibration.margin_table(predictions, headline, prompts),
         mass=mass,
         length=metrics.length_table(tallies.length),
-        prompt_comparisons=compare_prompts(predictions, compared, headline, units),
-        rule_comparisons=compare_rules(predictions, judged, rules, headline, repeated=repeated, family=family),
-        wrong=pl.concat(_wrong_items(predictions, source, prompt) for prompt in source.passes),
+        verdict=make_verdict(
+            tallies.agreements, summary, headline, chances, commonest, len(prompts[0].labels), of_tasks=has_tasks
+        ),
+        label_words=label_words_table(source),
+        wrong=wrong,
+        items=item_rows(predictions, source, wrong["item_id"]),
         history=with_past(past, rows),
         history_rows=rows,
         metrics=metrics.tidy(summary, classes, histogram, mass, harness),
         harness=harness,
+        gap=None if gap is None else gap / 100,
+        is_ag_news=not has_tasks and has_known_text(source.items, AG_NEWS_TEXTS),
     )
-
-
-def _text_units(source: Source, summary: pl.DataFrame) -> pl.LazyFrame:
-    """item_id, unit: which items share a text, under the prompt that tells the fewest texts apart."""
-    fewest = summary.sort("num_distinct", maintain_order=True)["prompt"][0]
-    (prompt,) = (prompt for prompt in source.manifest.prompts if prompt.name == fewest)
-    return source.items.select("item_id", unit=text_key(text_column(prompt)))
 
 
 def _wrong_items(predictions: pl.LazyFrame, source: Source, prompt: PromptRecord) -> pl.DataFrame:
@@ -134,20 +144,9 @@ def _wrong_items(predictions: pl.LazyFrame, source: Source, prompt: PromptRecord
         )
     else:
         worst = _worst_of_tasks(wrong, [prompt.name for prompt in source.manifest.prompts])
-    chosen = pl.col("item_id").is_in(worst["item_id"].implode())
-    places = source.places(prompt, chosen)
-    rows = source.rows(prompt, chosen, "label").sort("label_id")
-    scores = rows.group_by("item_id").agg(label_ids="label_id", labels="label", scores=RULES[source.headline])
-    return (
-        places.beside(worst.lazy())
-        .join(item_texts(source.items, prompt).filter(chosen), on="item_id", how="left", maintain_order="left")
-        .join(scores, on="item_id", how="left", maintain_order="left")
-        .select(
-            "prompt", "item_id", "text", join_names(places.right_names).alias("gold"), "predicted", "confidence",
-            "margin", "truncated", "predicted_id", places.right_ids.alias("right_ids"),
-            "label_ids", "labels", "scores",
-        )
-        .collect()
+    return describe(worst, source, prompt, None).select(
+        "prompt", "item_id", "text", "gold", "predicted", "confidence", "margin", "truncated", "predicted_id",
+        "right_ids", "label_ids", "labels", "scores",
     )  # fmt: skip
 
 

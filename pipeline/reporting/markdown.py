@@ -1,4 +1,4 @@
-"""A document as Markdown that also reads in a terminal: report.md, and what `labelscore compare` prints.
+"""A document as Markdown that also reads in a terminal: report.md, summary.md, and what `labelscore compare` prints.
 
 Invariant: whatever a text, a label or a name holds, it stays text: no markup, no table cell and no terminal sequence of
 it gets through.
@@ -6,15 +6,27 @@ it gets through.
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from pipeline.reporting import document as doc
 from pipeline.reporting.formats import excerpt
 
 MAX_TEXT = 300  # characters of a text shown
 MAX_LABEL = 100  # characters of a label or a choice shown beside its score
-NUM_WRONG = 10  # confidently wrong items shown for each prompt
+MAX_SUMMARY = 6_000  # bytes of summary.md: what a pull request's comment is read for
+
+
+class Cut(NamedTuple):
+    """How much of a document is kept: rows of a table, sentences of a list, characters of each text."""
+
+    rows: int
+    sentences: int
+    chars: int
+
+
+SUMMARY_CUTS = (Cut(30, 12, 1_000), Cut(20, 8, 500), Cut(10, 6, 250), Cut(5, 4, 120), Cut(2, 2, 60))
 
 
 def render_markdown(document: doc.Document) -> str:
@@ -23,6 +35,41 @@ def render_markdown(document: doc.Document) -> str:
     for section in document.sections:
         parts += [f"## {escape(section.title)}", *_blocks(section.blocks)]
     return "\n\n".join(parts) + "\n"
+
+
+def render_summary(document: doc.Document) -> str:
+    """A document within MAX_SUMMARY bytes, whatever names and labels are in it: tables and sentences are cut to fit."""
+    blocks = [block for section in document.sections for block in section.blocks]
+    text = ""
+    for cut in SUMMARY_CUTS:
+        title = excerpt(f"{document.kind}: {document.title}", cut.chars)
+        text = "\n\n".join([f"### {escape(title)}", *_blocks(_cut(block, cut) for block in blocks)]) + "\n"
+        if len(text.encode()) <= MAX_SUMMARY:
+            return text
+    return text.encode()[:MAX_SUMMARY].decode(errors="ignore").rpartition("\n")[0] + "\n"
+
+
+def _cut(block: doc.Block, cut: Cut) -> doc.Block:
+    match block:
+        case doc.Paragraph():
+            return replace(block, text=excerpt(block.text, cut.chars))
+        case doc.Headline():
+            return doc.Headline(excerpt(block.figure, cut.chars), excerpt(block.words, cut.chars))
+        case doc.Bullets() | doc.Warnings():
+            num_more = len(block.sentences) - cut.sentences
+            more = [f"And {num_more:,} more, in the whole report."] if num_more > 0 else []
+            kept = [excerpt(words, cut.chars) for words in block.sentences[: cut.sentences]]
+            return replace(block, sentences=[*kept, *more])
+        case doc.Table():
+            caption = block.caption
+            if len(block.rows) > cut.rows:
+                caption += f" (the first {cut.rows} of {len(block.rows):,})"
+            rows = [[excerpt(cell, cut.chars) for cell in row] for row in block.rows[: cut.rows]]
+            return doc.Table(caption, block.columns, rows)
+        case doc.Definitions():
+            pairs = [(name, excerpt(value, cut.chars)) for name, value in block.pairs]
+            return doc.Definitions(pairs, block.facts)
+    return block
 
 
 def _blocks(blocks: Iterable[doc.Block]) -> list[str]:
@@ -51,8 +98,12 @@ def _block(block: doc.Block) -> str:
             return code(block.text)
         case doc.WrongItems():
             return _wrong_items(block)
+        case doc.Items():
+            return "\n\n".join(_blocks(block.instead))
         case doc.Folded():
             title = f"{block.title}: {block.note}" if block.note else block.title
+            if block.page_only:
+                return f"{escape(title)} (more in report.html)"
             return _folded(title, "\n\n".join(_blocks(block.blocks)))
     assert_never(block)
 
@@ -68,8 +119,8 @@ def _folded(title: str, body: str) -> str:
 def _wrong_items(block: doc.WrongItems) -> str:
     parts = []
     for prompt, rows in groupby(block.rows, key=lambda item: item.prompt):
-        shown = list(rows)[:NUM_WRONG]
-        parts.append(_folded(f"{prompt}: the {len(shown)} with the widest margin", "\n".join(map(_wrong_item, shown))))
+        lines = [_wrong_item(row) for row in rows]
+        parts.append(_folded(f"{prompt}: the {len(lines)} with the widest margin", "\n".join(lines)))
     return "\n\n".join(parts)
 
 

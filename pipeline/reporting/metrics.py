@@ -11,9 +11,10 @@ them all. The tests hold each one against scikit-learn.
 
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
 
-from pipeline.reporting.stats import effective_number, wilson_interval
+from pipeline.reporting.stats import calibrated_errors, effective_number, wilson_interval
 from pipeline.storing.layout import METRICS_SCHEMA
 from pipeline.storing.manifest import PromptRecord
 
@@ -165,6 +166,7 @@ def summary_table(
     effective = [float(effective_number(n, c)) if n else None for n, c in table.select("num_gold", "copies").rows()]
     gap = (pl.col("accuracy") - pl.col("confidence")).abs()
     ece = reliability.group_by(KEY).agg(ece=(gap * pl.col("n")).sum() / pl.col("n").sum())
+    ece = ece.join(calibrated_ece(reliability), on=KEY, how="left")
     at = coverage.group_by(KEY).agg(
         pl.col("accuracy").filter(pl.col("coverage") == share).first().alias(name) for name, share in COVERAGES.items()
     )
@@ -172,6 +174,20 @@ def summary_table(
         table = table.join(other, on=KEY, how="left", maintain_order="left")
     table = table.with_columns(pl.Series("num_effective", effective, dtype=pl.Float64))
     return with_wilson(table, "num_correct", "num_gold").drop("copies")
+
+
+def calibrated_ece(reliability: pl.DataFrame) -> pl.DataFrame:
+    """prompt, rule, ece_calibrated, ece_calibrated_high: the ECE if confidences were true, and what 95 % stay under.
+
+    Even then it is not 0: each bin's accuracy is that of few items.
+    """
+    rows = reliability.group_by(KEY, maintain_order=True).agg("bin", pl.col("variance").sqrt(), pl.col("n").sum())
+    num_bins = reliability.select(pl.col("bin").max().fill_null(0) + 1).item()
+    deviations = np.zeros((rows.height, num_bins))
+    for i, (bins, values) in enumerate(rows.select("bin", "variance").iter_rows()):
+        deviations[i, bins] = values
+    mean, high = calibrated_errors(deviations, rows["n"].to_numpy())
+    return rows.select(KEY).with_columns(ece_calibrated=mean, ece_calibrated_high=high)
 
 
 def count_facts(predictions: pl.LazyFrame) -> pl.DataFrame:
@@ -229,9 +245,11 @@ def tidy(
         **dict.fromkeys(("balanced_accuracy", "macro_f1", "brier"), "num_single"),
         **dict.fromkeys(("ties", "truncated"), "num_items"),
     }
+    expected = summary.with_columns(low=pl.lit(None, pl.Float64))
     tables = [
         _metric(summary, "accuracy", "num_gold", "low", "high"),
         *(_metric(summary, name, over).filter(pl.col("n") > 0) for name, over in of_rules.items()),
+        _metric(expected, "ece_calibrated", "num_gold", "low", "ece_calibrated_high"),
         _metric(classes, "precision", "num_predicted", "precision_low", "precision_high"),
         _metric(classes, "recall", "support", "recall_low", "recall_high"),
         _metric(classes, "f1", "support"),

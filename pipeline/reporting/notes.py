@@ -9,7 +9,8 @@ import polars as pl
 
 from pipeline.bundled import DEMO_NOTE
 from pipeline.prompts import AG_NEWS, CLASS_RULES
-from pipeline.reporting.formats import count_of, percent, short_percent
+from pipeline.reporting.formats import count_of, percent, short_percent, tiny_percent
+from pipeline.reporting.label_words import LOW_MASS
 from pipeline.reporting.metrics import NO_FILTER, collapsed
 from pipeline.reporting.report import Report
 from pipeline.reporting.rules import CAUTIONS, FORMULAS
@@ -18,7 +19,7 @@ RULE_OF = {"acc": "sum", "acc_norm": "mean_char", "acc_bytes": "mean_byte"}  # t
 SAME = 1e-9
 MAX_NAMED = 5  # labels named in one sentence
 TIE = {False: "lowest label id", True: "choice that stands first"}
-WIDE = 0.05  # half an interval from which on a warning says how wide it is
+WIDE = 0.05  # the longer side of an interval from which on a warning says how wide it is
 
 PUBLISHED = (
     "Published for AG News: models of 1.5B to 6B parameters get 34-45 % uncalibrated with the prompt of Zhao et al. "
@@ -27,27 +28,10 @@ PUBLISHED = (
 )
 
 
-def headline(report: Report) -> tuple[str, str]:
-    """The accuracy of the run's first prompt, which was named first and not picked for its result, and its words."""
-    row = report.headline.row(0, named=True)
-    under = "in the task" if report.has_tasks else "with the prompt"
-    words = (
-        f"of {row['num_gold']:,} items right {under} '{row['prompt']}' under the rule '{row['rule']}'; "
-        f"95 % interval {100 * row['low']:.1f} to {percent(row['high'])}."
-    )
-    if (num_prompts := report.headline.height) > 1:
-        words += f" It is the run's first prompt of {num_prompts}; the table has them all."
-    return percent(row["accuracy"]), words
-
-
 def context_lines(report: Report) -> list[str]:
-    """What belongs beside the accuracies of a run with gold labels: how far to trust the best, what others measured."""
+    """What belongs beside the accuracies of a run with gold labels: what others measured on the same data."""
     lines = []
-    if report.has_choices and not report.has_tasks:
-        lines.append(f"Guessing among the choices of each item gets {percent(report.chance)} right.")
-    if report.headline.height > 1 and not report.has_tasks:
-        lines.append("The best of several prompts on the same items flatters itself: see which differences hold.")
-    if {tuple(prompt.label_names.values()) for prompt in report.manifest.prompts} == {AG_NEWS}:
+    if report.is_ag_news and {tuple(prompt.label_names.values()) for prompt in report.manifest.prompts} == {AG_NEWS}:
         lines.append(PUBLISHED)
     measured = "; ".join(
         f"'{prompt}' {short_percent(report.published[prompt])}, measured here {percent(accuracy)}"
@@ -71,6 +55,7 @@ def warnings(report: Report) -> list[str]:
         _several_line(report),
         _width_line(report),
         _bare_line(report),
+        _mass_line(report),
         *collapse_lines(histogram),
         *_missing_lines(histogram.filter(others)),
         _count_line(report, "ties", f"Ties, each given to the {TIE[report.has_choices]}"),
@@ -115,7 +100,7 @@ def _repeat_line(report: Report) -> str:
         texts = "distinct texts, each within its task"
     return (
         f"{report.num_gold:,} items hold {report.num_distinct:,} {texts}; accuracy is over the items, intervals "
-        f"count them as {report.num_effective:,.0f} (Kish's effective number), and paired tests take each text once."
+        f"count them as {report.num_effective:,.0f} (Kish's effective number), and paired tests take texts whole."
     )
 
 
@@ -143,7 +128,7 @@ def _several_line(report: Report) -> str:
 
 
 def _width_line(report: Report) -> str:
-    half = (pl.col("high") - pl.col("low")) / 2
+    half = pl.max_horizontal(pl.col("high") - pl.col("accuracy"), pl.col("accuracy") - pl.col("low"))
     widest = report.headline.select(half.max()).item()
     if widest is None or widest <= WIDE:
         return ""
@@ -151,13 +136,26 @@ def _width_line(report: Report) -> str:
         row = report.headline.sort(half, descending=True, nulls_last=True).row(0, named=True)
         is_repeated = row["num_distinct"] < row["num_gold"]
         few = f"{row['num_distinct']:,} distinct texts" if is_repeated else f"n = {row['num_gold']:,}"
-        return f"Few items: in '{row['prompt']}', at {few}, an accuracy carries ±{100 * widest:.0f} points."
+        return f"Few items: in '{row['prompt']}', at {few}, an accuracy is uncertain by {100 * widest:.0f} points."
     few = (
         f"Few texts: at {report.num_distinct:,} distinct ones"
         if report.repeats
         else f"Few items: at n = {report.num_gold:,}"
     )
-    return f"{few} an accuracy carries up to ±{100 * widest:.0f} points."
+    return f"{few} an accuracy is uncertain by up to {100 * widest:.0f} points."
+
+
+def _mass_line(report: Report) -> str:
+    """Prompts whose label words the model hardly ever says."""
+    rows = report.mass.filter(pl.col("label_mass") < LOW_MASS).select("prompt", "label_mass")
+    if rows.is_empty():
+        return ""
+    each = [f"'{prompt}' {tiny_percent(mass)}" for prompt, mass in rows.iter_rows()]
+    return (
+        f"The model gives the label words hardly any probability: {_first_few(each, ', ')} together. It would have "
+        "said something else, so their order may follow how common, long or oddly cut the words are rather than the "
+        "text: the table of label words under each prompt shows their tokens, bytes and probability after no text."
+    )
 
 
 def _bare_line(report: Report) -> str:

@@ -10,7 +10,7 @@ import polars as pl
 
 from pipeline.reporting import metrics
 from pipeline.reporting.charts import axis_around, counts_chart, history_chart
-from pipeline.reporting.document import Field, Figure, Figures, Paragraph, Section, make_table
+from pipeline.reporting.document import Block, Field, Figure, Figures, Folded, Paragraph, Section, make_table
 from pipeline.reporting.figures import ACCURACY, ITEMS
 from pipeline.reporting.formats import count, exact, moment, number
 from pipeline.reporting.report import Report
@@ -19,6 +19,7 @@ from pipeline.storing.manifest import Manifest
 
 NUM_RUNS = 60
 NUM_ROWS = 600  # of the table, where the runs are of many tasks; two runs at least are shown
+NUM_OPEN = 40  # rows of the table that is not folded: report.md has no other; two runs at least are in it
 COLUMNS = pl.Schema(HISTORY_SCHEMA)
 
 FINISHED: Field = ("finished (UTC)", moment, "finished")
@@ -93,8 +94,20 @@ def past_runs(report: Report) -> Section | None:
     if report.draws_each:
         figures = [*_accuracy_figures(runs.filter(pl.col("num_gold") > 0), report), *figures]
     fields: list[Field] = [(report.unit, exact, "prompt") if field[0] == "prompt" else field for field in RUN_FIELDS]
+    return Section("history", "Past runs", [Paragraph(words), Figures(figures), *_tables(runs, fields)])
+
+
+def _tables(runs: pl.DataFrame, fields: list[Field]) -> list[Block]:
+    """The table of all these runs; where it is long the last runs, and all of them folded."""
     table = make_table("Past runs of this output", runs, fields)
-    return Section("history", "Past runs", [Paragraph(words), Figures(figures), table])
+    ids = runs["run_id"].unique(maintain_order=True)
+    num_recent = max(2, NUM_OPEN * len(ids) // runs.height)
+    if len(ids) <= num_recent:
+        return [table]
+    recent = runs.filter(pl.col("run_id").is_in(ids.tail(num_recent).implode()))
+    caption = f"The last {num_recent:,} runs of this output"
+    folded = Folded(f"All {len(ids):,} runs", f"{runs.height:,} rows", [table], page_only=True)
+    return [make_table(caption, recent, fields), folded]
 
 
 def _widened(report: Report) -> pl.Expr | float:

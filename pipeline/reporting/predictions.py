@@ -6,7 +6,6 @@ labels are all there, exactly once.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,8 @@ import pyarrow as pa
 from pipeline.analysis import scan, scan_scores
 from pipeline.errors import InputError, RunError
 from pipeline.prompts import CLASS_RULES
-from pipeline.reporting.items import ItemFacts, in_block, item_key, read_item_facts
+from pipeline.reporting.agreement import COMMONEST, Arm
+from pipeline.reporting.items import ItemFacts, commonest_class, in_block, item_key, read_item_facts
 from pipeline.reporting.places import Places, are_tasks, num_places
 from pipeline.reporting.rules import (
     CONSTANTS,
@@ -28,6 +28,7 @@ from pipeline.reporting.rules import (
     with_inputs,
     with_log_q,
 )
+from pipeline.reporting.tallies import Tallies
 from pipeline.storing.files import Output
 from pipeline.storing.layout import ITEMS, PREDICTIONS_SCHEMA, PRIORS, SCORES, SCORES_SCHEMA, TASK
 from pipeline.storing.manifest import Manifest, PromptRecord
@@ -49,7 +50,8 @@ class Source:
     """A run's tables, and what predictions are made from.
 
     `headline` is one of `rules`; `constants` are the rules' inputs for each (prompt, label): `log_prior`, `log_cf` and
-    `log_batch`; the `blocks` cover the run's items, of which each prompt has `num_items`.
+    `log_batch`; the `blocks` cover the run's items, of which each prompt has `num_items`. `commonest` is the id of the
+    class that most items have, where items share their classes and one has a gold label.
     """
 
     manifest: Manifest
@@ -61,6 +63,7 @@ class Source:
     num_items: dict[str, int]
     blocks: Sequence[Block]
     constants: pl.DataFrame
+    commonest: int | None
 
     @property
     def passes(self) -> Sequence[PromptRecord]:
@@ -97,7 +100,8 @@ def open_source(folder: Output, manifest: Manifest, headline: str) -> Source:
     constants = _make_constants(scores, [prompt for prompt in manifest.prompts if has_classes], blocks, priors)
     facts = read_item_facts(items, passes)
     num_items = _count_items(items, manifest.prompts, sizes.height)
-    return Source(manifest, scores, items, facts, rules, headline, num_items, blocks, constants)
+    commonest = commonest_class(items) if has_classes else None
+    return Source(manifest, scores, items, facts, rules, headline, num_items, blocks, constants, commonest)
 
 
 def _passes(prompts: Sequence[PromptRecord]) -> Sequence[PromptRecord]:
@@ -173,72 +177,6 @@ def _make_constants(
     return label_constants(pl.concat(sums).group_by(keys).agg(log_batch=log_mean).sort(keys), priors)
 
 
-class Tallies:
-    """What predictions.parquet does not hold, added up over all items, a block at a time."""
-
-    def __init__(self) -> None:
-        self._brier: list[pl.DataFrame] = []
-        self._mass: list[pl.DataFrame] = []
-        self._length: list[pl.DataFrame] = []
-        self._guesses: list[pl.DataFrame] = []
-
-    def add(self, prompt: str, headline: str, items: pl.DataFrame, decisions: dict[str, pl.DataFrame]) -> None:
-        """One prompt in one block: its scores, and in the same order of items the decisions of each rule."""
-        name, brier = pl.lit(prompt), pl.col("brier")
-        for rule, decision in decisions.items():
-            self._brier.append(decision.select(brier.sum(), prompt=name, rule=pl.lit(rule), n=brier.count()))
-        self._mass.append(items.select(pl.col("label_mass").sum(), prompt=name, n=pl.len()))
-        facts = items.select("prompt_tokens", "num_places")
-        judged = decisions[headline].select("correct", "copies", "gold_ids").with_columns(facts).drop_nulls("correct")
-        counts = judged.group_by("prompt_tokens").agg(
-            n=pl.len(), num_correct=pl.col("correct").sum(), copies=pl.col("copies").cast(pl.Int64).sum()
-        )
-        self._length.append(counts.with_columns(prompt=name))
-        num_right = pl.col("gold_ids").list.len().fill_null(1)
-        guesses = judged.group_by("num_places", num_right=num_right).agg(n=pl.len())
-        self._guesses.append(guesses.with_columns(prompt=name))
-
-    @property
-    def brier(self) -> pl.DataFrame:
-        """prompt, rule, brier (mean over items with one gold label), n."""
-        return _mean(self._brier, "brier", "prompt", "rule")
-
-    @property
-    def mass(self) -> pl.DataFrame:
-        """prompt, label_mass (mean over items), n."""
-        return _mean(self._mass, "label_mass", "prompt")
-
-    @property
-    def length(self) -> pl.DataFrame:
-        """prompt, prompt_tokens, n, num_correct, copies (summed; items with gold, headline rule)."""
-        keys = ["prompt", "prompt_tokens"]
-        return pl.concat(self._length).group_by(keys).agg(pl.col("n", "num_correct", "copies").sum()).sort(keys)
-
-    @property
-    def chance(self) -> float:
-        """Accuracy of guessing among the places of each item that has a gold label; 0 where none has."""
-        return _guess(pl.concat(self._guesses))
-
-    @property
-    def chances(self) -> dict[str, float]:
-        """The same of the items of each prompt."""
-        by_prompt = pl.concat(self._guesses).group_by("prompt", maintain_order=True)
-        return {str(prompt): _guess(guesses) for (prompt,), guesses in by_prompt}
-
-
-def _guess(guesses: pl.DataFrame) -> float:
-    """In fractions: a sum of rounded shares would not be the share where all items have as many places."""
-    counts = list(guesses.select("num_right", "num_places", "n").iter_rows())
-    total = sum(n for _, _, n in counts)
-    return float(sum(Fraction(n * right, places) for right, places, n in counts) / total) if total else 0.0
-
-
-def _mean(sums: list[pl.DataFrame], name: str, *keys: str) -> pl.DataFrame:
-    """Add up sums and counts over all blocks, and divide; null where nothing was counted."""
-    total = pl.concat(sums).group_by(keys, maintain_order=True).agg(pl.col(name, "n").sum())
-    return total.with_columns(pl.when(pl.col("n") > 0).then(pl.col(name) / pl.col("n")))
-
-
 def predict(folder: Output, manifest: Manifest, rule: str) -> pl.DataFrame:
     """The rows that predictions.parquet would have under one rule. Raises what `open_source` and a report raise."""
     source = replace(open_source(folder, manifest, rule), rules=(rule,))
@@ -294,18 +232,30 @@ def _by_rule(blocks: list[pl.DataFrame], rules: Sequence[str]) -> Iterator[pa.Ta
 
 def _predict_blocks(source: Source, tallies: Tallies) -> Iterator[pl.DataFrame]:
     """The rows of predictions.parquet, a block of items at a time, in no order."""
+    fewest = source.facts.fewest_texts
     for block in source.blocks:
         several, parts = source.facts.gold_ids(block), []
+        right: dict[Arm, pl.Series] = {}
         for prompt in source.passes:
             places = source.places(prompt, in_block(block))
             items = _score_whole_items(source, places, block)
             gold = items.select("item_id").join(several, on="item_id", how="left", maintain_order="left")
             gold = gold.select("gold_ids", source.facts.repeats[prompt.name].count_copies(items, item_key(prompt)))
             decisions = {rule: _judge(decide(items, rule), gold) for rule in source.rules}
+            if prompt.name == fewest:
+                texts = items.select(key=item_key(prompt)).with_columns(gold["copies"].fill_null(1))
             for name, rows in _by_prompt(prompt, items):
                 of_prompt = {rule: decision[rows] for rule, decision in decisions.items()}
                 tallies.add(name, source.headline, items[rows], of_prompt)
+                own = {Arm(name, rule): decision["correct"] for rule, decision in of_prompt.items()}
+                if prompt.task is not None:
+                    tallies.add_right(name, own, texts[rows])
+                right |= own
             parts += [_as_rows(decision, places, rule) for rule, decision in decisions.items()]
+        if not are_tasks(source.passes):
+            if source.commonest is not None:
+                right[Arm(COMMONEST, "")] = _always_right(decisions[source.headline], source.commonest)
+            tallies.add_right("", right, texts)
         yield pl.concat(parts)
 
 
@@ -358,6 +308,13 @@ def _judge(decision: pl.DataFrame, gold: pl.DataFrame) -> pl.DataFrame:
     correct = pl.when(pl.col("gold_ids").is_not_null()).then(any_of_them).otherwise("correct")
     judged = decision.with_columns(gold).with_columns(correct=correct)
     return judged.with_columns(copies=pl.when(pl.col("correct").is_not_null()).then("copies"))
+
+
+def _always_right(decision: pl.DataFrame, class_id: int) -> pl.Series:
+    """Whether one class is right for each item, null without a gold label."""
+    among = pl.col("gold_ids").list.contains(pl.lit(class_id, pl.Int16))
+    right = pl.coalesce(among, pl.col("gold_id") == class_id)
+    return decision.select(right).to_series()
 
 
 def _as_rows(decision: pl.DataFrame, places: Places, rule: str) -> pl.DataFrame:

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.reporting.places import are_tasks
+from pipeline.reporting.verdict import Verdict
 from pipeline.storing.manifest import Manifest
 
 MAX_DRAWN = 12  # tasks that are drawn each for itself; of more only tables are shown
@@ -20,7 +21,8 @@ class Report:
 
     How many items have a gold label is the same under every prompt and rule; how far texts repeat may depend on the
     columns that a prompt reads. In a run of tasks the prompts are these, each with items of its own, and what is said
-    of the run are sums over them. `harness`: what lm-evaluation-harness makes of them (tasks.parquet), else empty.
+    of the run are sums over them. `gap` is a difference (0 to 1) that the reader wants to see. `harness`: what
+    lm-evaluation-harness makes of them (tasks.parquet), else empty.
     """
 
     out: str
@@ -39,12 +41,15 @@ class Report:
     margins: pl.DataFrame
     mass: pl.DataFrame
     length: pl.DataFrame
-    prompt_comparisons: pl.DataFrame
-    rule_comparisons: pl.DataFrame
+    verdict: Verdict
+    label_words: pl.DataFrame
     wrong: pl.DataFrame
+    items: pl.DataFrame
     history: pl.DataFrame
     history_rows: pl.DataFrame
     metrics: pl.DataFrame
+    gap: float | None
+    is_ag_news: bool
     harness: pl.DataFrame
 
     @property
@@ -114,6 +119,13 @@ class Report:
         return float(self._texts["num_effective"] or 0)
 
     @property
+    def reference(self) -> tuple[float, str]:
+        """What accuracies are held against, and its name: one answer for all items, or guessing among their choices."""
+        found = self.verdict.baselines.select("share", "answer").head(1).rows()
+        share, answer = found[0] if found else (self.chance, None)
+        return share, "guessing" if answer is None else f"always answering '{answer}'"
+
+    @property
     def published(self) -> dict[str, float]:
         """The published accuracy of each prompt that has one."""
         return {p.name: p.published_accuracy for p in self.manifest.prompts if p.published_accuracy is not None}
@@ -122,6 +134,13 @@ class Report:
     def headline(self) -> pl.DataFrame:
         """The rows of `summary` under the headline rule, in the order of the run's prompts."""
         return self.summary.filter(pl.col("rule") == self.headline_rule)
+
+    @property
+    def ranked(self) -> pl.DataFrame:
+        """The same, the most accurate prompt first; tasks share no items and stay in their order."""
+        if self.has_tasks or not self.has_gold:
+            return self.headline
+        return self.headline.sort("num_correct", descending=True, maintain_order=True)
 
     def under_headline(self, table: pl.DataFrame, prompt: str) -> pl.DataFrame:
         """The rows of one of these tables for one prompt under the headline rule."""

@@ -15,20 +15,28 @@ LIBRARIES = {"torch": "torch", "transformers": "transformers", "lm_eval": "lm-ev
 MAX_TASKS = 4  # named among the facts
 
 
-def run_facts(report: Report) -> list[tuple[str, str]]:
-    """What was run, on what, when: name and value of each fact that is known."""
+def short_facts(report: Report) -> list[tuple[str, str]]:
+    """What was run on what, as far as a reader decides by it: name and value of each fact that is known."""
+    manifest, data = report.manifest, report.manifest.dataset
+    facts = [
+        ("Tasks", _describe_tasks(report)) if report.has_tasks else ("Data set", f"{data.name}, split {data.split}"),
+        ("Items", _describe_items(report)),
+        ("Model", manifest.model.name),
+        *setting_facts(manifest.config),
+        ("Finished", f"{datetime.fromisoformat(manifest.finished):%Y-%m-%d %H:%M %Z}".strip()),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def other_facts(report: Report) -> list[tuple[str, str]]:
+    """The rest, for whoever wants to make the figures again."""
     manifest = report.manifest
     data, model = manifest.dataset, manifest.model
     size = f"{parameters(model.num_parameters)}, " if model.num_parameters else ""
     facts = [
-        ("Tasks", _describe_tasks(report)) if report.has_tasks else ("Data set", f"{data.name}, split {data.split}"),
-        ("lm-evaluation-harness", manifest.libraries.get("lm_eval", "") if report.has_tasks else ""),
-        ("Items", _describe_items(report)),
-        ("Model", model.name),
         ("Size and type", f"{size}{model.dtype} on {model.device}"),
-        ("Finished", f"{datetime.fromisoformat(manifest.finished):%Y-%m-%d %H:%M %Z}".strip()),
-        *setting_facts(manifest.config),
         ("Rule", report.headline_rule),
+        ("lm-evaluation-harness", manifest.libraries.get("lm_eval", "") if report.has_tasks else ""),
         ("Scored in this run", _describe_scoring(manifest)),
         ("Model revision", model.revision),
         ("Data revision", data.revision or ""),

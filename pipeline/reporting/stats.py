@@ -1,9 +1,10 @@
-"""The statistics behind the report's intervals and tests.
+"""The statistics behind the report's intervals and verdicts.
 
-Invariant: pure functions of counts; the same counts (and seed) give the same figures.
+Invariant: pure functions of counts; the same counts give the same figures, and an interval excludes 0 exactly where its
+test rejects.
 
-scipy has the binomial test and Wilson's interval, but costs 113 MB and 0.8 s of import for these two; numpy and the
-standard library do them in a few lines, which the tests check against scipy and statsmodels.
+scipy and statsmodels have some of these, but cost 113 MB and 0.8 s of import; numpy and the standard library do them in
+a few lines, which the tests check against both.
 """
 
 import math
@@ -15,11 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 LEVEL = 0.95
-ALPHA = 1 - LEVEL
 POWER = 0.8
-NUM_DRAWS = 10_000
-normal_quantile = NormalDist().inv_cdf
-MAX_CELLS = 5_000_000  # of a bootstrap's draws in memory at once: 40 MB
+NUM_DRAWS = 4_000  # of the calibration error that a calibrated model shows
+NUM_STEPS = 60  # of bisection: every bit of an end between -1 and 1
+_normal = NormalDist()
+normal_quantile = _normal.inv_cdf
 
 
 class Interval(NamedTuple):
@@ -56,27 +57,19 @@ def wilson_interval(
     return Interval(low, high)
 
 
-class TextPattern(NamedTuple):
-    """`num_texts` distinct texts of `rows` items each, `net` of them right under A less those right under B."""
-
-    rows: int
-    net: int
-    num_texts: int
-
-
 @dataclass(frozen=True, slots=True)
 class Pairs:
     """Items by whether predictions A and B are right: both, only A, only B, neither.
 
-    `texts`: the same items by their distinct texts, which are the units of every test and interval; empty where no text
-    repeats and each item is a unit.
+    `design_effect`: by how much the variance of the difference grows because texts repeat (`design_effect`); 1 where
+    each item is a text of its own.
     """
 
     both: int
     only_a: int
     only_b: int
     neither: int
-    texts: tuple[TextPattern, ...] = ()
+    design_effect: float = 1.0
 
     @property
     def num_items(self) -> int:
@@ -88,111 +81,141 @@ class Pairs:
         return (self.only_a - self.only_b) / self.num_items if self.num_items else 0.0
 
     @property
-    def patterns(self) -> tuple[TextPattern, ...]:
-        """The units of every test and interval: `texts`, or each item as a text of its own."""
-        rest = self.both + self.neither
-        return self.texts or (TextPattern(1, 1, self.only_a), TextPattern(1, -1, self.only_b), TextPattern(1, 0, rest))
+    def discordant(self) -> float:
+        """The share of items that only one of the two gets right; 0 where there are no items."""
+        return (self.only_a + self.only_b) / self.num_items if self.num_items else 0.0
 
     @property
-    def units(self) -> "Pairs":
-        """The units by which side they speak for.
-
-        Texts with more items right under A are its `only_a`, those with more under B its `only_b`, the others `both`.
-        """
-        only_a = sum(text.num_texts for text in self.patterns if text.net > 0)
-        only_b = sum(text.num_texts for text in self.patterns if text.net < 0)
-        return Pairs(sum(text.num_texts for text in self.patterns) - only_a - only_b, only_a, only_b, 0)
-
-    @property
-    def units_agree(self) -> bool:
-        """Whether more units speak for the side that has more items right: one text of many items may outweigh them."""
-        return self.difference * self.units.difference > 0
+    def num_effective(self) -> float:
+        """As how many independent items they count."""
+        return self.num_items / self.design_effect
 
 
-def paired_standard_error(pairs: Pairs) -> float:
-    """Standard error of the mean of the per-item differences (1, 0 or -1); nan below two units.
+def design_effect(
+    num_items: int, num_texts: int, only_a: int, only_b: int, squares: int, products: int, weights: int
+) -> float:
+    """How many times the variance of a paired difference grows where texts repeat (Kish 1965).
 
-    What two independent samples of the same accuracies would have is larger: the items both get right cancel.
-    Texts are clusters: sqrt(T / (T - 1) sum_t (d_t - w_t D)^2) / n, with w_t items of text t, d_t their net difference
-    and D the difference over all n items (a ratio of cluster totals: Cochran 1977); where none repeats w_t is 1.
+    Over texts with w items, `squares` is the sum of net^2, the net difference being items that only A gets right less
+    items that only B does; `products` that of w net, `weights` that of w^2. If each item were a text of its own they
+    would be the number of discordant items, their difference and the number of items.
+
+    Two variances grow: that about 0, which the score test divides by, (sum of the nets) / sqrt(sum of their squares);
+    and that about the difference that was measured, sum of (net - w difference)^2, to which a text adds that many items
+    share and both get right. The larger growth counts. Few discordant items say little of either, so it is at least the
+    mean number of items a text has.
     """
-    rows, net, num_texts = np.array(pairs.patterns, dtype=np.float64).T  # each (patterns,)
-    count = float(num_texts.sum())
-    if count < 2:
-        return math.nan
-    squares = float((num_texts * (net - rows * pairs.difference) ** 2).sum())
-    return math.sqrt(count / (count - 1) * squares) / pairs.num_items
+    if num_texts == num_items:
+        return 1.0  # the very number: nothing may move by a bit
+    effect, discordant = num_items / num_texts, only_a + only_b
+    if not discordant:
+        return effect
+    difference = (only_a - only_b) / num_items
+    centred, of_items = (
+        squares - 2 * difference * products + difference**2 * weights,
+        discordant - difference**2 * num_items,
+    )
+    # Where all items speak for one side nothing varies about the difference.
+    return max(effect, squares / discordant, centred / of_items if discordant < num_items else 0.0)
 
 
-def mcnemar_exact(only_a: int, only_b: int) -> float:
-    """McNemar's exact test: two-sided binomial p-value of the discordant items under a fair coin (McNemar 1947).
+def critical_value(num_comparisons: int, level: float = LEVEL) -> float:
+    """The z of intervals that all hold together with probability `level` or more (Bonferroni; Dunn 1961)."""
+    return normal_quantile(1 - (1 - level) / (2 * max(1, num_comparisons)))
 
-    Of texts instead of items (`Pairs.units`) it is the exact sign test over texts.
-    p = min(1, 2 P(X <= min(only_a, only_b))), X binomial(only_a + only_b, 1/2).
+
+def score_statistic(pairs: Pairs) -> float:
+    """McNemar's score statistic (b - c) / sqrt(b + c) (McNemar 1947), 0 where neither alone is right.
+
+    Texts that repeat divide its square by the design effect.
     """
-    n, k = only_a + only_b, min(only_a, only_b)
-    if 2 * k == n:
+    discordant = pairs.only_a + pairs.only_b
+    return (pairs.only_a - pairs.only_b) / math.sqrt(discordant * pairs.design_effect) if discordant else 0.0
+
+
+def score_p(pairs: Pairs, num_comparisons: int = 1) -> float:
+    """The two-sided p-value of `score_statistic`, times the number of comparisons (at most 1).
+
+    Under 1 - level exactly where `tango_intervals` at `critical_value(num_comparisons, level)` exclude 0.
+    """
+    return min(1.0, num_comparisons * math.erfc(abs(score_statistic(pairs)) / math.sqrt(2)))
+
+
+def tango_intervals(found: Sequence[Pairs], z: float) -> list[Interval]:
+    """Tango's score interval of each difference between two accuracies of the same items (Tango 1998).
+
+    All differences d whose score statistic T(d) = (b - c - n d) / sqrt(n (2 q + d (1 - d))) is between -z and z, with q
+    the likeliest share of "only B" under d: q = (sqrt(B^2 - 8 n C) - B) / 4n, B = (2n - b + c) d - b - c and
+    C = -c d (1 - d). T falls in d, so each end is found by bisection. T(0) is McNemar's statistic. Where texts repeat
+    b, c and n are divided by the design effect. Without items it is [-1, 1].
+    """
+    effects = np.array([pairs.design_effect for pairs in found])
+    b, c, n = (
+        np.array([getattr(pairs, name) for pairs in found], dtype=np.float64) / effects
+        for name in ("only_a", "only_b", "num_items")
+    )
+    ends = [_tango_end(b, c, n, z), -_tango_end(c, b, n, z)]
+    low, high = (np.where(n > 0, end, open_end) for end, open_end in zip(ends, (-1.0, 1.0), strict=True))
+    return [Interval(float(x), float(y)) for x, y in zip(low, high, strict=True)]
+
+
+def _tango_end(b: np.ndarray, c: np.ndarray, n: np.ndarray, z: float) -> np.ndarray:
+    """The lower ends: where T falls under z. The upper ones are the lower ones of the two in the other order."""
+    low, high = np.full_like(n, -1.0), (b - c) / np.maximum(n, 1e-300)
+    for _ in range(NUM_STEPS):
+        middle = (low + high) / 2
+        is_outside = _tango_gap(middle, b, c, n, z) > 0
+        low, high = np.where(is_outside, middle, low), np.where(is_outside, high, middle)
+    return low
+
+
+def _tango_gap(d: np.ndarray, b: np.ndarray, c: np.ndarray, n: np.ndarray, z: float) -> np.ndarray:
+    """T(d) - z, times the root that T divides by, so that nothing is divided by 0."""
+    linear, constant = (2 * n - b + c) * d - b - c, -c * d * (1 - d)
+    q = (np.sqrt(np.maximum(linear**2 - 8 * n * constant, 0.0)) - linear) / np.maximum(4 * n, 1e-300)
+    root: np.ndarray = np.sqrt(np.maximum(n * (2 * q + d * (1 - d)), 0.0))
+    gap: np.ndarray = b - c - n * d - z * root
+    return gap
+
+
+def detectable_gap(pairs: Pairs, z: float, power: float = POWER) -> float:
+    """The smallest true difference that these items would show with probability `power`, at most 1.
+
+    The least e with z sqrt(d) + z_power sqrt(d - e^2) <= e sqrt(n) (Connor 1987 solved for e), d the share of items
+    that only one gets right, as measured, but never under e itself. That is f sqrt(d), or f^2 where this is more, with
+    f = (z sqrt(n) + z_power sqrt(n + z_power^2 - z^2)) / (n + z_power^2). 1 where n < z^2: then even all items on one
+    side show nothing.
+    """
+    n, z_power = pairs.num_effective, normal_quantile(power)
+    if n < z**2:
         return 1.0
-    # The tail is its last term times 1 + k/(n-k+1) + ...; every term is positive and the ratios fall, so it is stable.
-    log_last = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)
-    down = np.arange(k, 0, -1, dtype=np.float64)
-    terms = np.cumprod(down / (n - down + 1))
-    return min(1.0, 2 * math.exp(log_last) * (1.0 + float(terms.sum())))
+    factor = (z * math.sqrt(n) + z_power * math.sqrt(n + z_power**2 - z**2)) / (n + z_power**2)
+    return min(1.0, factor * max(math.sqrt(pairs.discordant), factor))
 
 
-def paired_bootstrap(pairs: Pairs, seed: int = 0, num_draws: int = NUM_DRAWS, level: float = LEVEL) -> Interval:
-    """Percentile interval of the difference in accuracy over resampled items (Efron and Tibshirani 1993).
+def items_for_gap(gap: float, discordant: float, z: float, power: float = POWER) -> int:
+    """Items with which a true difference of `gap`, which the reader states, is found with probability `power`.
 
-    Drawing items with replacement makes the 2x2 table a multinomial, so the table is drawn instead of the items. Where
-    texts repeat they are drawn, each with its items, and the difference of a draw is over the items drawn.
+    Connor's (1987) n = (z sqrt(d) + z_power sqrt(d - e^2))^2 / e^2. Never put in the difference that was observed:
+    where there is none it names any number.
     """
-    if pairs.num_items == 0:
-        return Interval(math.nan, math.nan)
-    differences = _draw_texts(pairs.patterns, np.random.default_rng(seed), num_draws)
-    low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+    return math.ceil(_needed(gap, discordant, z, power))
 
 
-def _draw_texts(texts: Sequence[TextPattern], rng: np.random.Generator, num_draws: int) -> np.ndarray:
-    """The difference in each of `num_draws` samples of texts with replacement. Returns (draws,)."""
-    # Ordered as the 2x2 table is, the undecided last: items that are all there k times draw as they would once.
-    ordered = sorted(texts, key=lambda text: (text.net == 0, text.net < 0, text))
-    rest = [] if ordered[-1].net == 0 else [TextPattern(1, 0, 0)]
-    rows, net, num_texts = np.array([*ordered, *rest]).T  # each (patterns,)
-    total, step = int(num_texts.sum()), max(1, MAX_CELLS // len(rows))
-    parts = []
-    for start in range(0, num_draws, step):
-        size = min(step, num_draws - start)
-        draws = rng.multinomial(total, num_texts / total, size=size)  # (part of the draws, patterns)
-        parts.append((draws @ net) / (draws @ rows))
-    return np.concatenate(parts)
+def _needed(gap: float, discordant: float, z: float, power: float) -> float:
+    share = max(discordant, gap)
+    root = z * math.sqrt(share) + normal_quantile(power) * math.sqrt(max(share - gap * gap, 0.0))
+    return (root / gap) ** 2 if gap else math.inf
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values (Holm 1979), in the order given."""
-    p = np.array(p_values, dtype=np.float64)  # (comparisons,)
-    order = np.argsort(p, kind="stable")
-    p[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(len(p), 0, -1) * p[order]))
-    return list(map(float, p))
+def calibrated_errors(deviations: np.ndarray, num_items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The calibration error (ECE) that calibrated models show on so many items: its mean, and what 95 % stay under.
 
-
-def least_discordant(alpha: float = ALPHA) -> int:
-    """Discordant items below which McNemar's exact test stays at or above `alpha` even if all of them agree.
-
-    With m of them on one side p = 2 * 2^-m, so it is the smallest m with 2^(1-m) < alpha.
+    `deviations` (models, bins): the standard deviation of the number right in each bin, sqrt(sum of c (1 - c)) over its
+    confidences c; `num_items` (models,). Each bin's |accuracy - confidence| is then that of a normal variable: the mean
+    is sqrt(2 / pi) times the sum of the deviations over n, the end is that of NUM_DRAWS seeded draws.
     """
-    return math.floor(1 - math.log2(alpha)) + 1
-
-
-def items_to_settle(pairs: Pairs, alpha: float = ALPHA, power: float = POWER) -> int | None:
-    """Items needed to establish the measured difference, if both discordant rates stay as measured; None at equality.
-
-    Connor (1987): n = (z_{1-alpha/2} sqrt(d) + z_power sqrt(d - e^2))^2 / e^2, with d the share of discordant items
-    and e the difference; a two-sided test at `alpha` then finds the difference with probability `power`.
-    """
-    if pairs.only_a == pairs.only_b:
-        return None
-    discordant = (pairs.only_a + pairs.only_b) / pairs.num_items
-    gap = abs(pairs.difference)
-    z = normal_quantile(1 - alpha / 2) * math.sqrt(discordant) + normal_quantile(power) * math.sqrt(discordant - gap**2)
-    return math.ceil((z / gap) ** 2)
+    draws = np.abs(np.random.default_rng(0).standard_normal((NUM_DRAWS, deviations.shape[1])))
+    mean = math.sqrt(2 / math.pi) * deviations.sum(axis=1) / num_items
+    high = np.array([np.quantile(draws @ row, LEVEL) for row in deviations]) / num_items
+    return mean, high

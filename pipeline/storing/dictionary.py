@@ -202,7 +202,8 @@ METRICS: tuple[Column, ...] = (
     (
         "metric",
         "string",
-        "`accuracy`, `num_correct`, `balanced_accuracy`, `macro_f1`, `ece`, `brier`, `accuracy_at_50` (`_80`, `_90`: "
+        "`accuracy`, `num_correct`, `balanced_accuracy`, `macro_f1`, `ece`, `ece_calibrated` (the ECE of a calibrated "
+        "model on so many items, `high`: what 95 % of such stay under), `brier`, `accuracy_at_50` (`_80`, `_90`: "
         "on the most confident share), `ties`, `truncated`, `precision`, `recall`, `f1`, `share` (of the predictions), "
         "`label_mass` (probability of all label words together), `harness_acc` and the like (of tasks.parquet; "
         "`prompt` is the task or the group)",

@@ -18,15 +18,15 @@ SCHEMA_VERSION = 1  # of the manifest
 SCORES, ITEMS, REJECTED = "scores/scores.parquet", "items.parquet", "rejected.parquet"
 PRIORS, HISTORY, MANIFEST = "priors.parquet", "history.parquet", "manifest.json"
 PREDICTIONS, METRICS = "report/predictions.parquet", "report/metrics.parquet"
-MARKDOWN, PAGE = "report/report.md", "report/report.html"
+MARKDOWN, PAGE, SUMMARY = "report/report.md", "report/report.html", "report/summary.md"
 TASKS = "tasks.parquet"  # what lm-evaluation-harness makes of the scores of its tasks
 TABLES = (SCORES, ITEMS, REJECTED, PRIORS, TASKS)  # what is made from the store
-REPORT_FILES = (PREDICTIONS, METRICS, MARKDOWN, PAGE)  # what is made from these
+REPORT_FILES = (PREDICTIONS, METRICS, MARKDOWN, PAGE, SUMMARY)  # what is made from these
 RUN_FILES = (*TABLES, HISTORY, *REPORT_FILES)
 RUNS = "runs"  # the folder of run folders
 RUN_FOLDER = re.compile(r"runs/\d{8}T\d{6}-[0-9a-f]{8}(?=/|$)")  # one of them: when it was begun, and its own digits
 CURRENT = "current"  # a link to the folder of the last finished run; those of its files in OUT/ lead through it
-COPIED = (HISTORY, MARKDOWN, PAGE)  # what stands in OUT/ on an object store, where there are no links
+COPIED = (HISTORY, MARKDOWN, PAGE, SUMMARY)  # what stands in OUT/ on an object store, where there are no links
 
 ITEM_CHOICES = "item_choices"  # the column of items.parquet that has an item's own choices, in order
 TASK = "task"  # the column of items.parquet that has an item's task, in a run of tasks

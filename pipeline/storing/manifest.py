@@ -46,6 +46,7 @@ class Settings(Record):
     """The run's configuration; named are those keys that a report tells."""
 
     rule: str | None = None
+    gap: float | None = None
     num_shots: int | None = None
     shots_split: str = "train"
     shots_draw: str = "random"

@@ -7,17 +7,19 @@ them). What it says of the figures is made from them, and no speed is told of wh
 
 import argparse
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
 from pipeline.analysis import load_run
 from pipeline.bundled import MODELS
-from pipeline.reporting.comparisons import compare_prompts
-from pipeline.storing.layout import METRICS
+from pipeline.reporting.agreement import AgreementCounter, Arm
+from pipeline.reporting.comparisons import all_pairs, compare_pairs
+from pipeline.storing.layout import MARKDOWN, METRICS
 from tests.benchmarks import inputs
 from tests.benchmarks.command import CommandRun, run_labelscore
 from tests.benchmarks.results import RESULTS, command_line, number, table, write_section
@@ -71,12 +73,28 @@ def main(arguments: list[str] | None = None) -> None:
         predictions = run.predictions.select("item_id", "prompt", "rule", "correct").collect()
         metrics = pl.read_parquet(run.folder / METRICS).filter(metric="accuracy")
     name = options.model = done.manifest["model"]["name"]  # of a folder its name
-    compared = compare_prompts(predictions.lazy(), PROMPTS, RULE, None)  # no text stands in this split twice
+    compared = compare_prompts(predictions, PROMPTS)
     body = [_facts(done), *held(predictions, name, options.items), _accuracies(metrics, predictions)]
-    body += [f"The report concludes (rule `{RULE}`):", "\n".join(f"- {words}" for words in compared["words"])]
-    body.append(conclude(compared, metrics))
+    body += [f"What the report says first (rule `{RULE}`):", verdict(run.folder), conclude(compared, metrics)]
     title = TITLE if name == OWN_MODEL else f"{TITLE}, {name}"
     write_section(title, command_line(COMMAND, parser, options), "\n\n".join(body), options.results)
+
+
+def compare_prompts(predictions: pl.DataFrame, prompts: Sequence[str]) -> pl.DataFrame:
+    """All pairs of these prompts under RULE, as in the report; no text stands in this split twice."""
+    own = predictions.filter(rule=RULE).sort("item_id")
+    arms = [Arm(prompt, RULE) for prompt in prompts]
+    right = np.stack([own.filter(prompt=prompt)["correct"].to_numpy() for prompt in prompts])
+    counter = AgreementCounter(arms)
+    counter.add(right, np.ones(right.shape[1], np.int32), np.arange(right.shape[1], dtype=np.uint64))
+    return compare_pairs(all_pairs(counter.finish(), arms), len(arms) * (len(arms) - 1) // 2)
+
+
+def verdict(folder: Path) -> str:
+    """The headline and the sentences below it, as they stand in the run's report.md."""
+    summary = (folder / MARKDOWN).read_text(encoding="utf-8").partition("## Summary\n\n")[2]
+    headline, sentences = summary.split("\n\n")[:2]
+    return "\n".join([f"- {headline}", sentences])
 
 
 def run_job(model: str, num_items: int, out: Path) -> CommandRun:

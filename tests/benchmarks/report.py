@@ -176,7 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
     ours, theirs = best[OURS], best[THEIRS]
     body = (
         f"{options.items:,} generated items x 4 labels, one prompt, {len(RULES)} rules: from the score table to "
-        "predictions.parquet, all figures and comparisons; ours with the bootstrap, Markdown and the page besides. "
+        "predictions.parquet, all figures and comparisons; ours with all pairs of rules, Markdown and page besides. "
         f"The better of {options.rounds} rounds each. Ours takes **{ours.seconds / theirs.seconds:.2f}** times as long "
         f"as DuckDB ({ours.cpu_seconds / theirs.cpu_seconds:.2f} times its CPU time); goal at most {MAX_SECONDS} s and "
         f"{MAX_GB} GB.\n\n"

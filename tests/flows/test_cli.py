@@ -1,12 +1,17 @@
 """The command line itself: options are made from the configuration, mean what was typed, and are explained."""
 
+import io
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flows.cli import _mark_values, app, main
+from flows.terminal import say
 from pipeline.config import RunConfig
+from tests.pipeline.reporting import tables
 
 OPTIONS = {name: field for name, field in RunConfig.model_fields.items() if name not in ("prompts", "published")}
 COMMANDS = [name for name in app if not name.startswith("-")]
@@ -113,3 +118,22 @@ def test_a_text_with_a_hyphen_stands_behind_two(capsys: pytest.CaptureFixture[st
 def test_what_no_option_looks_like_is_a_value(typed: list[str], read: list[str]) -> None:
     """A text, a path or a list that begins with a hyphen and holds a blank, wherever it stands."""
     assert _mark_values(typed) == read
+
+
+@pytest.mark.parametrize(("encoding", "minus"), [("ascii", "-"), ("latin-1", "-"), ("utf-8", "\N{MINUS SIGN}")])
+def test_a_difference_keeps_its_sign_on_a_terminal_that_lacks_the_minus(
+    encoding: str, minus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question mark in its place would leave `?1.9 to 4.2` to be guessed at."""
+    out = tables.write_run(tmp_path)
+    tables.write_report(out)
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding, errors="strict"))
+    assert main(["compare", str(out), str(out)]) == 0
+    say("\N{MINUS SIGN}1.2 to 3.4, 20\N{EN DASH}40")
+    sys.stdout.flush()
+    text = shown.getvalue().decode(encoding)
+    assert f" A {minus} B, points" in text
+    assert re.search(rf"{minus}\d\.\d to \d\.\d \|", text)
+    assert "?" not in text.partition("## Flipped")[0]
+    assert f"{minus}1.2 to 3.4" in text

@@ -23,7 +23,8 @@ def run(*arguments: str, cwd: Path, prefect_home: Path) -> subprocess.CompletedP
 def test_the_default_run_ends_with_figures_and_files(demo_run: FinishedRun) -> None:
     """It prints accuracy with its interval, says that this is the demonstration model, and names what it wrote."""
     assert "demonstration model" in demo_run.stdout
-    assert re.search(r"answer +\d\d\.\d % +\d\d\.\d % to \d\d\.\d %", demo_run.stdout)
+    assert re.search(r"answer +\d\d\.\d % +\d\d\.\d\N{EN DASH}\d\d\.\d ", demo_run.stdout)
+    assert re.search(r"\n\n\d\d\.\d.% right: with the prompt 'answer' 217 of 248 items ", demo_run.stdout)
     for name in ("scores/scores.parquet", "items.parquet", "report/report.html", "report/report.md", "manifest.json"):
         assert (demo_run.out / name).is_file()
         assert f"data/runs/sample-demo/{name}" in demo_run.stdout
@@ -53,7 +54,7 @@ def test_the_score_table_keeps_the_contract(demo_run: FinishedRun) -> None:
     assert (scores["logprob"] < 0).all()
     assert scores["model"].unique().to_list() == ["demo"]
     assert scores["notebook_logit"].is_null().all()
-    assert pl.read_parquet_metadata(demo_run.out / "scores" / "scores.parquet")["labelscore.schema_version"] == "1"
+    assert pl.read_parquet_metadata(demo_run.out / "scores" / "scores.parquet")["labelscore.schema_version"] == "2"
 
 
 def test_the_manifest_records_what_was_run(demo_run: FinishedRun) -> None:

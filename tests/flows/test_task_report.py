@@ -26,10 +26,17 @@ def printed(out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     return capsys.readouterr().out.splitlines()
 
 
+def split(lines: list[str]) -> tuple[list[str], list[str]]:
+    """The tables, and the verdict that ends what is printed, whose sentences a terminal wraps."""
+    (start,) = (i for i, line in enumerate(lines) if " above guessing: " in line)
+    assert lines[start - 1] == ""
+    return lines[: start - 1], lines[start:]
+
+
 def test_a_row_a_task_with_the_harness_metrics_and_groups_below(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = printed(tmp_path, monkeypatch, capsys, 200)
+    lines, verdict = split(printed(tmp_path, monkeypatch, capsys, 200))
     assert lines[0] == "1,255 items of 3 tasks with random (float32 on cpu)"
     assert "accuracy under the rule 'sum', and what lm-evaluation-harness 0.4.13 counts" in lines
     (titles,) = (line.split() for line in lines if line.startswith("task"))
@@ -40,13 +47,14 @@ def test_a_row_a_task_with_the_harness_metrics_and_groups_below(
     assert bare == ["bare", "-", "-", "-", "0", "0.2500", "0.2500", "0.2500"]
     assert lines[-2].split() == ["group", "items", "acc"]
     assert lines[-1].split() == ["mmlu", "14,042", "0.3125"]
+    assert verdict[0].startswith("0 of 2 tasks are above guessing: under the rule 'sum'")
 
 
 def test_three_metrics_fit_into_80_columns_and_no_figure_is_broken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A long name of a task is folded."""
-    lines = printed(tmp_path, monkeypatch, capsys, 80)
+    lines, _ = split(printed(tmp_path, monkeypatch, capsys, 80))
     assert all(len(line) <= 80 for line in lines)
     (arc,) = (line.split() for line in lines if line.startswith("arc_easy"))
     assert len(arc) == 9

@@ -1,5 +1,8 @@
 """Reports to render pages of, and a reader of HTML that keeps the tree."""
 
+import base64
+import json
+import zlib
 from dataclasses import dataclass, field
 from datetime import timedelta
 from html.parser import HTMLParser
@@ -14,6 +17,7 @@ from tests.pipeline.reporting.tables import write_report, write_run
 INJECTION = "</script><script>document.title = 'taken over'</script>"
 HOSTILE_LABELS = (f"World {INJECTION}", 'Sports" onclick="x', "<b>Business & co", "Sci/Tech")
 PROMPTS = ("answer", f"topic {INJECTION}")
+RANKED = PROMPTS[::-1]  # by their accuracy: the later a prompt, the stronger is what `tables` draws
 VOID = {"meta", "input", "br", "link", "img", "hr"}
 
 
@@ -82,3 +86,40 @@ def read_html(html: str) -> Element:
     if len(tree.open) > 1:
         raise ValueError(f"<{tree.open[-1].tag}> is never closed")
     return tree.open[0]
+
+
+def find_data(page: Element, id: str) -> Any:
+    """What the page's script of JSON with this id holds."""
+    return json.loads(next(script for script in page.all("script") if script.attributes.get("id") == id).text)
+
+
+def read_items(page: Element) -> list[dict[str, Any]]:
+    """The items in the page's data: id, text, group, gold, and of each prompt predicted, correct, confidence, margin,
+    and the scores by label."""
+    data = json.loads(zlib.decompress(base64.b64decode(find_data(page, "item-data"))))
+    names = [*data["vocabulary"], None]  # of which None is the last
+
+    def name(number: int | None) -> str | None:
+        return names[-1 if number is None else number]
+
+    def whole(values: list[int | None], times: int) -> list[float | None]:
+        return [None if value is None else value / times for value in values]
+
+    def scores(number: int | None, values: list[int]) -> list[tuple[str | None, float | None]]:
+        labels = [] if number is None else data["labels"][number]
+        return list(zip(map(name, labels), whole(values, 100), strict=True))
+
+    return [
+        {
+            "id": id,
+            "text": data["texts"][i],
+            "group": name(data["groups"][i]),
+            "gold": None if data["golds"][i] is None else [name(number) for number in data["golds"][i]],
+            "predicted": [name(number) for number in data["predicted"][i]],
+            "correct": [None if right is None else bool(right) for right in data["correct"][i]],
+            "confidence": whole(data["confidence"][i], 1_000),
+            "margin": whole(data["margins"][i], 100),
+            "scores": [scores(*pair) for pair in zip(data["scored"][i], data["scores"][i], strict=True)],
+        }
+        for i, id in enumerate(data["ids"])
+    ]

@@ -1,6 +1,7 @@
 """Random runs that follow the contract: score tables, items, priors and manifest, without a model."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -217,12 +218,12 @@ def change_manifest(out: Path, **facts: Any) -> None:
     write_manifest(Output(out), with_facts(need_manifest(Output(out)), **facts))
 
 
-def write_report(out: Path, rule: str = "sum") -> Report:
+def write_report(out: Path, rule: str = "sum", gap: float | None = None) -> Report:
     """The report of the run in `out`, against what is there of the run before."""
     output = Output(out)
     previous = scan(output, PREDICTIONS) if output.exists(PREDICTIONS) else None
     past = scan(output, HISTORY).collect() if output.exists(HISTORY) else None
-    return make_report(output, need_manifest(output), rule, out=str(out), previous=previous, past=past)
+    return make_report(output, need_manifest(output), rule, out=str(out), previous=previous, past=past, gap=gap)
 
 
 def write_run(
@@ -261,6 +262,13 @@ def write_run(
 def run_and_report(out: Path, *args: Any, **run: Any) -> Report:
     """The report of a new run in `out`: the arguments of `write_run`."""
     return write_report(write_run(out, *args, **run))
+
+
+def first_wrong(report: Report) -> pl.DataFrame:
+    """The rows of `report.wrong` that report.md shows: some ten together of the three most accurate prompts."""
+    names = report.ranked["prompt"].to_list()[:3]
+    num_each = math.ceil(10 / len(names))
+    return pl.concat(report.wrong.filter(pl.col("prompt") == name).head(num_each) for name in names)
 
 
 def summary_of(markdown: str) -> str:

@@ -147,7 +147,9 @@ def test_what_needs_fixed_classes_is_left_out_and_one_sentence_says_so(run: Path
     for table in (report.classes, report.confusion, report.histogram, report.margins, report.mass):
         assert table.is_empty()
     metrics = {"accuracy", "num_correct", "ece", "brier", "ties", "truncated"}
-    assert set(report.metrics["metric"]) == metrics | {"accuracy_at_50", "accuracy_at_80", "accuracy_at_90"}
+    assert set(report.metrics["metric"]) == metrics | {"accuracy_at_50", "accuracy_at_80", "accuracy_at_90"} | {
+        "ece_calibrated"
+    }
     assert report.metrics["label"].null_count() == report.metrics.height
     sentence = (
         "Each item brings its own choices, so what needs the same labels for all items is left out: the rules pmi,"
@@ -252,8 +254,9 @@ def test_wrong_items_show_their_columns_and_their_own_choices(run: Path, report:
         right = item["gold_ids"] or [item["gold_id"]]
         assert row["right_ids"] == right
         assert row["gold"] == " or ".join(item["item_choices"][place] for place in right)
-    (section,) = (section for section in make_document(report).sections if section.id == "wrong")
-    for shown, row in zip(section.blocks[1].rows, report.wrong.iter_rows(named=True), strict=True):
+    (section,) = (section for section in make_document(report).sections if section.id == "items")
+    first = tables.first_wrong(report)
+    for shown, row in zip(section.blocks[0].instead[1].rows, first.iter_rows(named=True), strict=True):
         marks = [score.mark for score in shown.scores]
         assert marks.count("predicted") == 1
         assert marks.count("gold") == len(row["right_ids"])
@@ -293,14 +296,15 @@ def test_copies_are_counted_by_what_each_prompt_reads(tmp_path: Path) -> None:
     assert dict(copies.iter_rows()) == {"both": [1], "passage": [2]}
     assert (report.num_distinct, report.texts_of, report.num_effective) == (20, "passage", 20)
     assert "40 items hold 20 distinct texts under 'passage'" in warnings(report)[0]
-    (row,) = report.prompt_comparisons.to_dicts()
-    assert (row["n"], row["num_texts"]) == (40, 20)
+    (row,) = report.verdict.pairs.to_dicts()
+    assert row["n"] == 40
     by_item: dict[int, dict[str, bool]] = {}
     for prediction in load_run(tmp_path).predictions.filter(pl.col("rule") == "sum").collect().to_dicts():
         by_item.setdefault(prediction["item_id"], {})[prediction["prompt"]] = prediction["correct"]
     assert row["only_a"] == sum(right["both"] and not right["passage"] for right in by_item.values())
     nets = [sum(by_item[i + j]["both"] - by_item[i + j]["passage"] for j in (0, 1)) for i in range(0, 40, 2)]
-    assert (row["texts_a"], row["texts_b"]) == (sum(net > 0 for net in nets), sum(net < 0 for net in nets))
+    discordant = row["only_a"] + row["only_b"]
+    assert row["design_effect"] >= max(2, sum(net * net for net in nets) / discordant) - 1e-12
 
 
 def test_verify_counts_a_row_for_each_choice(tmp_path: Path) -> None:
@@ -335,8 +339,8 @@ def test_a_report_stays_small_where_an_item_has_very_many_choices(tmp_path: Path
     many = [f"{i} {'word ' * 100}" for i in range(3_000)]
     items = choices.make_items(20, rng).with_columns(item_choices=pl.lit(many), gold_id=pl.lit(7, pl.Int16))
     report = tables.write_report(choices.write_run(tmp_path, items=items, prompts={"p": ("question",)}))
-    (section,) = (section for section in make_document(report).sections if section.id == "wrong")
-    for shown in section.blocks[1].rows:
+    (section,) = (section for section in make_document(report).sections if section.id == "items")
+    for shown in section.blocks[0].instead[1].rows:
         assert len(shown.scores) in (101, 102)
         assert [score.mark for score in shown.scores].count("gold") == 1
         assert shown.scores[-1].label in ("and 2,900 more", "and 2,899 more")

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from flows.cli import main
 from pipeline.analysis import Run, load_run
 from pipeline.errors import InputError
 from pipeline.reporting.compare import RunComparison, changed_predictions, compare_runs
@@ -16,6 +17,7 @@ from pipeline.reporting.markdown import render_markdown
 from pipeline.storing.files import Output
 from pipeline.storing.manifest import write_manifest
 from tests.pipeline.reporting import tables
+from tests.pipeline.reporting.pages import read_html, read_items
 
 
 def make_run(out: Path, items: pl.DataFrame, prompts: tuple[str, ...], seed: int, **facts: Any) -> Run:
@@ -93,6 +95,22 @@ def test_items_whose_gold_differs_are_left_out_and_counted(tmp_path: Path, items
     same = items.filter(pl.col("gold_id") == 0).height
     assert found.num_gold_differs == 120 - same
     assert found.comparisons["n"].to_list() == [same]
+
+
+def test_what_flipped_is_right_or_wrong_only_by_a_gold_label_of_both(tmp_path: Path, items: pl.DataFrame) -> None:
+    """One that another run has otherwise, or not at all, must not stand beside what that run got right by its own."""
+    other = (pl.col("gold_id") + 1) % 4
+    changed = pl.when(pl.col("item_id") % 3 == 0).then(other).when(pl.col("item_id") % 3 == 1).then("gold_id")
+    names = changed.replace_strict(dict(enumerate(tables.AG_NEWS)), return_dtype=pl.String)
+    relabelled = items.with_columns(changed.cast(pl.Int16).alias("gold_id"), names.alias("gold"))
+    a, b = make_run(tmp_path / "a", items, ("p",), 1), make_run(tmp_path / "b", relabelled, ("p",), 2)
+    gold = {row["item_id"]: (row["gold"], row["item_id"] % 3 == 1) for row in items.to_dicts()}
+    flips = compare_runs(a, b).flips.to_dicts()
+    assert len({row["item_id_a"] % 3 for row in flips}) == 3
+    for row in flips:
+        name, same = gold[row["item_id_a"]]
+        right = [row["predicted_a"] == name, row["predicted_b"] == name]
+        assert [row["gold"], row["correct_a"], row["correct_b"]] == ([name, *right] if same else [None] * 3)
 
 
 def test_runs_without_a_common_text_cannot_be_compared(tmp_path: Path, items: pl.DataFrame) -> None:
@@ -184,3 +202,36 @@ def test_a_comparison_under_batch_carries_its_caution(tmp_path: Path, items: pl.
     run = make_run(tmp_path / "a", items, ("answer",), seed=1)
     assert "looks at the unlabelled test items" in printed(compare_runs(run, run, "batch"))
     assert "Caution" not in printed(compare_runs(run, run, "sum"))
+
+
+def test_the_page_has_every_item_that_flipped(
+    tmp_path: Path, items: pl.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under each prompt, with what both runs make of it; what is printed stays the same."""
+    runs = [make_run(tmp_path / name, items, ("answer", "topic"), seed=i) for i, name in enumerate("ab")]
+    outs, file = [str(tmp_path / name) for name in "ab"], tmp_path / "compared.html"
+    assert main(["compare", *outs, "--html", str(file)]) == 0
+    assert capsys.readouterr().out == printed(compare_runs(*runs))
+    page = read_html(file.read_text(encoding="utf-8"))
+    flips = {(row["item_id_a"], row["prompt"]): row for row in compare_runs(*runs).flips.iter_rows(named=True)}
+    shown = {(item["id"], item["group"]): item for item in read_items(page)}
+    assert shown.keys() == flips.keys()
+    for key, row in flips.items():
+        assert shown[key]["gold"] == [row["gold"]]
+        assert shown[key]["predicted"] == [row["predicted_a"], row["predicted_b"]]
+        assert shown[key]["correct"] == [row["correct_a"], row["correct_b"]]
+        assert shown[key]["confidence"] == [pytest.approx(row[f"confidence_{side}"], abs=5.1e-4) for side in "ab"]
+    assert f"All {len(flips):,} rows are here." in page.text
+
+
+def test_a_page_that_cannot_be_written_is_one_line(
+    tmp_path: Path, items: pl.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "a", items, ("answer",), seed=1)
+    for file in (tmp_path / "nowhere" / "page.html", tmp_path):
+        assert main(["compare", str(tmp_path / "a"), str(tmp_path / "a"), "--html", str(file)]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("labelscore: error: cannot write")
+        assert said.err.rstrip().endswith("name another file with --html")
+        assert said.err.count("\n") == 1

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.reporting import document as doc
-from pipeline.reporting.markdown import NUM_WRONG, code, escape, render_markdown
-from pipeline.reporting.page import render_page, visible
+from pipeline.reporting.formats import visible
+from pipeline.reporting.markdown import code, escape, render_markdown
+from pipeline.reporting.page import render_page
 from pipeline.reporting.report import Report
 from pipeline.reporting.sections import make_document
 from tests.pipeline.reporting.pages import read_html, write_hostile_report
@@ -44,9 +45,10 @@ def texts_of(blocks: Sequence[doc.Block], *, drawn: bool) -> Iterator[str]:
         elif isinstance(block, doc.Headline):
             yield from (block.figure, block.words)
         elif isinstance(block, doc.WrongItems):
-            shown = block.rows if drawn else block.rows[:NUM_WRONG]
-            yield from (text for item in shown for text in (str(item.item_id), item.gold, item.predicted))
-            yield from (score.value for item in shown for score in item.scores)
+            yield from (text for item in block.rows for text in (str(item.item_id), item.gold, item.predicted))
+            yield from (score.value for item in block.rows for score in item.scores)
+        elif isinstance(block, doc.Items):
+            yield from texts_of(block.instead, drawn=drawn)
         else:
             yield block.text
 

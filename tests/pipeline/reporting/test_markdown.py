@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.reporting.document import Column, Table
-from pipeline.reporting.markdown import code, escape, table
+from pipeline.reporting.document import Bullets, Column, Document, Section, Table, Warnings
+from pipeline.reporting.markdown import code, escape, render_summary, table
 
 
 @settings(deadline=None)
@@ -44,3 +44,13 @@ def test_tables_line_up_and_keep_the_blanks_of_what_is_exact() -> None:
         "| x      | ` y` |   1 |",
         "| longer | `z`  |  23 |",
     ]
+
+
+def test_a_summary_says_how_many_sentences_it_leaves_out() -> None:
+    """A warning that is cut off in silence is a warning that there is not."""
+    blocks = [Bullets([f"found {i}" for i in range(12)]), Warnings([f"mind {i}" for i in range(40)])]
+    text = render_summary(Document("labelscore report", "x", [Section("summary", "", blocks)]))
+    assert text.count("found ") == 12
+    assert text.count("mind ") == 12
+    assert text.count("And ") == 1
+    assert "And 28 more, in the whole report." in text

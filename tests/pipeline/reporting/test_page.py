@@ -8,18 +8,29 @@ from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import altair as alt
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.reporting.formats import interval
-from pipeline.reporting.page import embed_json, render_page, visible
+from pipeline.reporting.formats import interval, visible
+from pipeline.reporting.page import embed_json, render_page
 from pipeline.reporting.report import Report
 from pipeline.reporting.sections import make_document
-from tests.pipeline.reporting.pages import HOSTILE_LABELS, INJECTION, PROMPTS, Element, read_html, write_hostile_report
+from tests.pipeline.reporting.pages import (
+    HOSTILE_LABELS,
+    INJECTION,
+    PROMPTS,
+    Element,
+    find_data,
+    read_html,
+    read_items,
+    write_hostile_report,
+)
 from tests.pipeline.reporting.tables import run_and_report
 
 MEGABYTE = 1_000_000
@@ -40,10 +51,16 @@ def read_page(report: Report) -> Element:
     return read_html(render_page(make_document(report)))
 
 
-def chart_data(page: Element) -> dict[str, dict[str, object]]:
-    content = next(s for s in page.all("script") if s.attributes.get("id") == "chart-data").text
-    charts: dict[str, dict[str, object]] = json.loads(content)["charts"]
-    return charts
+def chart_data(page: Element) -> dict[str, dict[str, Any]]:
+    """Each chart with the data that it shows."""
+    found = find_data(page, "chart-data")
+    shown = {
+        id: {name for name in found["datasets"] if name in json.dumps(spec)} for id, spec in found["charts"].items()
+    }
+    return {
+        id: {**spec, "datasets": {name: found["datasets"][name] for name in sorted(shown[id])}}
+        for id, spec in found["charts"].items()
+    }
 
 
 def names_of(page: Element, tag: str) -> list[str]:
@@ -60,7 +77,7 @@ def test_headings_come_in_order(page: Element) -> None:
 
 def test_the_summary_comes_first_then_the_charts_and_the_rules_are_folded(page: Element) -> None:
     sections = [section.attributes["id"] for section in page.all("section")]
-    assert sections == ["summary", "prompts", "comparisons", "wrong", "history", "rules", "made"]
+    assert sections == ["summary", "prompts", "comparisons", "items", "history", "rules", "made"]
     (rules,) = (section for section in page.all("section") if section.attributes["id"] == "rules")
     assert {table.tag for table in rules.children if isinstance(table, Element)} == {"h2", "p", "details"}
 
@@ -68,8 +85,8 @@ def test_the_summary_comes_first_then_the_charts_and_the_rules_are_folded(page: 
 def test_the_summary_says_what_was_run_with_its_interval_and_its_warnings(page: Element, report: Report) -> None:
     summary = page.all("section")[0].text
     row = report.headline.row(0, named=True)
-    assert f"95 % interval {interval(row['low'], row['high'])}" in summary
-    for fact in ("random, split test", "float32 on cpu", "2026-01-02 03:05 UTC", "demonstration model"):
+    assert interval(row["low"], row["high"]) in summary
+    for fact in ("random, split test", "2026-01-02 03:05 UTC", "demonstration model"):
         assert fact in summary
 
 
@@ -103,8 +120,8 @@ def test_tables_fields_and_charts_have_names(page: Element) -> None:
 def test_rows_are_as_wide_as_their_header(page: Element) -> None:
     for table in page.all("table"):
         header, *rows = table.all("tr")
-        assert rows
-        assert {len(row.all("th", "td")) for row in rows} == {len(header.all("th"))}
+        assert rows or table.attributes["id"] == "item-table"
+        assert {len(row.all("th", "td")) for row in rows} <= {len(header.all("th"))}
 
 
 def test_nothing_in_the_page_points_outside(page: Element) -> None:
@@ -125,16 +142,18 @@ def test_the_policy_allows_the_pages_own_scripts_and_style_by_hash_and_nothing_e
     def source(element: Element) -> str:
         return f"'sha256-{base64.b64encode(hashlib.sha256(element.text.encode()).digest()).decode()}'"
 
-    assert policy["script-src"].split() == [source(s) for s in page.all("script") if "type" not in s.attributes]
+    scripts = [s for s in page.all("script") if s.attributes.get("type") != "application/json"]
+    assert policy["script-src"].split() == [source(script) for script in scripts]
     assert policy["style-src"].split() == [source(s) for s in page.all("style")]
 
 
 def test_markup_in_texts_labels_and_prompts_stays_text(page: Element) -> None:
     """They are where they belong, as text: in cells, attributes and the charts' data."""
-    assert len(page.all("script")) == 3
-    texts = [cell.text for cell in page.all("td") if cell.attributes.get("class") == "text"]
-    assert texts
-    assert all(INJECTION in text for text in texts)
+    assert [s.attributes.get("type") for s in page.all("script")] == ["application/json"] * 2 + [None] + ["module"] * 3
+    items = read_items(page)
+    assert items
+    assert all(INJECTION in item["text"] for item in items)
+    assert {label for item in items for label in item["predicted"]} <= set(HOSTILE_LABELS)
     (gold,) = (field for field in page.all("select") if field.attributes["name"] == "gold")
     assert {option.attributes["value"] for option in gold.all("option")} <= {"", *HOSTILE_LABELS}
     assert HOSTILE_LABELS[0] in json.dumps(chart_data(page)["confusion-0"])
@@ -144,11 +163,13 @@ def test_markup_in_texts_labels_and_prompts_stays_text(page: Element) -> None:
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=60) | st.just("<!--<script>"), min_size=5, max_size=5))
 def test_any_text_is_read_back_as_it_was(report: Report, texts: list[str]) -> None:
-    """Whatever five items say, the page's tree stays the same and their cells hold them (controls made visible)."""
+    """Whatever five items say, the page's tree stays the same and holds them, with and without scripts (controls made
+    visible)."""
     wrong = report.wrong.head(5).with_columns(text=pl.Series(texts))
-    page = read_page(replace(report, wrong=wrong))
-    cells = [cell.all("bdi")[0].text for cell in page.all("td") if cell.attributes.get("class") == "text"]
-    assert cells == [visible(text) for text in texts]
+    page = read_page(replace(report, wrong=wrong, items=report.items.head(5).with_columns(text=pl.Series(texts))))
+    assert [item["text"] for item in read_items(page)] == [visible(text) for text in texts]
+    (shown,) = (element for element in page.all("ul") if element.attributes.get("class") == "wrong")
+    assert [item.all("bdi")[0].text for item in shown.all("li")] == [visible(text) for text in texts]
 
 
 @given(st.recursive(st.text() | st.integers() | st.none(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
@@ -177,8 +198,16 @@ def test_the_page_of_7600_items_5_prompts_and_all_rules_stays_under_3_megabytes(
     """Even where every text shown is longer than what the page shows of it."""
     report = run_and_report(tmp_path, 7_600, ALL_PROMPTS, notebook=True)
     assert len(report.rules) == 9
-    long = report.wrong.with_columns(text=pl.lit("<é" * 2_000))
-    assert len(render_page(make_document(replace(report, wrong=long))).encode()) < 3 * MEGABYTE
+    rng = np.random.default_rng(0)
+    noise = pl.Series([rng.bytes(700).hex() for _ in range(7_600)])
+    page = render_page(make_document(replace(report, items=report.items.with_columns(text=noise))))
+    assert len(page.encode()) < 3 * MEGABYTE
+    shown = read_items(read_html(page))
+    assert {item["id"] for item in shown} > set(report.wrong["item_id"])
+    num_wrong = report.wrong["item_id"].n_unique()
+    room = f"as many as there is room for: the {num_wrong} confidently wrong and a"
+    first = f"{len(shown):,} of 7,600 rows are here, {room}"
+    assert f"{first} random sample of the others. Texts of more than 1,000 characters are cut." in page
 
 
 def test_many_labels_are_listed_and_not_drawn(tmp_path: Path) -> None:
@@ -198,7 +227,10 @@ def test_without_gold_labels_the_page_shows_predictions_only(tmp_path: Path) -> 
     assert "No item has a gold label" in page.text
     assert "What answer predicts" in page.text
     assert not chart_data(page)
-    assert not page.all("form")
+    fields = {field.attributes["name"] for field in page.all("select")}
+    assert fields == {"show", "under", "predicted", "sort"}
+    assert "wrong" not in {option.attributes["value"] for option in page.all("option")}
+    assert {right for item in read_items(page) for right in item["correct"]} == {None}
 
 
 def test_one_prompt_without_priors_has_nothing_to_compare_and_no_past(tmp_path: Path) -> None:
@@ -221,3 +253,12 @@ def test_years_of_nightly_runs_do_not_grow_the_page(report: Report) -> None:
 
 def test_the_same_report_gives_the_same_page(report: Report) -> None:
     assert render_page(make_document(report)) == render_page(make_document(report))
+
+
+def test_a_page_of_20_prompts_of_150_classes_stays_under_3_megabytes(tmp_path: Path) -> None:
+    """The tables of the labels are there for the most accurate prompts, and where to find the others is said."""
+    names = [f"class {i}" for i in range(150)]
+    run_and_report(tmp_path, 100, [f"prompt {i}" for i in range(20)], words=names, label_names=names)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert len(page.encode()) < 3 * MEGABYTE
+    assert page.count("The tables of its 150 labels are in metrics.parquet and predictions.parquet.") == 17

@@ -1,8 +1,6 @@
-"""The page in a real Chromium, opened from disk: drawn, filtered, readable, silent and sealed."""
+"""The pages of a report and of a comparison in a real Chromium, opened from disk: drawn, readable, sealed."""
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,87 +10,34 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
+from pipeline.analysis import load_run
+from pipeline.reporting.compare import compare_runs
+from pipeline.reporting.compare_sections import compare_document
+from pipeline.reporting.page import render_page
 from pipeline.storing.layout import PAGE
+from tests.axe import axe_source
 from tests.pipeline.reporting import choices
-from tests.pipeline.reporting.pages import INJECTION, PROMPTS, write_hostile_report
-from tests.pipeline.reporting.tables import write_report
+from tests.pipeline.reporting.browser import look, open_all, open_page, rows_shown, wait_for_tables
+from tests.pipeline.reporting.pages import INJECTION, RANKED, write_hostile_report
+from tests.pipeline.reporting.tables import write_report, write_run
 
 pytestmark = pytest.mark.browser
 
-FLAGS = (
-    "--headless",
-    "--no-sandbox",  # Chromium refuses to start as root with it
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-COLOURS = ("surface", "raised", "ink", "muted", "accent", "heat", "warning", "warning-surface")
+COLOURS = ("surface", "raised", "ink", "muted", "accent", "heat", "wrong", "warning", "warning-surface")
+WIDTHS = (320, 390, 768, 1280)
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of a report full of markup, with a past run."""
-    out = tmp_path_factory.mktemp("run")
-    write_hostile_report(out)
-    return (out / PAGE).as_uri()
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not browser or not driver:
-        pytest.skip("no chromium and chromedriver on the PATH (Debian: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    started = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield started
-    started.quit()
-
-
-@pytest.fixture
-def opened(chromium: webdriver.Chrome, page: str) -> webdriver.Chrome:
-    """The page, opened afresh on a desktop in light mode, its logs empty but for what it causes."""
-    look(chromium)
-    for log in ("browser", "performance"):
-        chromium.get_log(log)
-    chromium.get(page)
-    wait_for_charts(chromium)
-    return chromium
-
-
-def look(browser: webdriver.Chrome, *, width: int = 1280, scheme: str = "light", media: str = "screen") -> None:
-    """Emulate a window of this many CSS pixels and the reader's colour scheme."""
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
-
-
-def wait_for_charts(browser: webdriver.Chrome) -> None:
-    """Until every chart outside closed <details> is drawn."""
-    undrawn = """
-        return [...document.querySelectorAll(".chart")]
-            .some(chart => !chart.closest("details:not([open])") && !chart.querySelector("svg"));
-    """
-    WebDriverWait(browser, 60).until(lambda b: not b.execute_script(undrawn))
-
-
-def open_all(browser: webdriver.Chrome) -> None:
-    browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
-    wait_for_charts(browser)
-
-
-def rows_shown(browser: webdriver.Chrome) -> list[WebElement]:
-    return [row for row in browser.find_elements(By.CSS_SELECTOR, "#wrong-table tbody tr") if row.is_displayed()]
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a page of two runs with the same items and prompts, full of markup."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, signal in (("a", 2.0), ("b", 1.0)):
+        write_hostile_report(folder / name, signal=signal)
+    runs = [load_run(str(folder / name)) for name in ("a", "b")]
+    (folder / "compare.html").write_text(render_page(compare_document(compare_runs(*runs))), encoding="utf-8")
+    return (folder / "compare.html").as_uri()
 
 
 def computed(browser: webdriver.Chrome, selector: str, name: str) -> str:
@@ -101,10 +46,10 @@ def computed(browser: webdriver.Chrome, selector: str, name: str) -> str:
 
 
 def test_charts_are_drawn(opened: webdriver.Chrome) -> None:
-    """Each chart holds marks once the folded parts are open, those of the first prompt at once."""
+    """Each chart holds marks once the folded parts are open, those of the most accurate prompt at once."""
     data = json.loads(opened.execute_script("return document.getElementById('chart-data').textContent"))
-    assert opened.find_elements(By.CSS_SELECTOR, "#confusion-0 svg .mark-rect path")
-    assert not opened.find_elements(By.CSS_SELECTOR, "#confusion-1 svg")
+    assert opened.find_elements(By.CSS_SELECTOR, "#confusion-1 svg .mark-rect path")
+    assert not opened.find_elements(By.CSS_SELECTOR, "#confusion-0 svg")
     open_all(opened)
     for name in data["charts"]:
         marks = "svg .mark-rect path, svg .mark-symbol path, svg .mark-line path, svg .mark-rule line"
@@ -146,54 +91,52 @@ def test_markup_in_texts_labels_and_prompts_is_shown_as_text(opened: webdriver.C
     """In the table, in the headings, and in the charts' own labels."""
     open_all(opened)
     assert opened.title != "taken over"
-    assert len(opened.find_elements(By.TAG_NAME, "script")) == 3
+    assert len(opened.find_elements(By.TAG_NAME, "script")) == 6
     assert INJECTION in rows_shown(opened)[0].text
-    assert PROMPTS[1] in opened.find_element(By.CSS_SELECTOR, "#prompts > details:last-of-type > summary").text
+    assert RANKED[0] in opened.find_element(By.CSS_SELECTOR, "#prompts > details:first-of-type > summary").text
     drawn = opened.find_elements(By.CSS_SELECTOR, "#accuracy svg text")
     assert any("</script>" in (text.get_attribute("textContent") or "") for text in drawn)
 
 
-def test_the_filter_narrows_the_table_and_says_how_many_are_left(opened: webdriver.Chrome) -> None:
-    count = opened.find_element(By.ID, "filter-count")
-    rows = opened.find_elements(By.CSS_SELECTOR, "#wrong-table tbody tr")
-    assert count.get_attribute("role") == "status"
-    assert count.text.startswith(f"{len(rows)} of {len(rows)} ")
-
-    opened.find_element(By.ID, "filter-prompt").send_keys(PROMPTS[0])
-    of_prompt = [row for row in rows if row.get_attribute("data-prompt") == PROMPTS[0]]
-    assert count.text.startswith(f"{len(of_prompt)} of ")
-    assert {row.get_attribute("data-prompt") for row in rows_shown(opened)} == {PROMPTS[0]}
-
-    item = of_prompt[0].find_element(By.TAG_NAME, "small").text
-    opened.find_element(By.ID, "filter-words").send_keys(f"ARTICLE {item}")
-    assert count.text == f"1 of {len(rows)} items match"
-    assert [row.find_element(By.TAG_NAME, "small").text for row in rows_shown(opened)] == [item]
-
-    opened.find_element(By.CSS_SELECTOR, "#filter button[type=reset]").click()
-    WebDriverWait(opened, 10).until(lambda _: count.text.startswith(f"{len(rows)} of "))
-
-
-def test_a_long_table_unfolds_and_the_keyboard_goes_on_at_the_next_row(opened: webdriver.Chrome) -> None:
-    before = len(rows_shown(opened))
-    opened.find_element(By.ID, "more").send_keys(Keys.ENTER)
-    after = rows_shown(opened)
-    assert len(after) > before
-    assert opened.switch_to.active_element == after[before]
-
-
-@pytest.mark.parametrize("width", [320, 360, 768, 1280])
-def test_nothing_runs_over_the_side(opened: webdriver.Chrome, width: int) -> None:
-    """With everything open, at every width; what is wider scrolls in a box of its own."""
-    look(opened, width=width)
-    opened.refresh()
-    open_all(opened)
-    assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("which", ["page", "comparison"])
+def test_no_digit_is_cut_off_at_any_width(
+    chromium: webdriver.Chrome, which: str, width: int, scheme: str, request: pytest.FixtureRequest
+) -> None:
+    """With everything open: nothing runs over the side, and no table has to be scrolled."""
+    look(chromium, width=width, scheme=scheme)
+    open_page(chromium, request.getfixturevalue(which))
+    open_all(chromium)
+    wait_for_tables(chromium)
+    for button in chromium.find_elements(By.CSS_SELECTOR, ".quiet"):
+        button.click()
+    assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
     overhang = """
         const wide = e => e.getBoundingClientRect().right > arguments[0] + 1;
-        return [...document.querySelectorAll("main *")].filter(e => wide(e) && !e.closest(".scroll, thead"))
+        return [...document.querySelectorAll("main *")].filter(e => wide(e) && !e.closest("thead, .unseen"))
             .map(e => e.outerHTML.slice(0, 120));
     """
-    assert opened.execute_script(overhang, width) == []
+    assert chromium.execute_script(overhang, width) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1280])
+@pytest.mark.parametrize("which", ["page", "comparison"])
+def test_axe_finds_no_barrier(
+    chromium: webdriver.Chrome, which: str, width: int, scheme: str, request: pytest.FixtureRequest
+) -> None:
+    """Nothing that axe-core knows keeps anybody out, with everything open."""
+    source = axe_source()
+    look(chromium, width=width, scheme=scheme)
+    open_page(chromium, request.getfixturevalue(which))
+    open_all(chromium)
+    wait_for_tables(chromium)
+    chromium.find_element(By.CSS_SELECTOR, ".quiet, #item-more").click()
+    chromium.execute_script(source)
+    chromium.set_script_timeout(120)
+    found = chromium.execute_async_script("axe.run(document).then(r => arguments[0](r.violations))")
+    assert [(each["id"], each["nodes"][0]["html"], each["nodes"][0]["failureSummary"]) for each in found] == []
 
 
 def test_dark_mode_reaches_page_and_charts_without_drawing_again(opened: webdriver.Chrome) -> None:
@@ -219,7 +162,7 @@ def test_texts_stand_out_from_what_is_behind_them(opened: webdriver.Chrome, sche
     light = {name: luminance(c) for name, c in zip(COLOURS, opened.execute_script(probe, COLOURS), strict=True)}
     for text, behind in (
         ("ink", "surface"), ("muted", "surface"), ("accent", "surface"), ("ink", "raised"), ("ink", "heat"),
-        ("warning", "warning-surface"),
+        ("wrong", "surface"), ("warning", "warning-surface"),
     ):  # fmt: skip
         high, low = sorted((light[text], light[behind]), reverse=True)
         assert (high + 0.05) / (low + 0.05) >= 4.5, (text, behind)
@@ -233,7 +176,7 @@ def luminance(colour: str) -> float:
 
 
 def test_everything_is_reached_by_keyboard_with_the_focus_in_sight(opened: webdriver.Chrome) -> None:
-    """Tab goes through the skip link, the contents, what unfolds, what scrolls, and the filter."""
+    """Tab goes through the skip link, the contents, what unfolds, and the fields that items are chosen by."""
     reached: list[dict[str, Any]] = []
     describe = """
         const e = document.activeElement, style = getComputedStyle(e);
@@ -248,41 +191,80 @@ def test_everything_is_reached_by_keyboard_with_the_focus_in_sight(opened: webdr
     reached = [element for element in reached if element["tag"] != "BODY"]
     assert reached[0]["kind"] == "skip"
     assert all(element["outline"] != "none" for element in reached)
-    assert {"filter-words", "filter-gold", "filter-predicted", "filter-prompt", "more"} <= {e["id"] for e in reached}
-    assert {"A", "SUMMARY", "INPUT", "SELECT", "BUTTON", "DIV", "PRE"} == {e["tag"] for e in reached}
+    fields = {f"item-{name}" for name in ("show", "under", "words", "gold", "predicted", "sort", "more")}
+    assert fields <= {e["id"] for e in reached}
+    assert {e["tag"] for e in reached} == {"A", "SUMMARY", "INPUT", "SELECT", "BUTTON"}
 
 
 def test_a_screen_reader_finds_landmarks_names_and_the_table_on_a_phone(opened: webdriver.Chrome) -> None:
-    """From Chromium's own accessibility tree; the table of the wrong stays one where its rows are cards."""
+    """From Chromium's own accessibility tree; tables stay tables where their rows are cards."""
     look(opened, width=360)
     nodes = opened.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     seen = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n["ignored"]]
     roles = {role for role, _ in seen}
     assert {"banner", "main", "navigation", "contentinfo", "heading", "table", "status", "searchbox"} <= roles
     assert all(name for role, name in seen if role in ("image", "searchbox", "combobox", "button", "link", "region"))
-    assert ("table", "Confidently wrong") in seen
+    assert ("table", "Items and what each prompt predicts") in seen
+    assert ("table", "Prompts under the rule 'sum'") in seen
+    assert {"rowheader", "cell"} <= roles
     assert len([1 for role, _ in seen if role == "columnheader"]) > 6
 
 
 def test_print_drops_the_controls_and_is_dark_on_white(opened: webdriver.Chrome) -> None:
     look(opened, scheme="dark", media="print")
-    assert not opened.find_element(By.ID, "filter").is_displayed()
+    assert not opened.find_element(By.ID, "item-filter").is_displayed()
     assert not opened.find_element(By.TAG_NAME, "nav").is_displayed()
     assert luminance(computed(opened, "body", "background-color")) > 0.9
     assert luminance(computed(opened, "#accuracy svg text", "fill")) < 0.2
 
 
-def test_without_javascript_the_tables_are_all_there(opened: webdriver.Chrome, page: str) -> None:
+def test_print_has_every_prompt_folded_or_not(opened: webdriver.Chrome) -> None:
+    """With its tables, and the figures of a chart that was never drawn; nothing hangs over a sheet's side."""
+    look(opened, width=700, media="print")
+    seen = "return arguments[0].checkVisibility({contentVisibilityAuto: true}) && arguments[0].innerText"
+    folded = opened.find_elements(By.CSS_SELECTOR, "#prompts details.part:not([open])")
+    assert folded
+    for part in folded:
+        undrawn = part.find_element(By.CSS_SELECTOR, "details.data table")
+        assert "gold \\ predicted" in opened.execute_script(seen, undrawn)
+        tables = part.find_elements(By.CSS_SELECTOR, "table")
+        assert all(opened.execute_script(seen, table) for table in tables)
+    look(opened)
+    opened.execute_script("""
+        addEventListener("beforeprint", () => { window.printed = [
+            document.querySelectorAll("details.part:not([open])").length,
+            [...document.querySelectorAll(".scroll")].filter(b => b.scrollWidth > b.clientWidth).length,
+            document.querySelectorAll("#prompts .scroll table").length,
+        ]});
+    """)
+    opened.execute_cdp_cmd("Page.printToPDF", {})
+    closed, too_wide, num_tables = opened.execute_script("return window.printed")
+    assert (closed, too_wide) == (0, 0)
+    assert num_tables > len(folded)
+    assert not folded[0].get_attribute("open")
+
+
+def test_without_javascript_the_tables_and_the_confidently_wrong_are_there(opened: webdriver.Chrome, page: str) -> None:
     opened.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         opened.get(page)
-        rows = opened.find_elements(By.CSS_SELECTOR, "#wrong-table tbody tr")
-        assert rows
-        assert all(row.is_displayed() for row in rows)
-        assert not opened.find_element(By.ID, "filter").is_displayed()
+        items = opened.find_elements(By.CSS_SELECTOR, "noscript .wrong > li")
+        assert items
+        assert all(item.is_displayed() for item in items)
+        assert not opened.find_element(By.ID, "item-filter").is_displayed()
         assert "Without JavaScript" in opened.find_element(By.TAG_NAME, "body").text
     finally:
         opened.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_names_with_line_separators_are_drawn(chromium: webdriver.Chrome, tmp_path: Path) -> None:
+    """Vega writes names into expressions, where U+2028 and U+2029 would end a string."""
+    names = ("World\u2028News", "Sports\u2029", "Business \\u2028", "Sci/Tech")
+    write_report(write_run(tmp_path, 60, ("a\u2028b", "c"), label_names=names, words=names))
+    open_page(chromium, (tmp_path / PAGE).as_uri())
+    open_all(chromium)
+    drawn = [text.get_attribute("textContent") for text in chromium.find_elements(By.CSS_SELECTOR, ".chart svg text")]
+    assert {"World News", "Business \\u2028"} <= set(drawn)
 
 
 @pytest.mark.parametrize("width", [320, 1280])
@@ -295,7 +277,7 @@ def test_a_page_of_items_with_their_own_choices_is_drawn_and_fits(
     out = choices.write_run(tmp_path, items=items.with_columns(long), prompts={"p": choices.BOTH})
     report = write_report(out)
     look(chromium, width=width)
-    chromium.get((out / PAGE).as_uri())
+    open_page(chromium, (out / PAGE).as_uri())
     open_all(chromium)
     charts = chromium.find_elements(By.CSS_SELECTOR, ".chart")
     assert len(charts) == len(chromium.find_elements(By.CSS_SELECTOR, ".chart svg")) >= 4
@@ -304,5 +286,5 @@ def test_a_page_of_items_with_their_own_choices_is_drawn_and_fits(
     assert "is left out: the rules pmi" in chromium.find_element(By.ID, "summary").text
     row = report.wrong.row(0, named=True)
     assert INJECTION in rows_shown(chromium)[0].text
-    chromium.find_element(By.ID, "filter-words").send_keys(f"passage {row['item_id'] // 2} item {row['item_id']}")
+    chromium.find_element(By.ID, "item-words").send_keys(f"passage {row['item_id'] // 2} item {row['item_id']}")
     assert row["predicted"].split(" <")[0].strip() in rows_shown(chromium)[0].text

@@ -14,15 +14,14 @@ from polars.testing import assert_frame_equal
 from statsmodels.stats.proportion import proportion_confint
 
 from pipeline.analysis import Run, load_run
+from pipeline.reporting.agreement import AgreementCounter, Arm
 from pipeline.reporting.compare import changed_predictions, compare_runs
 from pipeline.reporting.compare_sections import compare_document
-from pipeline.reporting.comparisons import PROMPT_FAMILY, Side, compare_sides, describe_difference
+from pipeline.reporting.comparisons import all_pairs, compare_pairs
 from pipeline.reporting.document import all_figures
-from pipeline.reporting.families import assumptions
 from pipeline.reporting.markdown import render_markdown
 from pipeline.reporting.past_runs import past_runs
 from pipeline.reporting.report import Report
-from pipeline.reporting.stats import Pairs, TextPattern, paired_bootstrap
 from tests.pipeline.reporting import tables
 
 NAMES = ("answer", "topic", "n")
@@ -112,30 +111,27 @@ def test_precision_counts_whole_texts_and_recall_is_never_too_sure(report: Repor
                 assert c["recall_high"] >= high - 1e-9
 
 
-def test_comparisons_take_each_text_once(report: Report, rows: list[dict[str, Any]]) -> None:
-    """The difference is over items; test, standard error and the counts behind them against a loop over texts."""
+def test_comparisons_take_texts_whole(report: Report, rows: list[dict[str, Any]]) -> None:
+    """The difference is over items, its variance over texts: the score statistic and the effect against a loop."""
     verdicts: dict[tuple[str, str], dict[int, tuple[str, bool]]] = defaultdict(dict)
     for r in rows:
         if r["correct"] is not None:
             verdicts[r["prompt"], r["rule"]][r["item_id"]] = (r["text_hash"], r["correct"])
-    for c in pl.concat([report.prompt_comparisons, report.rule_comparisons]).iter_rows(named=True):
+    for c in report.verdict.pairs.iter_rows(named=True):
         a, b = verdicts[c["prompt_a"], c["rule_a"]], verdicts[c["prompt_b"], c["rule_b"]]
         net: dict[str, list[int]] = defaultdict(list)
         for item, (text, right) in a.items():
             net[text].append(right - b[item][1])
-        n, difference = len(a), sum(map(sum, net.values())) / len(a)
-        assert (c["n"], c["num_texts"]) == (n, len(net))
+        difference = sum(map(sum, net.values())) / len(a)
+        assert c["n"] == len(a)
         assert c["difference"] == pytest.approx(difference)
-        assert c["only_a"] - c["only_b"] == sum(map(sum, net.values()))
-        for_a, for_b = sum(sum(d) > 0 for d in net.values()), sum(sum(d) < 0 for d in net.values())
-        assert (c["texts_a"], c["texts_b"]) == (for_a, for_b)
-        assert c["p"] == pytest.approx(scipy.stats.binomtest(for_a, for_a + for_b).pvalue if for_a + for_b else 1.0)
-        squares = sum((sum(d) - len(d) * difference) ** 2 for d in net.values())
-        assert c["standard_error"] == pytest.approx(math.sqrt(len(net) / (len(net) - 1) * squares) / n, abs=1e-12)
-        patterns = Counter((len(d), sum(d)) for d in net.values())
-        pairs = Pairs(n, 0, 0, 0, tuple(TextPattern(*key, count) for key, count in sorted(patterns.items())))
-        interval = paired_bootstrap(pairs)  # itself held against a loop in test_stats_repeats
-        assert (c["low"], c["high"]) == (interval.low, interval.high)
+        squares = sum(sum(d) ** 2 for d in net.values())
+        about = sum((sum(d) - len(d) * difference) ** 2 for d in net.values())
+        of_items = sum((x - difference) ** 2 for d in net.values() for x in d)
+        growth = max(len(a) / len(net), squares / (c["only_a"] + c["only_b"]), about / of_items)
+        assert c["design_effect"] == pytest.approx(growth)
+        statistic = (c["only_a"] - c["only_b"]) / math.sqrt((c["only_a"] + c["only_b"]) * growth)
+        assert c["p"] == pytest.approx(min(1.0, 3 * 2 * scipy.stats.norm.sf(abs(statistic))))
         assert c["low"] <= c["difference"] <= c["high"]
 
 
@@ -150,14 +146,17 @@ def test_a_data_set_that_is_there_three_times_says_what_it_says_once(tmp_path: P
     assert_frame_equal(thrice.metrics.filter(~counts).drop("n"), once.metrics.filter(~counts).drop("n"), abs_tol=1e-9)
     assert (thrice.metrics["n"] == 3 * once.metrics["n"]).all()
     for name in ("reliability", "length"):
-        assert_frame_equal(getattr(thrice, name).drop("n"), getattr(once, name).drop("n"), abs_tol=1e-9)
-    for name in ("prompt_comparisons", "rule_comparisons"):
-        found, expected = getattr(thrice, name), getattr(once, name)
-        over_items = ["n", "both", "only_a", "only_b", "neither"]
-        assert_frame_equal(found.drop(*over_items, "words"), expected.drop(*over_items, "words"), abs_tol=1e-9)
-        assert (found["only_a"] == 3 * expected["only_a"]).all()
-        assert (found["num_texts"] == 80).all()
-    assert set(thrice.rule_comparisons["established"]) == {True, False}
+        over_items = ["n", "variance"]
+        found, expected = (getattr(each, name).drop(over_items, strict=False) for each in (thrice, once))
+        assert_frame_equal(found, expected, abs_tol=1e-9)
+    assert thrice.reliability["variance"].to_list() == pytest.approx((9 * once.reliability["variance"]).to_list())
+    for name in ("pairs", "prompts", "arms", "baselines"):
+        found, expected = getattr(thrice.verdict, name), getattr(once.verdict, name)
+        over_items = ["n", "both", "only_a", "only_b", "neither", "num_correct", "num_gold", "design_effect"]
+        assert_frame_equal(found.drop(over_items, strict=False), expected.drop(over_items, strict=False), abs_tol=1e-9)
+    assert (thrice.verdict.pairs["only_a"] == 3 * once.verdict.pairs["only_a"]).all()
+    assert thrice.verdict.pairs["design_effect"].to_list() == pytest.approx([3.0] * 3)
+    assert {"open", "worse"} <= set(thrice.verdict.arms["standing"])
     assert (once.num_distinct, thrice.num_distinct, once.repeats, thrice.repeats) == (80, 80, False, True)
     assert thrice.num_effective == pytest.approx(once.num_effective)
 
@@ -165,22 +164,21 @@ def test_a_data_set_that_is_there_three_times_says_what_it_says_once(tmp_path: P
 def test_the_report_says_how_many_texts_are_distinct(run: Path, report: Report) -> None:
     line = (
         f"{report.num_gold:,} items hold {report.num_distinct:,} {SENTENCE} {report.num_effective:,.0f} "
-        "(Kish's effective number), and paired tests take each text once."
+        "(Kish's effective number), and paired tests take texts whole."
     )
     markdown = (run / "report" / "report.md").read_text()
     assert line in tables.summary_of(markdown)
-    assert "exact sign test over texts" in markdown
-    assert "texts for A" in markdown
-    assert f"Few texts: at {report.num_distinct} distinct ones an accuracy carries up to" in markdown
+    assert "Texts repeat here, so a text with all its items is one unit" in markdown
+    assert "design effect" in markdown
+    assert f"Few texts: at {report.num_distinct} distinct ones an accuracy is uncertain by up to" in markdown
 
 
 def test_reports_without_repeats_do_not_speak_of_texts(tmp_path: Path) -> None:
     report = tables.run_and_report(tmp_path, 60, NAMES)
     assert not report.repeats
     text = (tmp_path / "report" / "report.md").read_text()
-    assert not [words for words in ("Kish", "distinct texts", "texts for A") if words in text]
-    assert (report.prompt_comparisons["num_texts"] == report.prompt_comparisons["n"]).all()
-    assert (report.prompt_comparisons["texts_a"] == report.prompt_comparisons["only_a"]).all()
+    assert not [words for words in ("Kish", "distinct texts", "esign effect") if words in text]
+    assert report.verdict.pairs["design_effect"].to_list() == [1.0] * 3
 
 
 def test_repeats_of_items_without_a_gold_label_change_nothing(tmp_path: Path) -> None:
@@ -215,46 +213,20 @@ def test_past_runs_are_drawn_with_the_width_that_this_run_has(run: Path, tmp_pat
     assert [(d["low"], d["high"]) for d in drawn] == [pytest.approx((row["low"], row["high"]), abs=1e-9)] * 2
 
 
-SIDE = Side("p", "sum", "'p'")
-
-
-def test_words_speak_of_distinct_texts_where_texts_repeat() -> None:
-    pairs = Pairs(20, 5, 9, 16, (TextPattern(1, 1, 5), TextPattern(3, -3, 3), TextPattern(2, 0, 18)))
-    words = describe_difference("'a'", "'b'", Pairs(20, 3, 9, 18, pairs.texts), p_holm=0.4, needed=640)
-    assert "of the 26 distinct texts 3 speak for 'b' and 5 for 'a'" in words
-    agreeing = Pairs(20, 3, 10, 17, (TextPattern(1, 1, 3), TextPattern(2, -2, 5), TextPattern(1, 0, 37)))
-    words = describe_difference("'a'", "'b'", agreeing, p_holm=0.4, needed=640)
-    assert words == (
-        "'b' gets 14.0 points more right than 'a', which is not established at n = 45 distinct texts; about 640 "
-        "distinct texts would settle it."
-    )
-    assert "only 5 tell them apart" in describe_difference(
-        "'a'", "'b'", Pairs(40, 0, 10, 0, (TextPattern(2, -2, 5), TextPattern(1, 0, 40))), 0.06, 60
-    )
-    words = describe_difference("'a'", "'b'", agreeing, p_holm=0.01, needed=None)
-    assert words == "'b' gets 14.0 points more right than 'a'; established on these 45 distinct texts."
-
-
 def test_a_difference_that_one_text_makes_is_not_established() -> None:
-    """One text of 900 items speaks for A, 40 of one item each for B: the test finds B better, the items A."""
-    pairs = Pairs(0, 900, 40, 60, (TextPattern(900, 900, 1), TextPattern(1, -1, 40), TextPattern(1, 0, 60)))
-    row = compare_sides(PROMPT_FAMILY, [(SIDE, SIDE, pairs)]).row(0, named=True)
-    assert row["p_holm"] < 0.001
+    """One text of 900 items speaks for A, 40 of one item each for B: neither is called better."""
+    a = [True] * 900 + [False] * 40 + [True] * 60
+    b = [False] * 900 + [True] * 40 + [True] * 60
+    keys = np.array([0] * 900 + [*range(1, 101)], dtype=np.uint64)
+    copies = np.array([900] * 900 + [1] * 100, dtype=np.int32)
+    counter = AgreementCounter([Arm("a", "sum"), Arm("b", "sum")])
+    counter.add(np.array([a, b]), copies, keys)
+    agreement = counter.finish()
+    (row,) = compare_pairs(all_pairs(agreement, agreement.arms), 1).to_dicts()
+    assert (row["only_a"], row["only_b"]) == (900, 40)
     assert not row["established"]
-    assert row["items_to_settle"] is None
-    assert "comes from texts that several items share; of the 101 distinct texts 1 speak" in row["words"]
-
-
-def test_what_would_settle_a_difference_is_counted_in_texts() -> None:
-    """As many texts as the same texts would need in one item each, however many items there are of which."""
-    once = Pairs(60, 12, 6, 22)
-    thrice = Pairs(180, 36, 18, 66, (TextPattern(3, 3, 12), TextPattern(3, -3, 6), TextPattern(3, 0, 82)))
-    mixed = Pairs(60, 60, 6, 22, (TextPattern(5, 5, 12), TextPattern(1, -1, 6), TextPattern(1, 0, 82)))
-    row, *others = (compare_sides(PROMPT_FAMILY, [(SIDE, SIDE, p)]).row(0, named=True) for p in (once, thrice, mixed))
-    assert row["items_to_settle"] > 100
-    for other in others:
-        assert other["items_to_settle"] == row["items_to_settle"]
-        assert f"about {row['items_to_settle']} distinct texts" in other["words"]
+    assert row["low"] < 0 < row["high"]
+    assert row["p"] > 0.05
 
 
 def strip_new_columns(out: Path) -> Run:
@@ -276,13 +248,13 @@ def test_two_runs_are_compared_text_by_text_old_ones_too(tmp_path: Path) -> None
             runs[kind, seed] = strip_new_columns(out) if seed == 2 else load_run(out)
     once, found = (compare_runs(runs[kind, 1], runs[kind, 2]) for kind in ("once", "thrice"))
     assert (found.num_common, found.num_distinct) == (240, 80)
-    over_items = ["n", "both", "only_a", "only_b", "neither", "words", "items_to_settle"]
+    over_items = ["n", "both", "only_a", "only_b", "neither", "design_effect"]
     assert_frame_equal(found.comparisons.drop(over_items), once.comparisons.drop(over_items), abs_tol=1e-9)
     assert found.comparisons["only_a"].item() == 3 * once.comparisons["only_a"].item() > 0
     printed, once_printed = (render_markdown(compare_document(comparison)) for comparison in (found, once))
     assert "In both: 240 items, by their text (80 distinct texts)" in printed
-    assert "exact sign test over texts" in printed
-    assert "exact sign test over texts" not in once_printed
+    assert "Texts repeat here" in printed
+    assert "Texts repeat here" not in once_printed
 
 
 def test_predictions_of_before_are_compared_for_changes(run: Path, report: Report) -> None:
@@ -291,12 +263,6 @@ def test_predictions_of_before_are_compared_for_changes(run: Path, report: Repor
     changed = changed_predictions(old, predictions)
     assert changed["num_changed"].unique().to_list() == [0]
     assert changed["num_common"].unique().to_list() == [90]
-
-
-def test_assumptions_of_nothing_are_the_ordinary_ones(report: Report) -> None:
-    ordinary = assumptions(report.prompt_comparisons.clear()).text
-    assert ordinary in assumptions(report.prompt_comparisons).text
-    assert "sign test" not in ordinary
 
 
 def test_blocks_count_the_copies_of_the_whole_run(run: Path, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,11 @@
 """The report's files: complete, escaped, honest in words, and made from the published files alone."""
 
+import math
+import os
 import re
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -10,10 +13,13 @@ from pipeline.analysis import load_run
 from pipeline.errors import InputError, RunError
 from pipeline.reporting.calibration import margins_by_class
 from pipeline.reporting.document import Table
+from pipeline.reporting.make import AG_NEWS_TEXTS
 from pipeline.reporting.notes import warnings
 from pipeline.reporting.past_runs import past_runs
 from pipeline.reporting.report import Report
+from tests.conftest import ROOT
 from tests.pipeline.reporting import tables
+from tests.pipeline.reporting.tables import hash_text
 
 CONTRACT = {
     "item_id": pl.Int64(),
@@ -44,9 +50,9 @@ def markdown(run: Path, report: Report) -> str:
     return (run / "report" / "report.md").read_text()
 
 
-def test_the_folder_holds_all_four_files_and_no_leftovers(run: Path, report: Report) -> None:
+def test_the_folder_holds_all_files_and_no_leftovers(run: Path, report: Report) -> None:
     files = {path.name for path in (run / "report").iterdir()}
-    assert files == {"report.md", "report.html", "metrics.parquet", "predictions.parquet"}
+    assert files == {"report.md", "summary.md", "report.html", "metrics.parquet", "predictions.parquet"}
 
 
 def test_predictions_follow_the_contract(run: Path, report: Report) -> None:
@@ -86,20 +92,42 @@ def test_blocks_of_items_give_the_same_report_as_one(tmp_path: Path, monkeypatch
     assert whole.length.equals(cut.length)
 
 
-def test_the_summary_comes_first_with_the_headline_and_its_interval(report: Report, markdown: str) -> None:
+def test_the_summary_comes_first_with_the_verdict_and_its_interval(report: Report, markdown: str) -> None:
     top = tables.summary_of(markdown)
-    row = report.headline.row(0, named=True)
-    assert f"**{100 * row['accuracy']:.1f} %** of 150 items right with the prompt 'answer' under the rule 'sum'" in top
-    assert f"95 % interval {100 * row['low']:.1f} to {100 * row['high']:.1f} %" in top
-    for fact in ("Data set: random, split test", "Items: 150", "1,000 parameters, float32 on cpu", "2026-01-02 03:05"):
+    row = report.headline.sort("accuracy").row(1, named=True)
+    assert row["prompt"] == "topic"
+    accuracy, low, high = (100 * row[name] for name in ("accuracy", "low", "high"))
+    assert f"{row['num_correct']} of 150 items under the rule 'sum' ({accuracy:.1f} %), " in top
+    assert re.search(rf"`topic` +\| +{accuracy:.1f} % \| +{low:.1f} to {high:.1f} % \|", top)
+    for fact in ("Data set: random, split test", "Items: 150", "2026-01-02 03:05"):
         assert fact in top
+    for fact in ("1,000 parameters, float32 on cpu", "Run: "):
+        assert fact not in top
+        assert fact in markdown
 
 
 def test_published_figures_stand_beside_the_measured(report: Report, markdown: str) -> None:
     measured = report.headline.filter(pl.col("prompt") == "topic")["accuracy"].item()
     assert f"Published before, and here under 'sum': 'topic' 68 %, measured here {100 * measured:.1f} %" in markdown
-    assert "34-45 % uncalibrated" in markdown
-    assert "60-68 % after contextual calibration" in markdown
+
+
+def test_what_is_published_for_ag_news_is_said_of_its_own_texts_alone(tmp_path: Path, markdown: str) -> None:
+    """Other items with the names of its classes are another data set."""
+    assert "AG News" not in markdown
+    items = tables.make_items(40, np.random.default_rng(0))
+    known = pl.when(pl.col("item_id") == 7).then(pl.lit(AG_NEWS_TEXTS[1])).otherwise("text_hash")
+    tables.run_and_report(tmp_path, prompts=("answer",), items=items.with_columns(text_hash=known))
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "34-45 % uncalibrated" in text
+    assert "60-68 % after contextual calibration" in text
+
+
+def test_the_known_texts_are_ag_news() -> None:
+    path = Path(os.environ.get("LABELSCORE_SHARED", ROOT.parent / "shared")) / "data" / "ag_news_test.parquet"
+    if not path.exists():
+        pytest.skip("the shared folder is not here")
+    texts = pl.read_parquet(path)["text"]
+    assert [hash_text(texts[1_000 * i]) for i in range(len(AG_NEWS_TEXTS))] == list(AG_NEWS_TEXTS)
 
 
 def test_own_published_figures_are_not_called_the_notebooks(tmp_path: Path) -> None:
@@ -192,7 +220,36 @@ def test_the_demonstration_model_is_named_first(tmp_path: Path) -> None:
 
 def test_small_runs_say_how_wide_their_interval_is(tmp_path: Path) -> None:
     report = tables.run_and_report(tmp_path, 50, ("answer",))
-    assert any(re.match(r"Few items: at n = 50 an accuracy carries up to ±1[34] points", w) for w in warnings(report))
+    assert any(
+        re.match(r"Few items: at n = 50 an accuracy is uncertain by up to 1[34] points", w) for w in warnings(report)
+    )
+
+
+def test_the_width_of_an_interval_is_that_of_its_longer_side(tmp_path: Path) -> None:
+    """12 of 12 right may be 76 %: 24 points, not half of them."""
+    out = tables.write_run(tmp_path, 12, ("answer",), signal=1_000.0)
+    report = tables.write_report(out)
+    assert report.headline["num_correct"].item() == 12
+    assert "Few items: at n = 12 an accuracy is uncertain by up to 24 points." in warnings(report)
+
+
+def test_label_words_that_the_model_never_says_are_warned_about_and_explained(tmp_path: Path) -> None:
+    """Under 0.1 % of the probability for all label words together; the table has tokens, bytes and prior."""
+    out = tables.write_run(tmp_path, 60, ("answer", "topic"), seed=1)
+    path = out / "scores" / "scores.parquet"
+    rarely = pl.when(pl.col("prompt") == "topic").then(pl.col("logprob") - 30).otherwise(pl.col("logprob") / 1e6 - 2)
+    pl.read_parquet(path).with_columns(logprob=rarely.cast(pl.Float32)).write_parquet(path)
+    report = tables.write_report(out)
+    (line,) = (line for line in warnings(report) if "hardly any probability" in line)
+    assert re.search(r"hardly any probability: 'topic' \S+e-\d+\s% together", line)
+    text = (out / "report" / "report.md").read_text()
+    assert re.search(r"\| label +\| label words +\| tokens \| bytes \| probability after no text", text)
+    words = report.label_words.filter(pl.col("prompt") == "topic", pl.col("label") == "Sports").row(0, named=True)
+    scores = pl.read_parquet(path).filter(pl.col("prompt") == "topic", pl.col("label") == "Sports")
+    priors = pl.read_parquet(out / "priors.parquet").filter(pl.col("prompt") == "topic", pl.col("label") == "Sports")
+    assert (words["num_tokens"], words["num_bytes"]) == scores.select("num_tokens", "num_bytes").row(0)
+    prior = math.exp(priors.filter(pl.col("text") == "")["logprob"].item())
+    assert words["prior"] == pytest.approx(prior)
 
 
 def test_collapse_of_the_headline_is_a_warning_and_of_others_is_said_beside_them(tmp_path: Path) -> None:
@@ -295,7 +352,7 @@ def test_the_chosen_rule_leads(tmp_path: Path) -> None:
     assert report.headline["rule"].unique().to_list() == ["pmi"]
     text = (tmp_path / "report" / "report.md").read_text()
     assert "Prompts under the rule 'pmi':" in text
-    assert set(report.rule_comparisons["rule_b"]) == {"pmi"}
+    assert set(report.verdict.pairs["rule_a"]) == {"pmi"}
 
 
 def test_one_item_makes_a_report(tmp_path: Path) -> None:

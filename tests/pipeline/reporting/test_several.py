@@ -14,13 +14,13 @@ from statsmodels.stats.proportion import proportion_confint
 from pipeline.analysis import Run, load_run
 from pipeline.reporting.compare import compare_runs
 from pipeline.reporting.compare_sections import compare_document
-from pipeline.reporting.document import WrongItems, all_figures
+from pipeline.reporting.document import WrongItems, all_figures, find_items
 from pipeline.reporting.markdown import render_markdown
 from pipeline.reporting.notes import warnings
 from pipeline.reporting.report import Report
 from pipeline.reporting.sections import make_document
 from tests.pipeline.reporting import tables
-from tests.pipeline.reporting.pages import read_html
+from tests.pipeline.reporting.pages import read_html, read_items
 
 PROMPTS = ("answer", "topic")
 NEEDS_ONE = {"balanced_accuracy", "macro_f1", "brier", "precision", "recall", "f1"}
@@ -140,15 +140,18 @@ def test_the_report_says_how_many_items_have_several(run: Path, report: Report) 
     assert "20 without a gold label" in markdown
 
 
-def test_chance_is_that_of_guessing_any_right_class(report: Report, rows: list[dict[str, Any]]) -> None:
-    """The line in the charts of accuracy: with two of four classes right, every other guess is."""
-    right = [
-        len(row["gold_ids"] or [row["gold_id"]]) for row in of(rows, "answer", "sum") if row["correct"] is not None
-    ]
+def test_the_line_in_charts_is_the_commonest_class_right_also_where_it_is_one_of_several(
+    report: Report, rows: list[dict[str, Any]]
+) -> None:
+    """With two of four classes right, either answer is."""
+    golds = [row["gold_ids"] or [row["gold_id"]] for row in of(rows, "answer", "sum") if row["correct"] is not None]
+    assert report.chance == pytest.approx(np.mean([len(ids) for ids in golds]) / 4)
+    commonest = max(sum(i in ids for ids in golds) for i in range(4)) / len(golds)
+    assert report.reference[0] == commonest > 0.25
     figures = [figure for section in make_document(report).sections for figure in all_figures(section.blocks)]
     for figure in (f for f in figures if f.id.startswith(("accuracy", "rules"))):
         drawn = [data[0]["chance"] for data in figure.spec["datasets"].values() if "chance" in data[0]]
-        assert drawn == [pytest.approx(np.mean(right) / 4)]
+        assert drawn == [pytest.approx(commonest)]
 
 
 def test_wrong_items_name_all_that_would_have_been_right(run: Path, report: Report, items: pl.DataFrame) -> None:
@@ -162,19 +165,22 @@ def test_wrong_items_name_all_that_would_have_been_right(run: Path, report: Repo
         assert row["predicted"] not in right
     several = report.wrong.filter(pl.col("right_ids").list.len() > 1)
     assert several.height > 0
-    shown = report.wrong.filter(pl.col("prompt") == "answer").head(10)["gold"].to_list()
+    shown = tables.first_wrong(report)["gold"].to_list()
     markdown = (run / "report" / "report.md").read_text()
     assert any(" or " in gold for gold in shown)
     assert all(f"gold **{gold}**" in markdown for gold in shown)
-    (items_shown,) = (b for s in make_document(report).sections for b in s.blocks if isinstance(b, WrongItems))
-    for row, right_ids in zip(items_shown.rows, report.wrong["right_ids"], strict=True):
+    items_shown = find_items(make_document(report))
+    assert items_shown is not None
+    (wrong,) = (block for block in items_shown.instead if isinstance(block, WrongItems))
+    first = tables.first_wrong(report)
+    for row, right_ids in zip(wrong.rows, first["right_ids"], strict=True):
         right = [names[i] for i in right_ids]
         assert [score.label for score in row.scores if score.mark == "gold"] == sorted(
             right, key=[score.label for score in row.scores].index
         )
-    html = read_html((run / "report" / "report.html").read_text())
-    cells = [c.text for c in html.all("td") if c.attributes.get("data-title") == "Gold"]
-    assert cells == report.wrong["gold"].to_list()
+    page = read_html((run / "report" / "report.html").read_text())
+    for item in read_items(page):
+        assert item["gold"] == ([names[i] for i in golds[item["id"]] if i is not None] or None)
 
 
 def test_where_every_item_has_several_what_needs_one_class_is_left_out(all_several: Report) -> None:
@@ -186,7 +192,7 @@ def test_where_every_item_has_several_what_needs_one_class_is_left_out(all_sever
     assert not metrics["value"].is_nan().any()
     assert (metrics["n"] > 0).all()
     assert all_several.histogram["gold_share"].null_count() == all_several.histogram.height
-    assert all_several.prompt_comparisons["n"].to_list() == [50]
+    assert all_several.verdict.pairs["n"].to_list() == [50]
     assert all_several.margins.is_empty()
     assert all_several.history_rows["num_gold"].unique().to_list() == [50]
 

@@ -15,10 +15,11 @@ from pipeline.analysis import load_run
 from pipeline.errors import RunError
 from pipeline.prompts import REQUESTS
 from pipeline.reporting.document import all_figures
+from pipeline.reporting.findings import find
 from pipeline.reporting.formats import NONE
 from pipeline.reporting.report import Report
 from pipeline.reporting.sections import make_document
-from pipeline.reporting.stats import effective_number, mcnemar_exact, wilson_interval
+from pipeline.reporting.stats import effective_number, wilson_interval
 from pipeline.storing.files import Output
 from pipeline.storing.history import write_history
 from pipeline.storing.layout import HISTORY_SCHEMA, ITEM_CHOICES, SCORES_SCHEMA, TASK, TASKS_SCHEMA
@@ -120,25 +121,42 @@ def test_what_is_said_of_the_run_are_sums_over_its_tasks(report: Report, rows: R
 
 
 def test_rules_are_compared_within_a_task_and_tasks_are_not(report: Report, rows: Rows) -> None:
-    """One family; a task without gold labels is in none; what is asked several times counts once."""
-    assert report.prompt_comparisons.is_empty()
-    found = report.rule_comparisons
-    assert found.height == 2 * (len(RULES) - 1)
-    assert found["family"].unique().to_list() == ["Rules compared with the headline rule, within each task"]
-    for row in found.iter_rows(named=True):
-        assert row["prompt_a"] == row["prompt_b"] != "bare"
-        a, b = (
-            {r["item_id"]: (r["text_hash"], r["correct"]) for r in of(rows, row["prompt_a"], row[rule])}
-            for rule in ("rule_a", "rule_b")
+    """All pairs of all tasks are one family; a task without gold labels is in none."""
+    assert report.verdict.prompts.is_empty()
+    assert report.verdict.pairs.is_empty()
+    arms = report.verdict.arms
+    assert set(arms["prompt"]) == {"quiz", "pairs"}
+    size = 0
+    for name in ("quiz", "pairs"):
+        right = {rule: tuple(r["correct"] for r in of(rows, name, rule)) for rule in report.rules}
+        differing = len(set(right.values()))
+        size += differing * (differing - 1) // 2
+        own = arms.filter(pl.col("prompt") == name)
+        assert own["num_correct"].to_list() == sorted((sum(r) for r in right.values()), reverse=True)
+        assert own["standing"].to_list().count("leads") == 1
+        best = right[own["rule"][0]]
+        for row in own[1:].iter_rows(named=True):
+            assert row["behind"] == pytest.approx((sum(best) - sum(right[row["rule"]])) / len(best))
+    assert report.verdict.num_arm_pairs == size
+
+
+def test_tasks_are_held_against_guessing(report: Report) -> None:
+    """Wilson's intervals of all tasks with gold labels together, less the chance of each."""
+    found = {row["prompt"]: row for row in report.verdict.baselines.iter_rows(named=True)}
+    assert set(found) == {"quiz", "pairs"}
+    for row in report.headline.filter(pl.col("num_gold") > 0).iter_rows(named=True):
+        ends = wilson_interval(row["num_correct"], row["num_gold"], row["num_effective"], level=0.975)
+        chance = report.chances[row["prompt"]]
+        assert found[row["prompt"]]["share"] == chance
+        assert (found[row["prompt"]]["low"], found[row["prompt"]]["high"]) == pytest.approx(
+            [end - chance for end in ends]
         )
-        nets: Counter[str] = Counter()
-        for item, (text, correct) in a.items():
-            nets[text] += correct - b[item][1]
-        only = [sum(net > 0 for net in nets.values()), sum(net < 0 for net in nets.values())]
-        assert row["only_a"] == sum(correct and not b[item][1] for item, (_, correct) in a.items())
-        assert [row["texts_a"], row["texts_b"]] == only
-        assert row["p"] == pytest.approx(mcnemar_exact(*only))
-        assert row["words"].startswith(f"In '{row['prompt_a']}': ")
+    above = [name for name, row in found.items() if row["low"] > 0]
+    findings = find(report)
+    assert findings is not None
+    assert findings.verdict == f"{len(above)} of 2 tasks are above guessing"
+    for name, row in found.items():
+        assert (f"'{name}'" in " ".join(findings.sentences)) == (row["low"] <= 0)
 
 
 def test_metrics_have_what_the_harness_makes_of_the_scores(run: Path, report: Report) -> None:
@@ -164,10 +182,9 @@ def test_the_report_says_task_and_has_no_figure_for_all_of_them(run: Path, repor
         "3 tasks of lm-evaluation-harness 0.4.13 with 95 items in all, 70 of them with a gold label.",
         "Tasks share no items, so no one figure is that of the run",
         "- Tasks: quiz, pairs, bare",
-        "- lm-evaluation-harness: 0.4.13",
         "70 items hold 50 distinct texts, each within its task",
         "No gold labels, and so no accuracy: 'bare'.",
-        "Few items: in 'pairs', at 10 distinct texts, an accuracy carries ±",
+        "Few items: in 'pairs', at 10 distinct texts, an accuracy is uncertain by ",
         "Tasks under the rule 'sum':",
         "Groups of tasks, as lm-evaluation-harness puts them together:",
         "As lm-evaluation-harness 0.4.13 counts: 7 figures",
@@ -191,8 +208,10 @@ def test_the_report_says_task_and_has_no_figure_for_all_of_them(run: Path, repor
     assert not re.search(r"Every prompt|within each prompt|\| prompt|best of several", markdown)
     assert "<script" not in markdown
     page = read_html((run / "report" / "report.html").read_text())
-    assert not [p for p in page.all("p") if p.attributes.get("class") == "headline"]
-    assert "Task" in [th.text for th in page.all("th")]
+    (verdict,) = (p for p in page.all("p") if p.attributes.get("class") == "headline")
+    assert "tasks are above guessing" in verdict.text
+    assert "%" not in verdict.text.replace("95 %", "")
+    assert "Task" in [label.text for label in page.all("label")]
     assert "Prompt" not in [th.text for th in page.all("th")]
     figures = {figure.id for section in make_document(report).sections for figure in all_figures(section.blocks)}
     assert {"accuracy", "rules-0", "reliability-1", "length-0"} <= figures
@@ -201,9 +220,10 @@ def test_the_report_says_task_and_has_no_figure_for_all_of_them(run: Path, repor
 def test_wrong_items_name_the_document_and_show_the_end_of_what_is_asked(run: Path, report: Report) -> None:
     items = choices.read_items(run)
     assert report.wrong["prompt"].unique(maintain_order=True).to_list() == ["quiz", "pairs"]
-    (section,) = (section for section in make_document(report).sections if section.id == "wrong")
-    shown = section.blocks[1].rows
-    for item, row in zip(shown, report.wrong.iter_rows(named=True), strict=True):
+    (section,) = (section for section in make_document(report).sections if section.id == "items")
+    shown = section.blocks[0].instead[1].rows
+    first = report.wrong.group_by("prompt", maintain_order=True).head(10)
+    for item, row in zip(shown, first.iter_rows(named=True), strict=True):
         assert row["text"] == " | ".join(dict.fromkeys(items[row["item_id"]]["context"]))
         assert (item.kind, item.item_id, item.shows_end) == ("document", row["item_id"] % 10**9, True)
         assert row["labels"] == items[row["item_id"]][ITEM_CHOICES]
@@ -247,7 +267,8 @@ def test_a_run_of_one_task_leads_with_its_accuracy(tmp_path: Path) -> None:
     report = tables.write_report(tasks.write_run(tmp_path, one, harness=tasks.HARNESS[:2]))
     summary = tables.summary_of((tmp_path / "report" / "report.md").read_text())
     accuracy = report.headline["accuracy"][0]
-    assert f"**{100 * accuracy:.1f} %** of 40 items right in the task 'quiz' under the rule 'sum'" in summary
+    words = f"in the task 'quiz' {report.headline['num_correct'][0]} of 40 items under the rule 'sum'"
+    assert f"**{100 * accuracy:.1f} % right** {words}" in summary
     assert "tasks of" not in summary
     assert "Groups" not in summary
     assert "random on quiz" in (tmp_path / "report" / "report.md").read_text()
