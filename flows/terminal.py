@@ -185,19 +185,13 @@ def _print_ranking(report: "Report") -> None:
     from pipeline.reporting.families import behind, standing_word
     from pipeline.reporting.formats import points_interval
 
-    against = {row["prompt"]: row for row in report.verdict.prompts.iter_rows(named=True)}
-    rows = []
-    for row in report.ranked.iter_rows(named=True):
-        other = against[row["prompt"]]
-        ends = {"behind_low": other["low"], "behind_high": other["high"]}
-        beside = {"behind": other["behind"], "standing": other["standing"], **ends}
-        rows.append({**row, **beside, "published": report.published.get(row["prompt"])})
+    ranking = report.ranking
     fields: list[Field] = [
         ("prompt", text, "prompt"),
         ("accuracy", percent, "accuracy"),
-        ("95 % interval" if len(rows) == 1 else "95 % alone", _narrow_interval, "low", "high"),
+        ("95 % interval" if ranking.height == 1 else "95 % alone", _narrow_interval, "low", "high"),
     ]
-    if len(rows) > 1:
+    if ranking.height > 1:
         fields += [
             ("behind", behind, "behind"),
             ("95 % together", points_interval, "behind_low", "behind_high"),
@@ -207,7 +201,7 @@ def _print_ranking(report: "Report") -> None:
         fields += [("right", count, "num_correct"), ("of", count, "num_gold")]
     if report.published:
         fields.append(("published", percent, "published"))
-    print_table(f"accuracy under the rule '{report.headline_rule}', in per cent", rows, fields)
+    print_table(f"accuracy under the rule '{report.headline_rule}', in per cent", ranking.iter_rows(named=True), fields)
 
 
 def _print_findings(report: "Report") -> None:

@@ -32,7 +32,7 @@ PAIRS_SCHEMA = {
 RANKING_SCHEMA = {
     **dict.fromkeys(("prompt", "rule"), pl.String),
     **dict.fromkeys(("num_correct", "num_gold"), pl.Int64),
-    **dict.fromkeys(("accuracy", "behind", "low", "high", "discordant", "detectable"), pl.Float64),
+    **dict.fromkeys(("accuracy", "behind", "low", "high", "detectable"), pl.Float64),
     "standing": pl.String,
 }
 Found = tuple[Arm, Arm, Pairs]
@@ -83,8 +83,8 @@ def rank_arms(agreement: Agreement, arms: Sequence[Arm], num_comparisons: int) -
     """The arms, the most accurate first (columns in RANKING_SCHEMA), each against the leader; equals in their order.
 
     `behind` is the leader's accuracy less the arm's, `low` and `high` its interval in a family of `num_comparisons`,
-    all null for the leader itself; `discordant` the share of items that only one of the two gets right. `standing`:
-    leads; same, where both are right on the very same items; open, where the interval holds 0; else worse.
+    all null for the leader itself. `standing`: leads; same, where both are right on the very same items; open, where
+    the interval holds 0; else worse.
     """
     order = sorted(arms, key=lambda arm: -agreement.num_right(arm))
     if not order or not agreement.num_items:
@@ -99,12 +99,8 @@ def rank_arms(agreement: Agreement, arms: Sequence[Arm], num_comparisons: int) -
 def _ranked(agreement: Agreement, arm: Arm, row: dict[str, float] | None) -> tuple[object, ...]:
     num_right, n = agreement.num_right(arm), agreement.num_items
     if row is None:
-        return *arm, num_right, n, num_right / n, None, None, None, None, None, "leads"
+        return *arm, num_right, n, num_right / n, None, None, None, None, "leads"
     standing: Standing = "worse" if row["established"] else "open"
     if row["only_a"] == row["only_b"] == 0:
         standing = "same"
-    discordant = (row["only_a"] + row["only_b"]) / n
-    return (
-        *arm, num_right, n, num_right / n, row["difference"], row["low"], row["high"], discordant, row["detectable"],
-        standing,
-    )  # fmt: skip
+    return *arm, num_right, n, num_right / n, row["difference"], row["low"], row["high"], row["detectable"], standing

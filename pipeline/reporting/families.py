@@ -19,6 +19,7 @@ from pipeline.reporting.formats import (
     points_interval,
 )
 from pipeline.reporting.report import Report
+from pipeline.reporting.stats import level_of_each
 
 MAX_SENTENCES = 20  # of a comparison of two runs; the table has every row
 MAX_ARMS = 60  # rows of the table of all prompts and rules
@@ -61,7 +62,7 @@ RANKING_FIELDS: tuple[Field, ...] = (
 
 def assumptions(num_pairs: int, *, repeats: bool) -> Paragraph:
     """How the intervals of a family of so many pairs are made, and what texts that repeat change about it."""
-    level = percent(1 - 0.05 / max(1, num_pairs), 1 + len(str(num_pairs)))  # never 100 %
+    level = percent(level_of_each(num_pairs), 1 + len(str(num_pairs)))  # never 100 %
     words = ASSUMPTIONS.format(num=f"{num_pairs:,} pair{'' if num_pairs == 1 else 's'}", level=level)
     return Paragraph(f"{words} {REPEATED}" if repeats else words, note=True)
 

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.prompts import REQUESTS, hash_column
+from pipeline.reporting.places import right_ids
 from pipeline.storing.layout import TASK
 from pipeline.storing.manifest import PromptRecord
 
@@ -135,8 +136,7 @@ def has_known_text(items: pl.LazyFrame, hashes: Sequence[str]) -> bool:
 
 def commonest_class(items: pl.LazyFrame) -> int | None:
     """The id of the class that is right for the most items, the lowest of such; None without gold labels."""
-    one = pl.when(pl.col("gold_id").is_not_null()).then(pl.concat_list("gold_id"))
-    ids = with_gold_ids(items).select(class_id=pl.coalesce(one, "gold_ids").list.explode()).drop_nulls()
+    ids = with_gold_ids(items).select(class_id=right_ids().list.explode()).drop_nulls()
     counts = ids.group_by("class_id").len().collect(engine="streaming")
     return counts.sort("len", "class_id", descending=[True, False])["class_id"][0] if counts.height else None
 

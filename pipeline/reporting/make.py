@@ -66,7 +66,7 @@ def make_report(
         write_table(path, METRICS_SCHEMA, [report.metrics.to_arrow().cast(METRICS_SCHEMA)])
     document = make_document(report)
     folder.write_bytes(MARKDOWN, render_markdown(document).encode())
-    folder.write_bytes(SUMMARY, render_summary(summary_document(report)).encode())
+    folder.write_bytes(SUMMARY, render_summary(summary_document(document, out)).encode())
     folder.write_bytes(PAGE, render_page(document).encode())
     return report
 

@@ -69,9 +69,8 @@ class Places:
 
     @property
     def right_ids(self) -> pl.Expr:
-        """The ids of an item's right places as a list: those of `gold_ids`, else the one of `gold_id`, else null."""
-        one = pl.when(pl.col("gold_id").is_not_null()).then(pl.concat_list("gold_id"))
-        return pl.coalesce("gold_ids", one)
+        """The ids of an item's right places as a list."""
+        return right_ids()
 
     @property
     def right_names(self) -> pl.Expr:
@@ -80,6 +79,12 @@ class Places:
             return pl.col(ITEM_CHOICES).list.gather(self.right_ids, null_on_oob=True)
         name = pl.element().replace_strict(self.prompt.label_names, default=None, return_dtype=pl.String)
         return self.right_ids.list.eval(name)
+
+
+def right_ids() -> pl.Expr:
+    """The ids that are right for an item as a list: those of `gold_ids`, else the one of `gold_id`, else null."""
+    one = pl.when(pl.col("gold_id").is_not_null()).then(pl.concat_list("gold_id"))
+    return pl.coalesce("gold_ids", one)
 
 
 def join_names(names: pl.Expr) -> pl.Expr:

@@ -142,6 +142,14 @@ class Report:
             return self.headline
         return self.headline.sort("num_correct", descending=True, maintain_order=True)
 
+    @property
+    def ranking(self) -> pl.DataFrame:
+        """`ranked` with behind, behind_low, behind_high and standing against the leader, and published (or null)."""
+        published = pl.col("prompt").replace_strict(self.published, default=None, return_dtype=pl.Float64)
+        behind = self.verdict.prompts.select("prompt", "behind", "standing", behind_low="low", behind_high="high")
+        ranked = self.ranked.join(behind, on="prompt", how="left", maintain_order="left")
+        return ranked.with_columns(published=published)
+
     def under_headline(self, table: pl.DataFrame, prompt: str) -> pl.DataFrame:
         """The rows of one of these tables for one prompt under the headline rule."""
         return table.filter(pl.col("prompt") == prompt, pl.col("rule") == self.headline_rule)

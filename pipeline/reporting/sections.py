@@ -97,12 +97,11 @@ def make_document(report: Report) -> doc.Document:
     return doc.Document("labelscore report", title, sections)
 
 
-def summary_document(report: Report) -> doc.Document:
-    """What a pull request needs: the verdict, what to doubt, and the ranking."""
-    whole = make_document(report)
+def summary_document(whole: doc.Document, out: str) -> doc.Document:
+    """Of a report in the output `out` what a pull request needs: the verdict, what to doubt, and the ranking."""
     kinds = (doc.Headline, doc.Bullets, doc.Paragraph, doc.Warnings, doc.Table, doc.Definitions)
     blocks = [block for block in whole.sections[0].blocks if isinstance(block, kinds)]
-    where = doc.Paragraph(f"The whole report is {report.out}/{PAGE}, as text {report.out}/{MARKDOWN}.")
+    where = doc.Paragraph(f"The whole report is {out}/{PAGE}, as text {out}/{MARKDOWN}.")
     return doc.Document(whole.kind, whole.title, [doc.Section("summary", "", [*blocks, where])])
 
 
@@ -132,9 +131,6 @@ def _summary(report: Report) -> doc.Section:
 
 def ranking_table(report: Report) -> doc.Table:
     """The prompts under the headline rule, the most accurate first, each against the leader."""
-    published = pl.col("prompt").replace_strict(report.published, default=None, return_dtype=pl.Float64)
-    behind = report.verdict.prompts.select("prompt", "behind", "standing", behind_low="low", behind_high="high")
-    frame = report.ranked.join(behind, on="prompt", how="left", maintain_order="left").with_columns(published=published)
     fields: list[doc.Field] = [("prompt", exact, "prompt")]
     if not report.has_gold:
         fields.append(("items", count, "num_items"))
@@ -146,7 +142,7 @@ def ranking_table(report: Report) -> doc.Table:
         fields += [("published", short_percent, "published")] if report.published else []
     if report.verdict.pairs.height:
         fields += [(title, show, *(ends_of(name) for name in names)) for title, show, *names in RANKING_FIELDS]
-    return doc.make_table(f"Prompts under the rule '{report.headline_rule}'", frame, fields)
+    return doc.make_table(f"Prompts under the rule '{report.headline_rule}'", report.ranking, fields)
 
 
 def ends_of(name: str) -> str:
@@ -191,7 +187,7 @@ def _prompt(report: Report, name: str, place: int) -> doc.Folded:
         positions = report.under_headline(report.positions, prompt.name)
         blocks.append(doc.make_table(f"Where the choices stand that {prompt.name} predicts", positions, POSITIONS))
         return doc.Folded(prompt.name, note, blocks, is_open=place == 0, page_only=is_short)
-    if place >= MAX_DETAILED and has_many:  # the tables of 150 labels take 117 kB of a page
+    if place >= MAX_DETAILED and has_many:  # what all of them show of very many labels no page has room for
         left_out = f"The tables of its {len(prompt.labels):,} labels are in metrics.parquet and predictions.parquet."
         return doc.Folded(prompt.name, note, [*blocks, doc.Paragraph(left_out)], page_only=is_short)
     if row["num_single"]:

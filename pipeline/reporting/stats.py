@@ -121,7 +121,12 @@ def design_effect(
 
 def critical_value(num_comparisons: int, level: float = LEVEL) -> float:
     """The z of intervals that all hold together with probability `level` or more (Bonferroni; Dunn 1961)."""
-    return normal_quantile(1 - (1 - level) / (2 * max(1, num_comparisons)))
+    return normal_quantile((1 + level_of_each(num_comparisons, level)) / 2)
+
+
+def level_of_each(num_comparisons: int, level: float = LEVEL) -> float:
+    """At which level each interval is made so that all hold together (Bonferroni)."""
+    return 1 - (1 - level) / max(1, num_comparisons)
 
 
 def score_statistic(pairs: Pairs) -> float:

@@ -18,7 +18,7 @@ from pipeline.reporting.comparisons import (
     num_pairs,
     rank_arms,
 )
-from pipeline.reporting.stats import LEVEL, Interval, wilson_interval
+from pipeline.reporting.stats import Interval, level_of_each, wilson_interval
 
 NOT_AN_ARM = "notebook"  # a mistake that is kept for its figures: no candidate, unless it leads the report
 BASELINES_SCHEMA = {
@@ -61,9 +61,10 @@ def make_verdict(
     of `num_classes`: it is picked on the same items, so each class counts as a comparison.
     """
     judged = [agreement for agreement in agreements.values() if agreement.num_items]
-    distinct = [distinct_arms(agreement, _candidates(agreement, headline)) for agreement in judged]
-    size = sum(map(num_pairs, map(len, distinct)))
-    ranked = [rank_arms(agreement, _candidates(agreement, headline), size) for agreement in judged]
+    arms = [_candidates(agreement, headline) for agreement in judged]
+    num_distinct = [len(distinct_arms(*group)) for group in zip(judged, arms, strict=True)]
+    size = sum(map(num_pairs, num_distinct))
+    ranked = [rank_arms(*group, size) for group in zip(judged, arms, strict=True)]
     prompts, pairs = pl.DataFrame(schema=RANKING_SCHEMA), pl.DataFrame(schema=PAIRS_SCHEMA)
     if judged and not of_tasks:
         (agreement,) = judged
@@ -74,7 +75,7 @@ def make_verdict(
         prompts=prompts,
         pairs=pairs,
         arms=pl.concat([pl.DataFrame(schema=RANKING_SCHEMA), *ranked]),
-        num_arms=sum(map(len, distinct)),
+        num_arms=sum(num_distinct),
         num_arm_pairs=size,
         baselines=_baselines(judged, summary.filter(pl.col("rule") == headline), chances, commonest, num_classes),
     )
@@ -96,7 +97,7 @@ def _baselines(
 ) -> pl.DataFrame:
     rows = headline.filter(pl.col("num_gold") > 0)
     if commonest is None:
-        level = 1 - (1 - LEVEL) / max(1, rows.height)
+        level = level_of_each(rows.height)
         over = [_over_chance(row, chances[row["prompt"]], level) for row in rows.iter_rows(named=True)]
         return pl.DataFrame(over, schema=BASELINES_SCHEMA, orient="row")
     if not judged:

@@ -31,8 +31,8 @@ def _open_writer(file: Path | IO[bytes], schema: pa.Schema, **options: Any) -> p
 def _encodings(schema: pa.Schema) -> dict[str, Any]:
     """How the columns of a table for readers are encoded: most by a dictionary, as by default.
 
-    Scores do not repeat, and a dictionary of them is a copy: their bytes compress better side by side, which takes a
-    third off the score table. Parts of the store and scratch files stay as they are.
+    Scores do not repeat, and a dictionary of them is a copy: their bytes compress better side by side. Parts of
+    the store and scratch files stay as they are.
     """
     if not (schema.metadata or {}).keys() & {key.encode() for key in VERSION_KEYS}:
         return {}
