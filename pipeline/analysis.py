@@ -4,6 +4,7 @@ Invariant: everything is lazy, read-only and of one run, whatever is published m
 is hashed on opening; nothing else is read until a query is collected.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from pipeline.storing.layout import (
     TASKS_SCHEMA,
     norm_sizes,
 )
-from pipeline.storing.manifest import Manifest
+from pipeline.storing.manifest import Manifest, PromptRecord
 from pipeline.storing.runs import need_whole, open_run
 
 
@@ -54,7 +55,7 @@ def load_run(out: str | Path) -> Run:
     if is_cut_short or not folder.exists(PREDICTIONS):
         raise InputError(f"{out} has no {PREDICTIONS} of its last run; make it with `labelscore report {out}`")
     need_whole(folder, manifest, (SCORES, ITEMS, PREDICTIONS, TASKS))
-    scores, items, predictions = scan_scores(folder, manifest), scan(folder, ITEMS), scan(folder, PREDICTIONS)
+    scores, items, predictions = scan_scores(folder, manifest.prompts), scan(folder, ITEMS), scan(folder, PREDICTIONS)
     return Run(str(out), folder.root, scores, items, predictions, manifest, scan_tasks(folder))
 
 
@@ -70,12 +71,12 @@ def scan(folder: Output, name: str) -> pl.LazyFrame:
     return pl.scan_parquet(folder.fetch(name), glob=False)
 
 
-def scan_scores(folder: Output, manifest: Manifest) -> pl.LazyFrame:
-    """A run's score table, lazily; one of before there were `norm_chars` and `norm_bytes` is given them."""
+def scan_scores(folder: Output, prompts: Sequence[PromptRecord]) -> pl.LazyFrame:
+    """The score table of a run of these prompts, lazily; an old one without `norm_chars` and `norm_bytes` gets them."""
     scores = scan(folder, SCORES)
     if set(NORMS) <= set(scores.collect_schema()):
         return scores
-    words = list(dict.fromkeys(label.words for prompt in manifest.prompts for label in prompt.labels))
+    words = list(dict.fromkeys(label.words for prompt in prompts for label in prompt.labels))
     sizes = zip(*map(norm_sizes, words), strict=True)
     return scores.with_columns(
         pl.col("label_words").replace_strict(words, norms, return_dtype=pl.Int32).alias(name)

@@ -146,7 +146,7 @@ class Job:
             distinct = {stored.fingerprint: stored for stored in store.prompts}.values()
             found = [(s, store.pending(pulled.items, s, extra_texts=CONTENT_FREE_TEXTS, **options)) for s in distinct]
             for stored, pending in found:
-                _check_messages(pulled.target, stored.prompt, pending.path, config.chat_answer or "")
+                check_pending(pulled.target, stored.prompt, pending.path, config.chat_answer or "")
             size = config.shard_size or SHARD_TEXTS[model.device]
             shards = [shard for s, pending in found for shard in cut_shards(s.prompt.name, pending.path, size)]
             writers = tuple(map(store.writer, store.prompts))
@@ -196,8 +196,10 @@ class Job:
         return publish(self.output, folder, manifest.model_copy(update={"timings": dict(self.timings)}))
 
 
-def _check_messages(target: Target, prompt: Prompt, pending: Path, answer: str) -> None:
-    """Refuse a chat template that treats a message which is to be scored otherwise than those that were tried."""
+def check_pending(target: Target, prompt: Prompt, pending: Path, answer: str) -> None:
+    """Raises InputError for a message of a missing text that the chat template treats otherwise than those it was tried
+    with.
+    """
     if target.chat_template is not None:
         with pq.ParquetFile(pending) as file:
             for batch in file.iter_batches():

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from pipeline.job import Job, Planned, Pulled, Scored
+from pipeline.pull import PullSummary
 from pipeline.reading.dataset import Dataset
 from pipeline.reading.gold import Classes
 from pipeline.reading.model import count_parameters
@@ -42,18 +43,7 @@ def record_run(job: Job, pulled: Pulled, planned: Planned, scored: Scored) -> Ma
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         headline_rule=config.rule,
         config=Settings.model_validate({**config.model_dump(mode="json"), "seed": config.draw_seed}),
-        dataset=DatasetRecord(
-            name=target.dataset.name,
-            location=target.dataset.location,
-            subset=config.subset,
-            split=target.dataset.split,
-            revision=target.dataset.revision,
-            num_rows=summary.num_rows_read,
-            num_items=summary.num_items,
-            num_rejected=summary.num_rejected,
-            max_choices=summary.max_choices,
-            label_names=target.golds.names if isinstance(target.golds, Classes) else (),
-        ),
+        dataset=record_dataset(target, summary, config.subset),
         shots=ShotsRecord(num_left_out=target.shots.num_left_out) if config.num_shots else None,
         model=ModelRecord(
             name=model.name,
@@ -93,6 +83,22 @@ def record_run(job: Job, pulled: Pulled, planned: Planned, scored: Scored) -> Ma
     )
 
 
+def record_dataset(target: Target, summary: PullSummary, subset: str | None) -> DatasetRecord:
+    """The data set, and what was read of it."""
+    return DatasetRecord(
+        name=target.dataset.name,
+        location=target.dataset.location,
+        subset=subset,
+        split=target.dataset.split,
+        revision=target.dataset.revision,
+        num_rows=summary.num_rows_read,
+        num_items=summary.num_items,
+        num_rejected=summary.num_rejected,
+        max_choices=summary.max_choices,
+        label_names=target.golds.names if isinstance(target.golds, Classes) else (),
+    )
+
+
 def _record_chat(target: Target) -> ChatRecord | None:
     """What is recorded of the chat template, if it is used: of a data set's prompts, or of tasks' own messages."""
     if target.chat_date is None and not any(stored.prompt.chat for stored in target.prompts):
@@ -103,14 +109,15 @@ def _record_chat(target: Target) -> ChatRecord | None:
 
 def _record_prompts(target: Target, published: Mapping[str, float]) -> tuple[PromptRecord, ...]:
     """A record for each prompt; in a run of tasks for each task, which all have the one prompt."""
-    records = tuple(_record_prompt(stored, published.get(stored.prompt.name)) for stored in target.prompts)
+    records = tuple(record_prompt(stored, published.get(stored.prompt.name)) for stored in target.prompts)
     if isinstance(target.dataset, Dataset):
         return records
     tasks = target.dataset.records()
     return tuple(records[0].model_copy(update={"name": name, "task": task}) for name, task in tasks.items())
 
 
-def _record_prompt(stored: StoredPrompt, published_accuracy: float | None) -> PromptRecord:
+def record_prompt(stored: StoredPrompt, published_accuracy: float | None = None) -> PromptRecord:
+    """A prompt as a manifest has it."""
     prompt = stored.prompt
     return PromptRecord(
         name=prompt.name,

@@ -7,19 +7,26 @@ from collections.abc import Iterator
 
 from pipeline.job import Job, Planned, Pulled
 from pipeline.prompts import seam_note
+from pipeline.target import Target
 from pipeline.wording import with_split
 
 
 def remarks_on_data(job: Job, pulled: Pulled) -> Iterator[str]:
     """How the data set, its labels, the solved examples and the prompts were read, where that may surprise."""
-    target = pulled.target
-    found = (_other_data(job, pulled), *target.dataset.remarks, target.golds.remark, target.shots.remark)
-    yield from filter(None, found)
+    yield from filter(None, [_other_data(job, pulled)])
+    yield from remarks_on_target(pulled.target, job.config.shots_split)
+    yield from pulled.summary.remarks
+    yield from map(str, pulled.last.findings)
+
+
+def remarks_on_target(target: Target, shots_split: str) -> Iterator[str]:
+    """The same of what is wanted alone, whatever the output holds."""
+    yield from filter(None, (*target.dataset.remarks, target.golds.remark, target.shots.remark))
     yield from target.chat_remarks
     if target.shots.num_left_out:
         yield (
-            f"solved examples: {target.shots.num_left_out:,} rows of {job.config.shots_split} were left out because "
-            "their text is scored"
+            f"solved examples: {target.shots.num_left_out:,} rows of {shots_split} were left out because their text is "
+            "scored"
         )
     for stored in target.prompts:
         has_seam = not (stored.prompt.chat or stored.prompt.is_requests)  # markup stands between, or all is written
@@ -28,8 +35,6 @@ def remarks_on_data(job: Job, pulled: Pulled) -> Iterator[str]:
             yield f"prompt '{stored.prompt.name}': {note}"
         if target.dataset.label and target.dataset.label.name in stored.prompt.slot_columns:
             yield f"prompt '{stored.prompt.name}': its template has the gold label's own column in it"
-    yield from pulled.summary.remarks
-    yield from map(str, pulled.last.findings)
 
 
 def _other_data(job: Job, pulled: Pulled) -> str | None:

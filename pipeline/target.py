@@ -12,7 +12,7 @@ from pipeline.chat_remarks import remarks_on_chat
 from pipeline.config import CLOCK, RunConfig
 from pipeline.errors import InputError
 from pipeline.examples import Shots, draw
-from pipeline.inputs import read_inputs
+from pipeline.inputs import Inputs, read_inputs
 from pipeline.items import ItemShape
 from pipeline.prompts import Prompt
 from pipeline.reading.chat_template import ChatTemplate
@@ -57,8 +57,11 @@ def make_target(config: RunConfig) -> Target:
 
     Raises InputError for what does not exist or fit, RunError where the hub fails.
     """
-    inputs = read_inputs(config)
-    model = find_model(config)
+    return fit_target(config, read_inputs(config), find_model(config))
+
+
+def fit_target(config: RunConfig, inputs: Inputs, model: ModelRef) -> Target:
+    """The same from what was read and found already. Raises InputError for what does not fit together."""
     shots = draw(config, inputs.shots, inputs.prompts)
     template = read_template(config, model) if config.chat_template else None
     if isinstance(inputs.dataset, Dataset):

@@ -105,7 +105,7 @@ def _predictions(run: Run, rule: str) -> pl.LazyFrame:
     """A run's predictions under one rule; made again where the rule is another than when they were written."""
     stored = drop_outdated(run.predictions).filter(pl.col("rule") == rule)
     if rule in NORM_RULES and stored.head(1).collect().is_empty():
-        return predict(Output(run.folder, create=False), run.manifest, rule).lazy()
+        return predict(Output(run.folder, create=False), run.manifest.prompts, [rule]).lazy()
     return stored
 
 

@@ -20,7 +20,7 @@ def label_words_table(source: Source) -> pl.DataFrame:
 
     `prior`: the probability of the words after the prompt with an empty text, null where it is not stored.
     """
-    prompts = [prompt for prompt in source.manifest.prompts if not prompt.has_choices]
+    prompts = [prompt for prompt in source.prompts if not prompt.has_choices]
     if not prompts or not source.blocks:
         return pl.DataFrame(schema=SCHEMA)
     first = source.scores.filter(pl.col("item_id") == source.blocks[0][0])

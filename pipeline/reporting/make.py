@@ -57,11 +57,11 @@ def make_report(
     `past` the rows of history.parquet; `gap` is a difference in points that the reader wants to see. Raises InputError
     where the rule's scores are not stored, RunError where the score table is broken; nothing is replaced then.
     """
-    source = open_source(folder, manifest, rule)
+    source = open_source(folder, manifest.prompts, rule)
     harness = scan_tasks(folder).collect()
     with folder.writing(PREDICTIONS) as path:
         tallies = write_predictions(source, path)
-        report = _make_tables(out, source, tallies, pl.scan_parquet(path), previous, past, harness, gap)
+        report = _make_tables(out, manifest, source, tallies, pl.scan_parquet(path), previous, past, harness, gap)
     with folder.writing(METRICS) as path:
         write_table(path, METRICS_SCHEMA, [report.metrics.to_arrow().cast(METRICS_SCHEMA)])
     document = make_document(report)
@@ -73,6 +73,7 @@ def make_report(
 
 def _make_tables(
     out: str,
+    manifest: Manifest,
     source: Source,
     tallies: Tallies,
     predictions: pl.LazyFrame,
@@ -81,7 +82,7 @@ def _make_tables(
     harness: pl.DataFrame,
     gap: float | None,
 ) -> Report:
-    prompts, rules, headline = source.manifest.prompts, source.rules, source.headline
+    prompts, rules, headline = source.prompts, source.rules, source.headline
     names = [prompt.name for prompt in prompts]
     counts = metrics.count_confusions(predictions)
     confusion = metrics.confusion_table(counts, prompts, rules)
@@ -95,10 +96,10 @@ def _make_tables(
     chances, has_tasks = tallies.chances, are_tasks(prompts)
     mass = tallies.mass.filter(~pl.col("prompt").is_in([prompt.name for prompt in prompts if prompt.has_choices]))
     wrong = pl.concat(_wrong_items(predictions, source, prompt) for prompt in source.passes)
-    rows = history_rows(source.manifest, headline, summary, changed_predictions(previous, predictions))
+    rows = history_rows(manifest, headline, summary, changed_predictions(previous, predictions))
     return Report(
         out=out,
-        manifest=source.manifest,
+        manifest=manifest,
         headline_rule=headline,
         rules=tuple(rules),
         chance=tallies.chance,
@@ -143,7 +144,7 @@ def _wrong_items(predictions: pl.LazyFrame, source: Source, prompt: PromptRecord
             .sort("margin", "item_id", descending=[True, False])
         )
     else:
-        worst = _worst_of_tasks(wrong, [prompt.name for prompt in source.manifest.prompts])
+        worst = _worst_of_tasks(wrong, [prompt.name for prompt in source.prompts])
     return describe(worst, source, prompt, None).select(
         "prompt", "item_id", "text", "gold", "predicted", "confidence", "margin", "truncated", "predicted_id",
         "right_ids", "label_ids", "labels", "scores",

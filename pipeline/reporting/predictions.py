@@ -47,14 +47,14 @@ Block = tuple[int, int]  # a range [low, high) of item ids
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A run's tables, and what predictions are made from.
+    """The tables of a run of `prompts`, and what predictions are made from.
 
     `headline` is one of `rules`; `constants` are the rules' inputs for each (prompt, label): `log_prior`, `log_cf` and
     `log_batch`; the `blocks` cover the run's items, of which each prompt has `num_items`. `commonest` is the id of the
     class that most items have, where items share their classes and one has a gold label.
     """
 
-    manifest: Manifest
+    prompts: Sequence[PromptRecord]
     scores: pl.LazyFrame
     items: pl.LazyFrame
     facts: ItemFacts
@@ -68,7 +68,7 @@ class Source:
     @property
     def passes(self) -> Sequence[PromptRecord]:
         """The prompts that the items are gone through for: each of them, but once for all tasks."""
-        return _passes(self.manifest.prompts)
+        return _passes(self.prompts)
 
     def places(self, prompt: PromptRecord, chosen: pl.Expr) -> Places:
         """The places of the chosen items under one prompt."""
@@ -84,24 +84,24 @@ class Source:
         return with_inputs(rows, self.constants.filter(pl.col("prompt") == prompt.name))
 
 
-def open_source(folder: Output, manifest: Manifest, headline: str) -> Source:
-    """Open the run in `folder`.
+def open_source(folder: Output, prompts: Sequence[PromptRecord], headline: str) -> Source:
+    """Open the tables in `folder`, of a run of these prompts.
 
     Raises InputError where the rule `headline` has not what it needs, RunError where items are of no task of the run.
     """
-    scores, items = scan_scores(folder, manifest), scan(folder, ITEMS)
+    scores, items = scan_scores(folder, prompts), scan(folder, ITEMS)
     priors = scan(folder, PRIORS).collect() if folder.exists(PRIORS) else None
-    has_classes = not any(prompt.has_choices for prompt in manifest.prompts)
+    has_classes = not any(prompt.has_choices for prompt in prompts)
     rules = _pick_rules(scores, headline, has_priors=priors is not None, has_classes=has_classes)
-    passes = _passes(manifest.prompts)
+    passes = _passes(prompts)
     rows = pl.sum_horizontal(map(num_places, passes))
     sizes = items.select("item_id", rows=rows).collect(engine="streaming").sort("item_id")
     blocks = cut_blocks(sizes["item_id"].to_numpy(), sizes["rows"].to_numpy())
-    constants = _make_constants(scores, [prompt for prompt in manifest.prompts if has_classes], blocks, priors)
+    constants = _make_constants(scores, [prompt for prompt in prompts if has_classes], blocks, priors)
     facts = read_item_facts(items, passes)
-    num_items = _count_items(items, manifest.prompts, sizes.height)
+    num_items = _count_items(items, prompts, sizes.height)
     commonest = commonest_class(items) if has_classes else None
-    return Source(manifest, scores, items, facts, rules, headline, num_items, blocks, constants, commonest)
+    return Source(prompts, scores, items, facts, rules, headline, num_items, blocks, constants, commonest)
 
 
 def _passes(prompts: Sequence[PromptRecord]) -> Sequence[PromptRecord]:
@@ -123,7 +123,7 @@ def _count_items(items: pl.LazyFrame, prompts: Sequence[PromptRecord], num_items
 def check_rule(folder: Output, manifest: Manifest, rule: str) -> None:
     """Raises InputError where a report cannot be led by the rule: its scores are not stored, or make no sense here."""
     has_classes = not any(prompt.has_choices for prompt in manifest.prompts)
-    _pick_rules(scan_scores(folder, manifest), rule, has_priors=folder.exists(PRIORS), has_classes=has_classes)
+    _pick_rules(scan_scores(folder, manifest.prompts), rule, has_priors=folder.exists(PRIORS), has_classes=has_classes)
 
 
 def cut_blocks(ids: np.ndarray, rows: np.ndarray) -> list[Block]:
@@ -177,9 +177,9 @@ def _make_constants(
     return label_constants(pl.concat(sums).group_by(keys).agg(log_batch=log_mean).sort(keys), priors)
 
 
-def predict(folder: Output, manifest: Manifest, rule: str) -> pl.DataFrame:
-    """The rows that predictions.parquet would have under one rule. Raises what `open_source` and a report raise."""
-    source = replace(open_source(folder, manifest, rule), rules=(rule,))
+def predict(folder: Output, prompts: Sequence[PromptRecord], rules: Sequence[str]) -> pl.DataFrame:
+    """The rows that predictions.parquet would have under some rules. Raises what `open_source` and a report raise."""
+    source = replace(open_source(folder, prompts, rules[0]), rules=rules)
     return pl.concat(_predict_blocks(source, Tallies()))
 
 
