@@ -28,10 +28,12 @@ from rich.box import Box
 from flows import terminal
 from flows.options import (
     FLAGS,
+    ChoiceOptions,
     ModelOptions,
     Options,
     Schedule,
     configure,
+    configure_choice,
     count,
     label_words,
     points,
@@ -58,6 +60,8 @@ your own items and model:
   labelscore run --dataset news.csv --model ./my-model
 Gemma-2B on AG News (needs HF_TOKEN, see the README):
   labelscore run --preset gemma --limit 500
+the best of some prompts and rules, from a part of the scores:
+  labelscore choose --prompt answer --prompt topic --within 2
 a task of lm-evaluation-harness (the extra 'harness'):
   labelscore run --task piqa --model ./my-model
 the report of a run again, from its files:
@@ -80,10 +84,12 @@ SCORES, RUNS, SCHEDULES = map(Group.create_ordered, ("scores", "finished runs", 
 HARNESS = "lm-eval"
 HARNESS_HELP = "Usage: labelscore lm-eval ARGUMENTS (those of lm-eval, as below; without --model it is labelscore)\n"
 
-NO_VALUE = FLAGS | {"--", "--help", "--notebook", "--yes"}
+NO_VALUE = FLAGS | {"--", "--help", "--json", "--notebook", "--yes"}
 
 Config = Annotated[str | None, Parameter(help="configuration file, in TOML; may be left out")]
 Keys = Annotated[Options | None, Parameter(name="*")]
+ChoiceKeys = Annotated[ChoiceOptions | None, Parameter(name="*")]
+AsJson = Annotated[bool, Parameter(help="print the record of the choice as JSON, and nothing else")]
 ModelKeys = Annotated[ModelOptions | None, Parameter(name="*")]
 When = Annotated[Schedule | None, Parameter(name="*")]
 Out = Annotated[str, Parameter(help="output folder or URL of a run")]
@@ -125,6 +131,38 @@ def run(config: Config = None, /, *, keys: Keys = None) -> int:
     from flows.command import run_command
 
     return run_command(loaded)
+
+
+@app.command(group=SCORES)
+def choose(config: Config = None, /, *, json: AsJson = False, keys: ChoiceKeys = None) -> int:
+    """Choose a prompt and a rule with an error bound, from a part of the scores.
+
+    For example:
+      labelscore choose --prompt answer --prompt topic --num-shots 0 --num-shots 4
+      labelscore choose offers.toml --within 1 --budget 20000
+
+    Offered is every prompt with its label words, and with each list of others
+    ([words] in the file), under every number of solved examples, with and without a
+    chat template, and every model: each under every rule. --model, --prompt,
+    --num-shots, --rule and --chat may stand several times; in the file these keys
+    take one value or a list: num_shots = [0, 4].
+
+    Items with gold labels are scored in a random order, under ever fewer prompts,
+    until one candidate is left or known to be less than --within points worse than
+    the best of those offered. However often one looks, that fails in at most 5 of
+    100 choices. It speaks of what was offered, and of items like these; with
+    --these-alone of these items themselves. So offer all at once: of two choices
+    one after the other the second is a question of its own.
+
+    --budget counts texts under prompts, as many forward passes. Scores that are
+    stored count, too, so that a command that is run again ends where the first one
+    would have. Where it ends undecided, what is left is told. All scores are kept:
+    a run with the winner scores only the rest.
+    """
+    loaded = configure_choice(config, keys)
+    from flows.command import choose_command
+
+    return choose_command(loaded, as_json=json)
 
 
 @app.command(group=SCORES)

@@ -1,4 +1,4 @@
-"""`labelscore run`: the flow in this process, beside a Prefect server of the user's or an embedded one.
+"""`labelscore run` and `labelscore choose`: a flow in this process, beside a Prefect server of the user's or our own.
 
 Invariant: a mistake that can be seen without Prefect and torch is told before they are imported.
 """
@@ -8,35 +8,27 @@ import logging
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
 from flows.embedded import prefect_server
 from flows.hooks import post_failure
 from flows.server import QUIET_SETTINGS, find_server, fit_prefect, make_settings
 from flows.stopping import lose_no_ctrl_c
-from flows.terminal import LineHandler, err, print_report, say
-from pipeline.checks import check_run
+from flows.terminal import LineHandler, err, paste, print_report, say
+from pipeline.checks import check_choice, check_run
+from pipeline.choice_config import ChoiceConfig
 from pipeline.config import RunConfig
 from pipeline.errors import LabelscoreError
 
+Config = TypeVar("Config", RunConfig, ChoiceConfig)
+
 
 def run_command(config: RunConfig) -> int:
-    """Run the flow and show its result. Raises what the flow raises, and at once what can be seen to be wrong."""
-    make_settings(QUIET_SETTINGS)
-    signal.signal(signal.SIGTERM, _interrupt)
-    lose_no_ctrl_c()
-    try:
-        fitted = fit_prefect(config)
-        check_run(config)
-    except LabelscoreError as error:
-        # There is no flow run yet that would tell it.
-        post_failure("failed", config.output, str(error), f"{config.source} with {config.model}")
-        raise
-    warnings.filterwarnings("ignore", message="Failed to create the Prefect home")  # we say it in a line of our own
-    _log_to_terminal()
-    with _server():
+    """Score a data set and show the report. Raises what the flow raises, and at once what can be seen to be wrong."""
+    with _prefect(config, check_run, "flows.run") as fitted:
         from flows.run import score_dataset
 
         report, files = score_dataset(fitted)
@@ -45,6 +37,44 @@ def run_command(config: RunConfig) -> int:
     for name in files:
         say(f"  {config.output.rstrip('/')}/{name}")
     return 0
+
+
+def choose_command(config: ChoiceConfig, *, as_json: bool) -> int:
+    """Choose a prompt and a rule, and show what that came to. Raises as `run_command` does."""
+    with _prefect(config, check_choice, "flows.choose") as fitted:
+        from flows.choose import choose_prompt
+
+        record = choose_prompt(fitted)
+    from flows.choice_terminal import print_choice
+    from pipeline.choosing.shown import choice_json
+
+    if as_json:
+        paste(choice_json(record))
+    else:
+        print_choice(record, config.output)
+    return 0
+
+
+@contextmanager
+def _prefect(config: Config, check: Callable[[Config], None], module: str) -> Iterator[Config]:
+    """A Prefect server and all that a flow in this process needs, for what the flow uses of the configuration.
+
+    `module` has the flow: it is imported while an embedded server starts.
+    """
+    make_settings(QUIET_SETTINGS)
+    signal.signal(signal.SIGTERM, _interrupt)
+    lose_no_ctrl_c()
+    try:
+        fitted = fit_prefect(config)
+        check(config)
+    except LabelscoreError as error:
+        # There is no flow run yet that would tell it.
+        post_failure("failed", config.output, str(error), config.title)
+        raise
+    warnings.filterwarnings("ignore", message="Failed to create the Prefect home")  # we say it in a line of our own
+    _log_to_terminal()
+    with _server(module):
+        yield fitted
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -64,7 +94,7 @@ def _log_to_terminal() -> None:
 
 
 @contextmanager
-def _server() -> Iterator[None]:
+def _server(module: str) -> Iterator[None]:
     """The server that PREFECT_API_URL names, or an embedded one for as long as the block runs."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
@@ -74,7 +104,7 @@ def _server() -> Iterator[None]:
         yield
         return
     with prefect_server(PREFECT_HOME.value()) as wait_for_url:
-        importlib.import_module("flows.run")  # the heavy libraries load while the server starts
+        importlib.import_module(module)  # the heavy libraries load while the server starts
         with temporary_settings({PREFECT_API_URL: wait_for_url()}):
             try:
                 yield

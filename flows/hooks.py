@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from pipeline.choice_config import ChoiceConfig
 from pipeline.config import RunConfig
 
 if TYPE_CHECKING:
@@ -26,9 +27,18 @@ log = logging.getLogger("labelscore")
 
 
 def report_failure(flow: "Flow[..., Any]", flow_run: "FlowRun", state: "State[Any]") -> None:
-    """Post why a flow run failed or crashed."""
+    """Post why a run of the flow that scores failed or crashed."""
+    _report(RunConfig, flow_run, state)
+
+
+def report_failed_choice(flow: "Flow[..., Any]", flow_run: "FlowRun", state: "State[Any]") -> None:
+    """The same of the flow that chooses."""
+    _report(ChoiceConfig, flow_run, state)
+
+
+def _report(kind: type[RunConfig] | type[ChoiceConfig], flow_run: "FlowRun", state: "State[Any]") -> None:
     try:
-        output = RunConfig.model_validate(flow_run.parameters.get("config", {})).output
+        output = kind.model_validate(flow_run.parameters.get("config", {})).output
     except ValidationError:  # parameters that the flow refuses are one reason to fail
         output = ""
     lines = (state.message or "").splitlines() or [""]

@@ -1,8 +1,8 @@
-"""The options of the command line: those that are keys of the configuration, made from `RunConfig`, and how lists,
-counts and words are read as a person means them who types them.
+"""The options of the command line: those that are keys of a configuration, made from `RunConfig` and `ChoiceKeys`, and
+how lists, counts and words are read as a person means them who types them.
 
 Invariant: an option stands only where it was typed, and words keep their blanks; whether a key may have its value is
-for `load_config` to say, which tells it as for a key of the file.
+for `load_config` and `load_choice_config` to say, which tell it as for a key of the file.
 """
 
 import re
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypedDict
 
 from cyclopts import Group, Parameter, Token, validators
 
+from pipeline.choice_config import ChoiceConfig
+from pipeline.choice_loading import NO_KEYS, ChoiceKeys, load_choice_config
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import InputError
 from pipeline.wording import show
@@ -138,12 +140,14 @@ def read_by(read: Callable[[str], object], **shown: Any) -> Parameter:
 def _option(name: str, schema: dict[str, Any]) -> Any:
     """The type of an option as cyclopts reads it, from the JSON schema of its key."""
     kinds, default = schema.get("anyOf", [schema]), schema["default"]
+    is_list = any(kind["type"] == "array" for kind in kinds)
+    kinds = [kind.get("items", kind) for kind in kinds]
     choices = ", ".join(choice for kind in kinds for choice in kind.get("enum", ()))
     shown_default = False if default is None or default is False else str(default)
     shown = {
         "name": f"--{name.replace('_', '-')}",
         "help": schema["description"] + (f" ({choices})" if choices else ""),
-        "show_default": ", ".join(default) if isinstance(default, list) else shown_default,
+        "show_default": ", ".join(map(_word, default)) if isinstance(default, list) else shown_default,
     }
     if name in LISTS:
         return Annotated[Any, read_by(LISTS[name], metavar="A,B,...", **shown)]
@@ -151,25 +155,56 @@ def _option(name: str, schema: dict[str, Any]) -> Any:
         return Annotated[
             list[str], Parameter(**{**shown, "metavar": f"{PAIRS[name][0].upper()}=VALUE", "show_default": False})
         ]
-    is_number = any(kind["type"] == "integer" for kind in kinds)
-    kind = bool if default is False else list[str] if isinstance(default, list) else str
-    return Annotated[kind, Parameter(metavar="N" if is_number else name.split("_")[-1].upper(), **shown)]
+    kind = bool if default is False else list[str] if is_list else str
+    return Annotated[kind, Parameter(metavar=_metavar(name, kinds), **shown)]
+
+
+def _metavar(name: str, kinds: Sequence[dict[str, Any]]) -> str:
+    """What stands in help for the value of an option."""
+    types = {kind["type"] for kind in kinds}
+    by_type = {"integer": "N", "number": "POINTS", "boolean": "no|yes|both"}
+    return next((by_type[each] for each in by_type if each in types), name.split("_")[-1].upper())
+
+
+def _word(value: object) -> str:
+    return "no" if value is False else str(value)
+
+
+def _hidden(option: Any) -> Any:
+    """An option that is read and not shown, so that the configuration can say why it has no use."""
+    kind, parameter = option.__origin__, option.__metadata__[0]
+    return Annotated[kind, parameter, Parameter(show=False)]
 
 
 _SCHEMAS = RunConfig.model_json_schema()["properties"]
-# Tables belong into the file.
-_OPTIONS = {
-    name: _option(name, schema) for name, schema in _SCHEMAS.items() if schema.get("type") != "object" or name in PAIRS
+_CHOICE_SCHEMAS = ChoiceKeys.model_json_schema()["properties"]
+
+
+def _options(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """An option for each key but tables, which belong into the file."""
+    wanted = {name: each for name, each in schemas.items() if each.get("type") != "object" or name in PAIRS}
+    return {name: _option(name, schema) for name, schema in wanted.items()}
+
+
+_OPTIONS = _options(_SCHEMAS)
+_CHOICE_OPTIONS = _options(_CHOICE_SCHEMAS) | {
+    name: _hidden(option) for name, option in _OPTIONS.items() if name in NO_KEYS
 }
 
 # Those that take no value; the others are flags of single commands.
-FLAGS = {f"--{name.replace('_', '-')}" for name, schema in _SCHEMAS.items() if schema.get("type") == "boolean"}
+FLAGS = {
+    f"--{name.replace('_', '-')}"
+    for name, schema in (_CHOICE_SCHEMAS | _SCHEMAS).items()
+    if schema.get("type") == "boolean"
+}
 
 if TYPE_CHECKING:
     Options: TypeAlias = dict[str, Any]
+    ChoiceOptions: TypeAlias = dict[str, Any]
     ModelOptions: TypeAlias = dict[str, Any]
 else:
     Options = TypedDict("Options", {"preset": PRESET, **_OPTIONS}, total=False)
+    ChoiceOptions = TypedDict("ChoiceOptions", {"preset": PRESET, **_CHOICE_OPTIONS}, total=False)
     ModelOptions = TypedDict(
         "ModelOptions", {name: _OPTIONS[name] for name in ("model", "revision", "device", "dtype")}, total=False
     )
@@ -179,11 +214,34 @@ def configure(file: str | None, options: Options | None) -> RunConfig:
     """The configuration of a file, of the preset among the options, and of the options. Raises as `load_config`."""
     keys = dict(options or {})
     for name in PAIRS.keys() & keys.keys():
-        pairs = [pair(f"--{name}", each) for each in keys[name]]
-        keys[name] = {key: variable(value) if name == "chat" else value for key, value in pairs}
-        if len(keys[name]) < len(pairs):
-            raise InputError(f"--{name}: a {PAIRS[name][0]} stands there twice; each can have one value")
+        keys[name] = _one_each(name, keys[name])
     return load_config(file, keys.pop("preset", None), keys)
+
+
+def configure_choice(file: str | None, options: ChoiceOptions | None) -> ChoiceConfig:
+    """What a file, the preset among the options, and the options offer. Raises as `load_choice_config`."""
+    keys = dict(options or {})
+    if "where" in keys:
+        keys["where"] = _one_each("where", keys["where"])
+    if "chat" in keys:
+        keys["chat"] = _by_key("chat", keys["chat"])
+    return load_choice_config(file, keys.pop("preset", None), keys)
+
+
+def _one_each(name: str, typed: Sequence[str]) -> dict[str, object]:
+    """Pairs as a table. Raises InputError for a second value of one key."""
+    values = _by_key(name, typed)
+    if len(values) < len(typed):
+        raise InputError(f"--{name}: a {PAIRS[name][0]} stands there twice; each can have one value")
+    return {key: value for key, (value,) in values.items()}
+
+
+def _by_key(name: str, typed: Sequence[str]) -> dict[str, list[object]]:
+    """The values of each key, as typed in pairs."""
+    values: dict[str, list[object]] = {}
+    for key, value in (pair(f"--{name}", each) for each in typed):
+        values.setdefault(key, []).append(variable(value) if name == "chat" else value)
+    return values
 
 
 _WHEN = Group("when to run", validator=validators.mutually_exclusive)

@@ -52,7 +52,7 @@ RETRIES: dict[str, Any] = {
 
 @flow(
     name="labelscore",
-    flow_run_name="{config.source} with {config.model}",
+    flow_run_name="{config.title}",
     on_failure=[report_failure],
     on_crashed=[report_failure],
 )

@@ -5,8 +5,10 @@ Invariant: settings are made before Prefect is imported, and only where the user
 
 import json
 import os
+from typing import TypeVar
 
 from flows.embedded import SECONDS_TO_START
+from pipeline.choice_config import ChoiceConfig
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 
@@ -51,8 +53,11 @@ def find_server() -> str | None:
     return url
 
 
-def fit_prefect(config: RunConfig) -> RunConfig:
-    """What the run uses of the configuration. Raises InputError where that is more than Prefect takes."""
+Config = TypeVar("Config", RunConfig, ChoiceConfig)
+
+
+def fit_prefect(config: Config) -> Config:
+    """What is used of the configuration. Raises InputError where that is more than Prefect takes."""
     config = config.used
     num_bytes = len(json.dumps(config.model_dump(mode="json")).encode())
     if num_bytes > MAX_BYTES:

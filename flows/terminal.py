@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +32,14 @@ out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty()
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 DASHES = "\N{MINUS SIGN}\N{EN DASH}"
-HYPHENS = str.maketrans(DASHES, "--")
+HYPHENS = str.maketrans({**dict.fromkeys(DASHES, "-"), "…": "..."})
 
 
 def plain(words: object) -> str:
     """Text without control characters, on one line: a terminal does nothing but show it.
 
-    A minus sign or a dash that standard output cannot encode is a hyphen: as a question mark it would lose the sign.
+    Where standard output cannot encode a minus sign or a dash they are hyphens, as question marks would lose the sign,
+    and an ellipsis is three dots.
     """
     flat = "".join(c if c.isprintable() else " " for c in str(words))
     return flat if can_encode(DASHES) else flat.translate(HYPHENS)
@@ -94,6 +95,26 @@ def scoring_progress(total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
         task = progress.add_task("scoring", total=total)
         yield lambda num_items: progress.update(task, advance=num_items)
+
+
+@dataclass(frozen=True, slots=True)
+class ChoosingProgress:
+    """What moves the progress of a choice: so many forwards more, and how the race stands."""
+
+    advance: Callable[[int], None]
+    describe: Callable[[str], None]
+
+
+@contextmanager
+def choosing_progress(budget: int | None) -> Iterator[ChoosingProgress]:
+    """How a choice stands, and forwards a second; how many it will take nobody knows, but for a budget."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), RateColumn())
+    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
+        task = progress.add_task("choosing", total=budget)
+        yield ChoosingProgress(
+            lambda num: progress.update(task, advance=num),
+            lambda state: progress.update(task, description=plain(state)),
+        )
 
 
 def confirm(question: str) -> bool:
@@ -288,6 +309,9 @@ def print_status(status: "Status") -> None:
         say(f"published  {data.num_items:,} items of {with_split(data.name, data.split)} with {model.name}")
         say(f"finished   {status.published.finished}")
         say(f"prompts    {', '.join(prompt.name for prompt in status.published.prompts)}")
+    if status.choice:
+        leader, ending = status.choice["arms"][0], status.choice["ending"]
+        say(f"choice     {leader['candidate']} under {leader['rule']} ({ending}), finished {status.choice['finished']}")
     fields: list[Field] = [
         ("state", text, "state"),
         ("model", text, "model"),

@@ -7,11 +7,11 @@ names the key, the place it came from and what is allowed.
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -31,7 +31,9 @@ BESIDE_TASKS = {
     "dtype", "gap", "batch_tokens", "shard_size", "workers", "out", "force", "chat_template",
     "chat", "chat_date",
 }  # fmt: skip
+OF_A_CHOICE = ("within", "budget", "these_alone", "words")  # keys of another command
 CHAT_KEYS = ("chat", "chat_date", "chat_answer", "shots_as_turns")
+Keys = TypeVar("Keys", bound=BaseModel)
 Rule = Literal["sum", "mean_token", "mean_char", "mean_byte", "logit", "notebook", "pmi", "contextual", "batch"]
 
 
@@ -41,7 +43,7 @@ def _refuse_truth(value: object) -> object:
     return value
 
 
-def _refuse_several(value: object) -> object:
+def refuse_several(value: object) -> object:
     if not isinstance(value, str | bool | int | float):
         raise ValueError("give one value, a text or a number")
     return value
@@ -56,10 +58,10 @@ def _read_date(value: object) -> object:
         raise ValueError("write a date as YYYY-MM-DD") from None
 
 
-_NO_TRUTH = BeforeValidator(_refuse_truth)  # after the limits: in the JSON schema, which Prefect checks, they get lost
-Number = Annotated[int, _NO_TRUTH]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1), _NO_TRUTH]
-Gap = Annotated[float, Field(ge=0.01, lt=100), _NO_TRUTH]  # a difference between two accuracies, in points
+NO_TRUTH = BeforeValidator(_refuse_truth)  # after the limits: in the JSON schema, which Prefect checks, they get lost
+Number = Annotated[int, NO_TRUTH]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1), NO_TRUTH]
+Gap = Annotated[float, Field(ge=0.01, lt=100), NO_TRUTH]  # a difference between two accuracies, in points
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -117,11 +119,11 @@ class RunConfig(BaseModel):
         "count from 0, or ag_news; with choices of the item what labels call them in their order, such as A,B,C,D, or "
         "the column that holds these names",
     )
-    gold: Annotated[int, Field(ge=0, le=MAX_SIZE), _NO_TRUTH] | None = Field(
+    gold: Annotated[int, Field(ge=0, le=MAX_SIZE), NO_TRUTH] | None = Field(
         None,
         description="with choices of the item the place of the right one, where it is always the same; 0 is the first",
     )
-    where: dict[Name, Annotated[Any, BeforeValidator(_refuse_several)]] = Field(
+    where: dict[Name, Annotated[Any, BeforeValidator(refuse_several)]] = Field(
         {}, description="keep the rows with this value in a column, such as subject=anatomy; repeatable"
     )
     encoding: Name | None = Field(
@@ -149,7 +151,7 @@ class RunConfig(BaseModel):
         "apart from it, or as in lm-evaluation-harness",
     )
     chat_template: bool = Field(False, description="wrap the prompt in the tokenizer's chat template")
-    chat: dict[Name, Annotated[Any, BeforeValidator(_refuse_several)]] = Field(
+    chat: dict[Name, Annotated[Any, BeforeValidator(refuse_several)]] = Field(
         {}, description="a variable of the chat template, such as enable_thinking=false; repeatable"
     )
     chat_date: Annotated[str, BeforeValidator(_read_date)] | None = Field(
@@ -160,7 +162,7 @@ class RunConfig(BaseModel):
     chat_answer: Name | None = Field(
         None, description="how the model's answer begins, before the label words, such as 'The topic is'"
     )
-    num_shots: Annotated[int, Field(ge=0, le=1024), _NO_TRUTH] | None = Field(
+    num_shots: Annotated[int, Field(ge=0, le=1024), NO_TRUTH] | None = Field(
         None,
         description="solved examples before each item, the same ones for all; the default is none, and with tasks what "
         "each task has",
@@ -191,14 +193,14 @@ class RunConfig(BaseModel):
     )
     batch_tokens: Count | None = Field(None, description="tokens in one forward pass; halved when memory runs out")
     shard_size: Count | None = Field(None, description="items in one task; auto is 2000 on a CPU, 8000 on a GPU")
-    workers: Annotated[int, Field(ge=1, le=4096), _NO_TRUTH] = Field(
+    workers: Annotated[int, Field(ge=1, le=4096), NO_TRUTH] = Field(
         1, description="processes that score, each with the model loaded (more than one needs the extra 'ray')"
     )
     out: Name | None = Field(
         None, description="output folder or s3:// URL; the default is data/runs/<data set>-<model>"
     )
     force: bool = Field(False, description="score again what is already stored")
-    published: dict[Name, Annotated[float, Field(ge=0, le=1), _NO_TRUTH]] = Field(
+    published: dict[Name, Annotated[float, Field(ge=0, le=1), NO_TRUTH]] = Field(
         {}, description="accuracies (0 to 1) to show beside those measured, by prompt"
     )
 
@@ -211,6 +213,11 @@ class RunConfig(BaseModel):
     def source(self) -> str:
         """What is scored, for people: the data set, or the tasks."""
         return ", ".join(self.task) or self.dataset
+
+    @property
+    def title(self) -> str:
+        """What is scored with what, for people."""
+        return f"{self.source} with {self.model}"
 
     @property
     def output(self) -> str:
@@ -265,26 +272,46 @@ def load_config(file: str | None, preset: str | None, options: Mapping[str, Any]
 
     Raises InputError for an unreadable file, an unknown key or preset, or a value that is not allowed.
     """
-    merged: dict[str, Any] = {}
-    places: dict[str, str] = {}  # where each key was said last
-    for place, values in (
-        (f"preset {preset}", _preset(preset) if preset else {}),
-        (str(file), _toml(Path(file), str(file)) if file else {}),
-        ("the command line", dict(options)),
-    ):
-        # Each layer is checked by itself first, so that the message names the right place.
-        _validate(values, place)
-        merged.update(values)
-        places |= dict.fromkeys(values, place)
+    merged, places = merge_layers(RunConfig, read_layers(file, preset, options))
     if places.get("published") == f"preset {preset}" != places.get("dataset"):
         del merged["published"]  # they are of the preset's data set
-    config = _validate(merged, str(file or "the command line"))
+    config = validate(RunConfig, merged, str(file or "the command line"))
+    check_config(config, places)
+    return config
+
+
+def read_layers(file: str | None, preset: str | None, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What each place says, by its name, later ones winning. Raises InputError for a file or preset that is none."""
+    return {
+        f"preset {preset}": _preset(preset) if preset else {},
+        str(file): _toml(Path(file), str(file)) if file else {},
+        "the command line": dict(options),
+    }
+
+
+def merge_layers(
+    keys: type[BaseModel], layers: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The value of each key that was said, and where it was said last.
+
+    Each layer is checked by itself first, so that the message names the right place. Raises what `validate` raises.
+    """
+    merged: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for place, values in layers.items():
+        validate(keys, values, place)
+        merged.update(values)
+        places |= dict.fromkeys(values, place)
+    return merged, places
+
+
+def check_config(config: RunConfig, places: Mapping[str, str]) -> None:
+    """Find what does not go together. `places`: where each key was said. Raises InputError."""
     _check_prompts(config)
     _check_tasks(config, places)
-    _check_chat(config, places)
+    check_chat(config, places)
     if config.rule == "notebook" and not config.notebook_rule:
         raise InputError("rule 'notebook' needs scores that are only kept with notebook_rule; add --notebook-rule")
-    return config
 
 
 def _check_tasks(config: RunConfig, places: Mapping[str, str]) -> None:
@@ -305,7 +332,7 @@ def _check_tasks(config: RunConfig, places: Mapping[str, str]) -> None:
         )
 
 
-def _check_chat(config: RunConfig, places: Mapping[str, str]) -> None:
+def check_chat(config: RunConfig, places: Mapping[str, str]) -> None:
     """Find what would change nothing, or what cannot be meant, beside or without a chat template."""
     if not config.chat_template and (used := [key for key in CHAT_KEYS if getattr(config, key)]):
         raise InputError(
@@ -329,9 +356,14 @@ def _check_prompts(config: RunConfig) -> None:
         labels = table.labels or ()
         words = tuple(labels.values()) if isinstance(labels, dict) else labels
         make_prompt(name, table.template, words, tuple(labels), **table.surroundings)
-    for name in (*config.prompt, *config.published):
-        if name not in config.prompts and name not in KNOWN:
-            known = [*config.prompts, *KNOWN]
+    check_names((*config.prompt, *config.published), config.prompts)
+
+
+def check_names(names: Iterable[str], tables: Iterable[str]) -> None:
+    """Raises InputError for a name that no prompt has, neither one of the `tables` nor a built-in one."""
+    known = [*tables, *KNOWN]
+    for name in names:
+        if name not in known:
             raise InputError(f"unknown prompt '{name}'; {_nearest(name, known)}known are {', '.join(known)}")
 
 
@@ -359,23 +391,36 @@ def _toml(path: Path, place: str) -> dict[str, Any]:
         raise InputError(f"{place} is not valid TOML: {error}") from None
 
 
-def _validate(values: Mapping[str, Any], place: str) -> RunConfig:
+def validate(keys: type[Keys], values: Mapping[str, Any], place: str) -> Keys:
+    """The values as a model of keys. Raises InputError for the first problem: the key, the place, what is allowed."""
     try:
-        return RunConfig.model_validate(values)
+        return keys.model_validate(values)
     except ValidationError as error:
-        raise InputError(_first_problem(error, place)) from None
+        raise InputError(_first_problem(error, values, place, keys.model_fields)) from None
 
 
-def _first_problem(error: ValidationError, place: str) -> str:
+def _first_problem(error: ValidationError, values: Mapping[str, Any], place: str, keys: Mapping[str, object]) -> str:
     """One line about the first thing wrong: the key, the place, what is allowed."""
     problem = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("tuple[", "dict[", "literal[")))
+    parts = [part for part in problem["loc"] if not str(part).startswith(("tuple[", "dict[", "literal["))]
+    if parts[-1] == 0 and not isinstance(_value(values, parts[:-1]), list | tuple):
+        parts.pop()  # one value where a list may stand
+    key = ".".join(map(str, parts))
     if problem["type"] == "extra_forbidden":
-        fields = PromptTable.model_fields if key.startswith("prompts.") else RunConfig.model_fields
+        fields = PromptTable.model_fields if key.startswith("prompts.") else keys
         nearest = _nearest(key.split(".")[-1], fields)
+        if key in OF_A_CHOICE and key not in fields:
+            nearest = "that is a key of 'labelscore choose'; "
         return f"unknown key '{key}' in {place}; {nearest}allowed are {', '.join(fields)}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "tuple_type" and isinstance(problem["input"], str):
         message = f'write a list, such as {key} = ["{problem["input"]:.60}"]'
     given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.80})"
     return f"bad value for '{key}' in {place}: {message[:1].lower()}{message[1:]}{given}"
+
+
+def _value(values: Any, parts: Sequence[int | str]) -> object:
+    """What stands under a key of keys; None where nothing does."""
+    for part in parts:
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return values

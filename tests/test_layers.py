@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "storing": {"errors", "prompts"},
     "harness": {"config", "errors", "reading", "scoring", "shard", "storing", "wording"},
     "reporting": {"errors", "prompts", "bundled", "analysis", "storing"},
+    "choosing": {"errors", "prompts", "reporting", "storing", "wording"},
 }
 LAYERED = [path for path in PIPELINE if path.parent.name in MAY_IMPORT]
 
@@ -58,11 +59,11 @@ def test_a_layer_knows_only_what_lies_below_it(path: Path) -> None:
 
 @pytest.mark.parametrize("path", LAYERED, ids=name_of)
 def test_torch_stays_with_the_models(path: Path) -> None:
-    """Storing and reporting never import torch or transformers; scoring imports nothing else."""
+    """Storing, reporting and choosing never import torch or transformers; scoring imports nothing else."""
     third_party = roots(imports_of(path)) - set(sys.stdlib_module_names) - {"pipeline"}
     if path.parent.name == "scoring":
         assert third_party <= {"torch", "transformers"}
-    elif path.parent.name in ("storing", "reporting"):
+    elif path.parent.name in ("storing", "reporting", "choosing"):
         assert not third_party & {"torch", "transformers"}
 
 
@@ -89,6 +90,7 @@ def test_light_commands_do_not_wait_for_heavy_imports() -> None:
     """`labelscore --help` and `labelscore prompts` import neither torch nor Prefect nor Polars."""
     code = (
         "import sys; from flows.cli import main; main(['prompts']); main(['run', '--help']);"
+        "main(['choose', '--help']);"
         "heavy = {'torch', 'transformers', 'prefect', 'polars', 'ray', 'datasets', 'lm_eval'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

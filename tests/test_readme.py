@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from flows.cli import app, main
+from pipeline.choice_loading import load_choice_config
 from pipeline.classes import known_prompt
 from pipeline.config import load_config
 from pipeline.prompts import Values
@@ -25,6 +26,7 @@ def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
+CHOICE = README.partition("## Choosing a prompt")[2].partition("\n## ")[0]
 HARNESS = README.partition("## You use lm-evaluation-harness already")[2].partition("\n## ")[0]
 RUN_REAL = "labelscore run --model smollm2"
 LM_EVAL = "labelscore lm-eval "  # its arguments are the harness' own
@@ -78,6 +80,17 @@ def shows(done: FinishedRun, block: str) -> None:
     files = done.stdout.removeprefix(block).split()
     assert f"data/runs/{done.out.name}/report/report.html" in files
     assert all((done.out.parents[2] / name).is_file() for name in files)
+
+
+def test_the_choice_prints_what_is_shown(tmp_path: Path, prefect_home: Path) -> None:
+    """All of it, but for blanks at the ends of lines; then the run that it ends in scores what is left."""
+    done = run_as_a_newcomer(blocks("sh", CHOICE)[0].strip(), tmp_path, prefect_home)
+    assert [line.rstrip() for line in done.stdout.splitlines()] == blocks("text", CHOICE)[0].splitlines()
+    (command,) = re.findall(r"labelscore run \S+run\.toml", done.stdout)
+    assert "labelscore run OUT/choice/run.toml" in README
+    assert (
+        "nothing to score" in run_as_a_newcomer(command, tmp_path, prefect_home).stderr
+    )  # the fresh ones were the rest
 
 
 def test_the_walk_prints_what_is_shown(walk: Walk) -> None:
@@ -178,7 +191,7 @@ def test_every_configuration_is_valid(text: str, tmp_path: Path) -> None:
     """Unknown keys or bad prompts would be refused."""
     path = tmp_path / "run.toml"
     path.write_text(text)
-    load_config(str(path), None, {})
+    (load_choice_config if text in blocks("toml", CHOICE) else load_config)(str(path), None, {})
 
 
 def test_the_map_has_every_file() -> None:

@@ -14,10 +14,11 @@ import polars as pl
 
 Spec = dict[str, Any]
 
-INK, MUTED, GRID, ACCENT, HEAT, SURFACE = (
-    f"var(--{name})" for name in ("ink", "muted", "grid", "accent", "heat", "surface")
+INK, MUTED, GRID, LINE, ACCENT, HEAT, SURFACE = (
+    f"var(--{name})" for name in ("ink", "muted", "grid", "line", "accent", "heat", "surface")
 )
 ROW_HEIGHT = 26  # pixels
+TALL_ROW = 38  # pixels of a row with a line of text over its bar
 PERCENT = ".0%"
 MAX_CHARS_IN_A_ROW = 32  # of label names side by side over a matrix on a phone
 MAX_CELLS_WITH_TEXT = 12  # labels; beyond that a confusion matrix has no room for figures in its cells
@@ -204,10 +205,33 @@ def history_chart(runs: pl.DataFrame, domain: tuple[float, float]) -> Spec:
 def counts_chart(runs: pl.DataFrame, title: str) -> Spec:
     """A count over past runs, from zero. `runs`: finished (UTC), n."""
     scale = alt.Scale(domain=[0, max(1, *runs["n"])])
-    y = alt.Y("n:Q", title=title, axis=alt.Axis(format=",", tickCount=4, tickMinStep=1), scale=scale)
+    y = alt.Y("n:Q", title=title, axis=alt.Axis(format=",d", tickCount=4, tickMinStep=1), scale=scale)
     base = alt.Chart(runs).encode(x=_time_axis(runs["finished"]), y=y, tooltip=[FINISHED, COUNT])
     line = base.mark_line(stroke=ACCENT, strokeWidth=1.5, opacity=0.6)
     return _finish([line, base.mark_point(filled=True, fill=ACCENT, opacity=1, size=50)], 160)
+
+
+def elimination_chart(bars: pl.DataFrame, ticks: pl.DataFrame, num_items: int) -> Spec:
+    """A bar for each candidate of a choice under its name, and ticks where its rules went out.
+
+    `bars`: name, n (items), standing (leads, in or out); `ticks`: name, out_after, rules. `num_items`: of the longest.
+    """
+    y = alt.Y("name:N", sort=_order(bars["name"]), axis=None)
+    axis = alt.Axis(format=",d", tickCount=5, tickMinStep=1)
+    scale = alt.Scale(domain=[0, num_items], nice=False)
+
+    def at(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", title="items", axis=axis, scale=scale)
+
+    colours = alt.Scale(domain=["leads", "in", "out"], range=[ACCENT, HEAT, LINE])
+    fill = alt.Fill("standing:N", scale=colours, legend=None)
+    base = alt.Chart(bars).encode(y=y)
+    names = base.mark_text(align="left", baseline="middle", yOffset=-8, limit=280)
+    shown = base.mark_bar(size=9, yOffset=8).encode(x=at("n"), fill=fill, tooltip=["name:N", COUNT, "standing:N"])
+    tips = ["name:N", _tip("out_after", "out after items", ","), "rules:N"]
+    marks = alt.Chart(ticks).mark_tick(stroke=INK, thickness=1.5, size=15, yOffset=8)
+    out = [marks.encode(y=y, x=at("out_after"), tooltip=tips)] if ticks.height else []
+    return _finish([shown, *out, names.encode(x=alt.value(0), text="name:N")], TALL_ROW * bars.height)
 
 
 def _time_axis(finished: pl.Series) -> alt.X:

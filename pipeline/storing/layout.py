@@ -33,6 +33,16 @@ TASK = "task"  # the column of items.parquet that has an item's task, in a run o
 DOCUMENTS = 10**9  # there an item's id is so many times a hash of its task, and the document's number in it
 NORMS = ("norm_chars", "norm_bytes")  # columns of the score table: what `norm_sizes` says of the label words
 
+# The last choice, beside the last run.
+CHOICE = "choice"
+CHOICE_MANIFEST, CHOICE_MARKDOWN, CHOICE_PAGE, CHOICE_RUN = CHOICE_FILES = (
+    "choice/choice.json",
+    "choice/choice.md",
+    "choice/choice.html",
+    "choice/run.toml",  # the configuration of a run that scores everything with what was chosen
+)
+CHOICE_PLAN = "choice/plan.json"  # what is offered to a choice that is not finished
+
 # The store.
 STORE, SET_ASIDE = "store", "store/set-aside"
 FOLDER = re.compile(r"[0-9a-f]{16}")  # what was scored under one fingerprint

@@ -73,6 +73,11 @@ class Store:
                 if isinstance(part, Part):  # the other is a plan
                     self._parts[name] = part
 
+    def narrow(self, prompts: Sequence[StoredPrompt]) -> None:
+        """Look after these of its prompts alone from now on."""
+        self.prompts = prompts
+        self.refresh()
+
     def parts(self, fingerprint: Fingerprint) -> list[Part]:
         """The fingerprint's parts, the ones to be believed first first."""
         mine = [part for part in self._parts.values() if part.fingerprint == fingerprint]

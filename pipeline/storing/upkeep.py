@@ -15,9 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import LabelscoreError, RunError
+from pipeline.storing.choices import offered_folders, read_choice, verify_choice
 from pipeline.storing.files import Finding, Output
 from pipeline.storing.history import read_history
 from pipeline.storing.layout import (
+    CHOICE,
     COPIED,
     CURRENT,
     FOLDER,
@@ -38,7 +40,7 @@ from pipeline.storing.parts import BadPart, Part, read_stored
 from pipeline.storing.runs import changed_files, files_of_run, old_folders, run_folders
 from pipeline.storing.tables import read_batches
 
-State = Literal["published", "unfinished", "stale"]
+State = Literal["published", "offered", "unfinished", "stale"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,13 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """An output at a glance. `published` is the manifest of the last finished run, the replaced ones came before it."""
+    """An output at a glance. `published` is the manifest of the last finished run, the replaced ones came before it.
+
+    `choice`: the record of the last choice.
+    """
 
     published: Manifest | None
+    choice: dict[str, Any] | None
     num_replaced_bytes: int
     stored: list[Stored]
     set_aside: dict[str, int]
@@ -80,17 +86,19 @@ def status(out: Output) -> Status:
     """What is stored, published, pending and stale. Reads footers only: `verify` is what proves the bytes."""
     files = {n: size for n, size in out.list().items() if not n.startswith(f"{RUNS}/") or RUN_FOLDER.match(n)}
     manifest = read_manifest(out)
+    offered = offered_folders(out, manifest.finished if manifest else "")
     findings: list[Finding] = []
     stored = []
     for folder, names in groupby((n for n in files if _folder(n)), key=_folder):
         plan, parts, found = _peek(out, {name: files[name] for name in names})
         findings += found
         if parts or plan:
-            stored.append(_stored(folder, manifest, plan, parts))
+            stored.append(_stored(folder, manifest, offered, plan, parts))
     current = manifest.folder if manifest else ""
     replaced = [size for name, size in files.items() if (run := RUN_FOLDER.match(name)) and run[0] != current]
     return Status(
         manifest,
+        read_choice(out),
         sum(replaced),
         sorted(stored, key=lambda s: (s.state, s.model, s.prompt, s.folder)),
         {name: size for name, size in files.items() if name.startswith(f"{SET_ASIDE}/")},
@@ -120,7 +128,9 @@ def _peek(out: Output, files: dict[str, int]) -> tuple[dict[str, Any] | None, li
     return plan, parts, findings
 
 
-def _stored(folder: str, manifest: Manifest | None, plan: dict[str, Any] | None, parts: list[Part]) -> Stored:
+def _stored(
+    folder: str, manifest: Manifest | None, offered: set[str], plan: dict[str, Any] | None, parts: list[Part]
+) -> Stored:
     names, pending = ("", "", ""), 0
     if plan:
         written = sum(part.num_texts for part in parts if part.generation >= plan["generation"])
@@ -129,6 +139,8 @@ def _stored(folder: str, manifest: Manifest | None, plan: dict[str, Any] | None,
     state: State = "stale"
     if folder in used:
         state = "published"
+    elif folder in offered:
+        state = "offered"
     elif manifest is None or (plan and pending and plan["started"] > manifest.finished):
         state = "unfinished"
     if parts:
@@ -149,7 +161,8 @@ def _stored(folder: str, manifest: Manifest | None, plan: dict[str, Any] | None,
 def prune(out: Output, *, dry_run: bool) -> list[Pruned]:
     """Remove what was set aside, parts of fingerprints that the last finished run does not use, and replaced runs.
 
-    What an unfinished newer run has stored is kept. With `dry_run` nothing is removed. The caller holds the lock.
+    What an unfinished newer run has stored is kept, and what an unfinished choice has, or the last one where it is
+    newer than the run. With `dry_run` nothing is removed. The caller holds the lock.
     Raises RunError when no run has finished (everything would be stale) or the manifest is damaged.
     """
     now = status(out)
@@ -182,7 +195,7 @@ def history(out: Output) -> list[dict[str, Any]]:
 
 def verify(out: Output) -> list[Finding]:
     """Read every byte of an output and tell what is wrong with it; an empty list means that all is sound."""
-    return [*_verify_published(out), *_verify_store(out)]
+    return [*_verify_published(out), *verify_choice(out), *_verify_store(out)]
 
 
 def _verify_store(out: Output) -> Iterator[Finding]:
@@ -236,7 +249,7 @@ def _verify_published(out: Output) -> Iterator[Finding]:
 
 
 def _published(folder: Output) -> set[str]:
-    return {name for name in folder.list() if not name.startswith((f"{STORE}/", f"{RUNS}/"))}
+    return {name for name in folder.list() if not name.startswith((f"{STORE}/", f"{RUNS}/", f"{CHOICE}/"))}
 
 
 def _strays(folder: Output, manifest: Manifest) -> Iterator[Finding]:

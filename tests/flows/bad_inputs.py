@@ -162,6 +162,13 @@ def prompt(body: str, *words: str, **files: Content) -> Case:
     return toml(f'prompt = ["mine"]\n[prompts.mine]\n{body}', *words, **files)
 
 
+def offers(text: str, *words: str, line: str = "", **files: Content) -> Case:
+    """A case of what is offered to a choice."""
+    return Case(
+        ("choose", "offers.toml", "--out", "out", *line.split()), words, {"offers.toml": text, **files}, whole=True
+    )
+
+
 def options(line: str, *words: str, code: int = 2, **files: Content) -> Case:
     """A case of options, split at blanks."""
     return Case(tuple(line.split()), words, dict(files), code)
@@ -584,6 +591,95 @@ OUTPUTS = {
     "a circle of links": Case(("--out", "loop"), ("loop", "--out"), {"loop": link("loop")}),
 }
 
+TWO = 'prompt = ["answer", "topic"]\n'
+UNLABELLED = "[prompts.mine]\ntemplate = '{text}:'\n"
+ITEMS_CHOICES = f"{UNLABELLED}choices = 'options'\n"
+
+CHOICES = {
+    "unknown key": offers("withn = 2", "'withn'", "offers.toml", "did you mean 'within'", "budget"),
+    "a key in the plural": offers("models = ['demo']", "'models'", "did you mean 'model'"),
+    "no margin": offers("within = 0", "'within'", "greater than or equal to 0.1"),
+    "a margin that everything is in": offers("within = 60", "'within'", "less than or equal to 50"),
+    "a margin that is none": offers("within = true", "'within'", "number"),
+    "a typed margin that is none": offers("", "'within'", "the command line", "'nan'", line="--within nan"),
+    "a budget of nothing": offers("budget = 0", "'budget'", "greater than or equal to 1"),
+    "a budget for less than a look": offers(f"{TWO}budget = 99", "budget = 99", "50 items", "106 or more"),
+    "a budget for less than a look at few": offers(
+        "", "99", "106", line="--limit 50 --budget 99 --num-shots 0 --num-shots 4"
+    ),
+    "one prompt, one rule": offers("rule = 'sum'", "one prompt under one rule (answer, sum)", 'prompt = ["A", "B"]'),
+    "a prompt twice": offers("prompt = ['answer', 'answer']", "'prompt'", "'answer' stands there twice"),
+    "no prompt": offers("prompt = []", "'prompt'", "at least one"),
+    "an unknown prompt": offers("prompt = ['answer', 'topik']", "'topik'", "did you mean 'topic'"),
+    "the same prompt under two names": offers(
+        "[prompts.a]\ntemplate='{text}'\nlabels=['x', 'y']\n[prompts.b]\ntemplate='{text}'\nlabels=['x', 'y']",
+        "'a' and 'b' are the same",
+    ),
+    "a prompt without words": offers(UNLABELLED, "'mine'", "neither labels nor choices", "[words.NAME]"),
+    "words for items' own choices": offers(f"{ITEMS_CHOICES}[words]\na = ['x', 'y']", "'mine'", "words.a", "leave one"),
+    "the same words twice": offers(
+        "[words]\na = ['a','b','c','d']\nb = ['a','b','c','d']", "answer/a", "answer/b", "the same"
+    ),
+    "too few words": offers(f"{UNLABELLED}[words]\nfew = [' a', ' b']", "'mine/few'", "2 label words for 4"),
+    "words of other classes": offers("[words.other]\nWorld = ' w'\nMoney = ' m'", "'answer/other'", "Money"),
+    "one word": offers("[words]\nfew = [' a']", "'answer/few'", "at least two"),
+    "words that are a number": offers("[words]\nfew = 3", "'words.few'"),
+    "a list of words called as a prompt": offers(
+        "prompt = ['answer', 'answer/a']\n[words]\na = [' a', ' b', ' c', ' d']\n"
+        "[prompts.'answer/a']\ntemplate = '{text}'\nlabels = ['a', 'b', 'c', 'd']",
+        "'answer/a'",
+        "another name",
+    ),
+    "the rule batch": offers("rule = ['sum', 'batch']", "'rule.1'", "depends on all the others"),
+    "the rule notebook": offers("rule = 'notebook'", "'rule'", "mistake"),
+    "an unknown rule": offers("rule = 'best'", "'rule' in offers.toml", "'sum'", "'contextual'"),
+    "a rule twice": offers("", "'rule'", "'sum' stands there twice", line="--rule sum --rule pmi --rule sum"),
+    "a rule for fixed labels": offers(f"rule = ['sum', 'pmi']\n{ITEMS_CHOICES}", "'pmi'", "own choices", "mean_char"),
+    "no model": offers("model = []", "'model'", "at least one"),
+    "a model twice": offers("model = ['demo', 'demo']", "'demo' stands there twice"),
+    "a model that is missing": offers("model = ['demo', './nope']", "./nope", "no such"),
+    "a revision of two models": offers("model = ['a/b', 'c/d']\nrevision = 'x'", "revision (in offers.toml)", "2"),
+    "shots twice": offers("", "'num_shots'", "4 stands there twice", line="--num-shots 4 --num-shots 04"),
+    "negative shots": offers("num_shots = [0, -1]", "'num_shots.1'", "greater than or equal to 0"),
+    "shots that are none": offers("num_shots = true", "'num_shots' in", "number"),
+    "too many shots": offers("num_shots = [0, 900]", "num_shots = 900", "ask for fewer"),
+    "shots among the items": offers("num_shots = [0, 4]\nshots_split = 'test'", "another split"),
+    "shots as turns without shots": offers(
+        "chat_template = true\nshots_as_turns = true", "shots_as_turns", "num_shots"
+    ),
+    "shots as turns without a chat": offers("num_shots = [0, 4]\nshots_as_turns = true", "shots_as_turns", "chat"),
+    "an answer without a chat": offers("chat_answer = 'So'", "chat_answer (in offers.toml)", "--chat-template"),
+    "a date without a chat": offers("chat_date = 2026-01-31", "chat_date (in offers.toml)", "--chat-template"),
+    "variables without a chat": offers("", "chat (in the command line)", line="--chat x=1 --chat x=2"),
+    "a variable's value twice": offers("chat_template = true\nchat = { x = [1, 1] }", "'chat.x'", "twice"),
+    "a variable without a value": offers("chat_template = true\nchat = { x = [] }", "'chat.x'", "at least one"),
+    "a variable that is a list of lists": offers(
+        "chat_template = true\nchat = { x = [[1]] }", "'chat.x.0'", "one value"
+    ),
+    "maybe a chat": offers("", "'chat_template'", "both", line="--chat-template maybe"),
+    "a chat twice": offers("chat_template = [true, true]", "'chat_template'", "twice"),
+    "a model without a chat template": offers("chat_template = 'both'", "no chat template"),
+    "one of two models without a chat template": offers(
+        "chat_template = 'both'\nmodel = ['demo', './other']", "model 'demo'", "no chat template", other=model()
+    ),
+    "tasks": offers("task = ['piqa']", "task (in offers.toml)", "dataset"),
+    "typed tasks": offers("", "task (in the command line)", "dataset", line="--task piqa"),
+    "a folder of tasks": offers("task_path = 'x'", "task_path (in offers.toml)"),
+    "a forced one": offers("", "force (in the command line)", "run --force", line="--force"),
+    "a gap": offers("", "gap (in the command line)", "within", line="--gap 2"),
+    "the notebook's rule beside others": offers(
+        "notebook_rule = true", "notebook_rule (in offers.toml)", "leave it out"
+    ),
+    "published figures": offers("[published]\nanswer = 0.5", "published (in offers.toml)", "leave them out"),
+    "a missing file": offers("dataset = 'nope.csv'", "nope.csv", "no such file"),
+    "an unknown label": offers(
+        "dataset = 'news.csv'\nlabel_names = 'ag_news'", "news.csv", "7", **{"news.csv": csv("x", label="7")}
+    ),
+    "an output that is a file": offers("", "offers.toml", "choose another --out", line="--out offers.toml"),
+    "a prompt of the file that is none": offers("[prompts.a]\ntemplate = 'x'\nlabels = ['a', 'b']", "'a'", "no slot"),
+    "no TOML": offers("a = ", "offers.toml", "not valid TOML"),
+}
+
 OTHERS = {
     "report of nothing": commands("report", "nope", words=("nope", "no such output", "--out")),
     "status of nothing": commands("status", "nope", words=("nope", "no such output")),
@@ -637,6 +733,7 @@ CASES = {
         "options": OPTIONS,
         "models": MODELS,
         "outputs": OUTPUTS,
+        "choices": CHOICES,
         "other commands": OTHERS,
     }.items()
     for name, case in table.items()

@@ -10,6 +10,7 @@ import pytest
 
 from flows.cli import _mark_values, app, main
 from flows.terminal import say
+from pipeline.choice_loading import NO_KEYS, ChoiceKeys
 from pipeline.config import RunConfig
 from tests.pipeline.reporting import tables
 
@@ -43,6 +44,18 @@ def test_help_explains_each_key_of_the_configuration(
         assert re.search(rf"{option}([A-Z.,=]+ )?{told}( \([\w, ]+\))?{shown} (--|when)", f"{page} --"), name
 
 
+def test_help_explains_each_key_of_a_choice_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each but the tables is an option with its description; those that only say why they have no use are not shown."""
+    page = " ".join(help_of("choose", monkeypatch, capsys).split())
+    for name, field in ChoiceKeys.model_fields.items():
+        option = rf" --{name.replace('_', '-')} ([A-Za-z.,=|]+ )?{re.escape(str(field.description))}"
+        assert (re.search(option, page) is None) == (name in ("prompts", "words")), name
+    assert not [name for name in NO_KEYS if f" --{name.replace('_', '-')} " in page]
+    assert "[default: no]" in page
+
+
 @pytest.mark.parametrize("command", ["", *(command for command in COMMANDS if command != "lm-eval")])
 def test_help_is_plain_and_fits_80_columns(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -65,6 +78,17 @@ def test_only_what_was_typed_is_given() -> None:
     """A default would win over the file's key."""
     assert given() == {}
     assert given("run.toml", "--limit", "5", "--force") == {"limit": "5", "force": True}
+
+
+def test_what_is_offered_may_be_typed_several_times() -> None:
+    """Each option of an axis stands for one value more; of the others the last one counts, as everywhere."""
+    line = "--prompt a --prompt b --num-shots 0 --num-shots 4 --model m --chat x=1 --chat x=2 --rule sum --rule pmi"
+    typed = app.parse_args(["choose", *line.split(), "--within", "1", "--within", "3", "--these-alone", "--json"])[1]
+    assert typed.arguments["json"] is True
+    assert typed.arguments["keys"] == {
+        "prompt": ["a", "b"], "num_shots": ["0", "4"], "model": ["m"], "chat": ["x=1", "x=2"], "rule": ["sum", "pmi"],
+        "within": "3", "these_alone": True,
+    }  # fmt: skip
 
 
 def test_values_are_taken_as_they_were_typed() -> None:

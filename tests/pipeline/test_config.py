@@ -153,3 +153,11 @@ def test_badly_typed_variables_are_told(typed: list[str], said: str) -> None:
     """In words of the option."""
     with pytest.raises(InputError, match=said):
         configure(None, {"chat_template": True, "chat": typed})
+
+
+@pytest.mark.parametrize("key", ["within = 2", "budget = 100", "these_alone = true", "[words.w]"])
+def test_keys_of_a_choice_are_told_from_unknown_ones(tmp_path: Path, key: str) -> None:
+    """Somebody gives `labelscore run` what was written for `labelscore choose`."""
+    (tmp_path / "offers.toml").write_text(key)
+    with pytest.raises(InputError, match=r"unknown key '\w+' in .*; that is a key of 'labelscore choose'; allowed are"):
+        load_config(str(tmp_path / "offers.toml"), None, {})

@@ -1,0 +1,1 @@
+"""Choosing among prompts and rules with an error bound, while scoring only what that takes."""

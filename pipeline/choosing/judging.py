@@ -1,0 +1,29 @@
+"""Which arms are right about which items, from scores in the store, by the tables and the code that a run's report has.
+
+Invariant: an item's answers under one prompt do not depend on what else is judged with it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.reporting.predictions import predict
+from pipeline.reporting.rules import CONTENT_FREE_TEXTS
+from pipeline.storing.files import Output
+from pipeline.storing.manifest import PromptRecord
+from pipeline.storing.score_tables import write_tables
+from pipeline.storing.store import Store
+
+Arm = tuple[str, str]  # a candidate's name, and a rule
+
+
+def judge(store: Store, prompts: Sequence[PromptRecord], rules: Sequence[str], items: Path) -> Mapping[Arm, np.ndarray]:
+    """For each arm (items,) bool, in the order of an items file with gold labels; `prompts` are those of the store.
+
+    Raises RunError where an item has no scores.
+    """
+    folder = Output(items.with_suffix(""))
+    write_tables(folder, store, items, CONTENT_FREE_TEXTS, notebook=False)
+    answers = predict(folder, prompts, rules).sort("item_id").partition_by(["prompt", "rule"], as_dict=True)
+    return {(prompt, rule): rows["correct"].to_numpy() for (prompt, rule), rows in answers.items()}
