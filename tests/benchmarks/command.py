@@ -27,8 +27,12 @@ class CommandRun:
 
 def run_labelscore(dataset: Path, model: Path | str, prompt: str, out: Path, *options: str) -> CommandRun:
     """`labelscore run` to its end. Raises SystemExit with the command's own message where it fails."""
-    arguments = [sys.executable, "-m", "flows.cli", "run", "--dataset", str(dataset), "--model", str(model)]
-    arguments += ["--prompt", prompt, "--out", str(out), *options]
+    return run_with(out, "--dataset", str(dataset), "--model", str(model), "--prompt", prompt, *options)
+
+
+def run_with(out: Path, *options: str) -> CommandRun:
+    """The same with any options, a configuration's file among them."""
+    arguments = [sys.executable, "-m", "flows.cli", "run", *options, "--out", str(out)]
     log = out.with_suffix(".log")
     start = time.perf_counter()
     with log.open("wb") as stream:
