@@ -44,6 +44,9 @@ NO_RULES = {
 }
 
 
+MAX_ARMS = 2_000  # each two are held against each other, which takes 2.3 GB then
+
+
 def _as_list(value: object) -> tuple[object, ...]:
     """A list as it is, and one value as a list of it."""
     if isinstance(value, list | tuple) and not value:
@@ -215,6 +218,11 @@ def _check(config: ChoiceConfig, places: Mapping[str, str]) -> None:
         raise InputError(
             f"one prompt under one rule ({settings[0].offers[0].name}, {config.rules[0]}) leaves nothing to choose; "
             'offer more: prompt = ["A", "B"], or words, or several values of rule, num_shots, chat_template or model'
+        )
+    if (num_arms := num_offers * len(config.rules)) > MAX_ARMS:
+        raise InputError(
+            f"{num_offers:,} candidates under {len(config.rules)} rules are {num_arms:,} arms, and each two are held "
+            f"against each other; at most {MAX_ARMS:,} can be offered: leave out prompts, words, shots or rules"
         )
     _check_budget(config, num_offers)
 

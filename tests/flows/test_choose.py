@@ -307,7 +307,8 @@ def test_two_of_the_same_are_refused(labelscore: Command, tmp_path: Path) -> Non
     """They would be scored once and counted twice."""
     file = tmp_path / "offers.toml"
     words = {"World": " World", "Sports": " Sports", "Business": " Business", "Sci/Tech": " Sci/Tech"}
-    tables = {name: {"template": "Article: {text}\nTopic:", "labels": words} for name in ("mine", "yours")}
+    as_written = {"mine": dict(reversed(words.items())), "yours": list(words.values())}  # by name, by the order of ids
+    tables = {name: {"template": "Article: {text}\nTopic:", "labels": labels} for name, labels in as_written.items()}
     file.write_text(tomli_w.dumps({"prompts": tables, "prompt": ["mine", "yours"]}))
     done = labelscore("choose", str(file), "--out", str(tmp_path / "out"))
     assert done.code == 2

@@ -146,6 +146,15 @@ def test_a_choice_goes_through_json_unchanged_with_what_it_uses() -> None:
     assert (config.source, config.draw_seed) == ("sample", 3)
 
 
+def test_more_arms_than_memory_holds_pairs_of_are_refused() -> None:
+    """Two thousand can be offered; one list of words more is refused, with the numbers."""
+    words = {f"w{number}": [f" {number} {place}" for place in range(4)] for number in range(1000)}
+    keys: dict[str, Any] = {"prompt": ["answer"], "rule": ["sum", "pmi"]}
+    assert len(settings_of(offer(**keys, words=dict(list(words.items())[:999])))[0].offers) == 1000
+    with pytest.raises(InputError, match=r"1,001 candidates under 2 rules are 2,002 arms, .* at most 2,000"):
+        offer(**keys, words=words)
+
+
 @pytest.mark.parametrize("limit", [None, 50, 7])
 def test_a_budget_holds_one_look_at_least(limit: int | None) -> None:
     """At a batch of items, or at all there are, under each candidate; one forward less is refused with the number."""
