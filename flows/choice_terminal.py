@@ -9,11 +9,12 @@ from rich.text import Text
 from flows.terminal import Field, can_encode, out, plain, print_table, say
 from pipeline.bundled import DEMO_NOTE
 from pipeline.choosing.picture import bar_rows
-from pipeline.choosing.record import MARKDOWN, ChoiceRecord
+from pipeline.choosing.record import ChoiceRecord
 from pipeline.choosing.tables import arms_frame
 from pipeline.choosing.words import count_words, find_choice, offered_words, source_words
 from pipeline.reporting.families import behind
 from pipeline.reporting.formats import count, percent, text
+from pipeline.storing.layout import CHOICE_MARKDOWN
 
 MAX_ARMS, MAX_BARS = 25, 15
 MAX_NAME = 24  # letters of a candidate's name
@@ -56,7 +57,7 @@ def _print_arms(record: ChoiceRecord) -> None:
     if arms.height > MAX_ARMS:
         num_in = arms.slice(MAX_ARMS)["out_after"].null_count()
         still = f", {num_in:,} of them in" if num_in else ", out sooner"
-        say(f"and {arms.height - MAX_ARMS:,} more{still}: {MARKDOWN} has them all")
+        say(f"and {arms.height - MAX_ARMS:,} more{still}: {CHOICE_MARKDOWN} has them all")
 
 
 def _state(state: str, out_after: int | None) -> str:

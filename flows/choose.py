@@ -15,14 +15,14 @@ from prefect import artifacts, flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.hooks import report_failed_choice
-from flows.run import RETRIES, SECONDS_BETWEEN_UPDATES, score_shard, shard_log
+from flows.run import RETRIES, SECONDS_BETWEEN_UPDATES, publish_link, score_shard, shard_log
 from flows.stopping import stop_requests
 from flows.terminal import ChoosingProgress, choosing_progress
 from flows.workers import Workers, open_workers
 from pipeline.choice import Block, Choosing
 from pipeline.choice_config import ChoiceConfig
 from pipeline.choice_record import publish_choice, record_choice
-from pipeline.choosing.record import PAGE, ChoiceRecord
+from pipeline.choosing.record import ChoiceRecord
 from pipeline.choosing.rows import arms_rows
 from pipeline.choosing.shown import choice_markdown
 from pipeline.choosing.words import count_words
@@ -33,6 +33,7 @@ from pipeline.reading.model import ModelRef
 from pipeline.remarks import remarks_on_target
 from pipeline.reporting.formats import short_percent
 from pipeline.storing.files import Output
+from pipeline.storing.layout import CHOICE_PAGE
 
 log = logging.getLogger("labelscore")
 
@@ -126,8 +127,7 @@ class Scoring:
             self._tell(*map(str, planned.store.findings))
             if planned.shards:
                 for result in self._open(planned).score(list(planned.shards), score_shard, self._show.advance):
-                    reason = result.path_reason and f"the slower path, a row for each label: {result.path_reason}"
-                    self._tell(reason, result.remark)
+                    self._tell(*result.lines)
 
     def _open(self, planned: Planned) -> Workers:
         if self._model != planned.spec.model:
@@ -137,9 +137,9 @@ class Scoring:
             self._workers, self._model = self._running.enter_context(opened), planned.spec.model
         return self._workers
 
-    def _tell(self, *lines: str | None) -> None:
+    def _tell(self, *lines: str) -> None:
         """Each line once."""
-        for line in filter(None, lines):
+        for line in lines:
             if line not in self._told:
                 log.warning("%s", line)
                 self._told.add(line)
@@ -174,6 +174,4 @@ def publish_artifacts(output: Output, record: ChoiceRecord) -> None:
         markdown=choice_markdown(record, str(output)), key="labelscore-choice", description=str(output)
     )
     artifacts.create_table_artifact(table=arms_rows(record), key="labelscore-arms")
-    page = output.path(PAGE)
-    link = f"{output}/{PAGE}" if output.remote else page.absolute().as_uri()
-    artifacts.create_link_artifact(link=link, link_text="choice.html", key="labelscore-choice-page")
+    publish_link(output, CHOICE_PAGE, "labelscore-choice-page")

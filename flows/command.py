@@ -11,19 +11,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TypeVar
 
 from flows.embedded import prefect_server
 from flows.hooks import post_failure
-from flows.server import QUIET_SETTINGS, find_server, fit_prefect, make_settings
+from flows.server import QUIET_SETTINGS, Config, find_server, fit_prefect, make_settings
 from flows.stopping import lose_no_ctrl_c
 from flows.terminal import LineHandler, err, paste, print_report, say
 from pipeline.checks import check_choice, check_run
 from pipeline.choice_config import ChoiceConfig
 from pipeline.config import RunConfig
 from pipeline.errors import LabelscoreError
-
-Config = TypeVar("Config", RunConfig, ChoiceConfig)
 
 
 def run_command(config: RunConfig) -> int:

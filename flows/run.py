@@ -121,8 +121,7 @@ def score_shards(job: Job, planned: Planned) -> Scored:
             progress, shown, told = Progress(planned.num_missing), time.monotonic(), set[str]()
             for result in workers.score(list(planned.shards), score_shard, advance):
                 progress.add(result)
-                reason = result.path_reason and f"the slower path, a row for each label: {result.path_reason}"
-                for line in filter(None, (reason, result.remark)):
+                for line in result.lines:
                     if line not in told:
                         log.warning("%s", line)
                         told.add(line)
@@ -152,6 +151,10 @@ def publish_artifacts(output: Output, folder: Output, report: Report) -> None:
     columns = ["prompt", "rule", "accuracy", "low", "high", "num_correct", "num_gold"]
     ranked = report.summary.sort("num_correct", descending=True, maintain_order=True)
     artifacts.create_table_artifact(table=ranked.select(columns).to_dicts(), key="labelscore-accuracy")
-    page = output.path(PAGE)
-    link = f"{output}/{PAGE}" if output.remote else page.absolute().as_uri()
-    artifacts.create_link_artifact(link=link, link_text="report.html", key="labelscore-page")
+    publish_link(output, PAGE, "labelscore-page")
+
+
+def publish_link(output: Output, name: str, key: str) -> None:
+    """Show where a page of an output lies."""
+    link = f"{output}/{name}" if output.remote else output.path(name).absolute().as_uri()
+    artifacts.create_link_artifact(link=link, link_text=output.path(name).name, key=key)

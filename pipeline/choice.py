@@ -15,13 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.choice_config import ChoiceConfig
-from pipeline.choosing.judging import Arm, judge
+from pipeline.choosing.judging import judge
 from pipeline.choosing.order import OrderedItems
 from pipeline.choosing.race import BATCH, Race
 from pipeline.choosing.record import Ending, FreshRecord
 from pipeline.job import SHARD_TEXTS, Planned, check_pending
-from pipeline.offered import Candidate, Offered
+from pipeline.offered import Offered
+from pipeline.reading.model import ModelRef
 from pipeline.record import record_prompt
+from pipeline.reporting.agreement import Arm
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS
 from pipeline.reporting.stats import wilson_interval
 from pipeline.shard import ScoringSpec, cut_shards
@@ -119,10 +121,10 @@ class Choosing:
 
         Raises InputError for a text whose message a chat template changes.
         """
-        run, by_model = self.config.run, groupby(block.candidates, self._model)
-        for name, numbers in by_model:
+        run, items = self.config.run, self._write_items(block)
+        for name, numbers in groupby(block.candidates, self._model):
             candidates = [self.offered.candidates[number] for number in numbers]
-            store, items = self._store(name), self._write_items(block, candidates)
+            store = self._store(name)
             store.narrow([candidate.stored for candidate in candidates])
             shards, num_missing, num_wanted = [], 0, 0
             for candidate in candidates:
@@ -160,12 +162,11 @@ class Choosing:
     def _answers(self, block: Block) -> Mapping[Arm, np.ndarray]:
         """Whether each arm of the block's candidates is right on its items."""
         answers: dict[Arm, np.ndarray] = {}
+        items = self._write_items(block)
         for name, numbers in groupby(block.candidates, self._model):
-            candidates = [self.offered.candidates[number] for number in numbers]
-            store, prompts = self._store(name), [candidate.stored for candidate in candidates]
+            store, prompts = self._store(name), [self.offered.candidates[number].stored for number in numbers]
             store.narrow(prompts)
-            records = [record_prompt(stored) for stored in prompts]
-            answers |= judge(store, records, self.offered.rules, self._write_items(block, candidates))
+            answers |= judge(store, [record_prompt(stored) for stored in prompts], self.offered.rules, items)
         return answers
 
     def _model(self, number: int) -> str:
@@ -173,9 +174,12 @@ class Choosing:
 
     def _store(self, model: str) -> Store:
         if model not in self._stores:
-            ref = next(c.target.model for c in self.offered.candidates if c.setting.model == model)
+            ref = self._ref(model)
             self._stores[model] = Store(self.output, self._prompts(model), ref.name, ref.revision)
         return self._stores[model]
+
+    def _ref(self, model: str) -> ModelRef:
+        return next(c.target.model for c in self.offered.candidates if c.setting.model == model)
 
     def _prompts(self, model: str) -> list[StoredPrompt]:
         return [candidate.stored for candidate in self.offered.candidates if candidate.setting.model == model]
@@ -183,12 +187,12 @@ class Choosing:
     def _spec(self, model: str) -> ScoringSpec:
         """For all prompts of the model, so that its workers can stay as they are from block to block."""
         run = self.config.run
-        ref = next(c.target.model for c in self.offered.candidates if c.setting.model == model)
         writers = tuple(map(self._store(model).writer, self._prompts(model)))
-        return ScoringSpec(ref, writers, run.max_text_tokens, False, run.batch_tokens)
+        return ScoringSpec(self._ref(model), writers, run.max_text_tokens, False, run.batch_tokens)
 
-    def _write_items(self, block: Block, candidates: Sequence[Candidate]) -> Path:
-        path = self.output.work / "block.parquet"
+    def _write_items(self, block: Block) -> Path:
+        """The items of a block, with what its candidates know them by."""
+        path, candidates = self.output.work / "block.parquet", [self.offered.candidates[n] for n in block.candidates]
         known = {stored.prompt.name: stored.prompt.hash_column for stored in self.offered.target.prompts}
         hashes = {c.stored.prompt.hash_column: known[c.offer.key] for c in candidates}
         self._items.write(path, block.start, block.stop, hashes)

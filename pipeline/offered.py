@@ -9,13 +9,13 @@ from pathlib import Path
 
 from pipeline.choice_config import ChoiceConfig, ChoiceRule
 from pipeline.choice_settings import Offer, Setting, settings_of
-from pipeline.choosing.judging import Arm
 from pipeline.choosing.order import Order, draw_order
 from pipeline.errors import InputError
 from pipeline.inputs import read_inputs
 from pipeline.prompts import Prompt
 from pipeline.pull import PullSummary, pull_items
 from pipeline.reading.model import ModelRef
+from pipeline.reporting.agreement import Arm
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS
 from pipeline.storing.choices import begin_choice
 from pipeline.storing.files import Output
@@ -52,7 +52,7 @@ class Offered:
     @property
     def arms(self) -> list[Arm]:
         """All candidates under all rules, those of one candidate together."""
-        return [(candidate.offer.name, rule) for candidate in self.candidates for rule in self.rules]
+        return [Arm(candidate.offer.name, rule) for candidate in self.candidates for rule in self.rules]
 
     def arm(self, number: int) -> tuple[Candidate, ChoiceRule]:
         """The candidate and the rule that an arm is."""

@@ -88,6 +88,12 @@ class ShardResult:
     path_reason: str | None  # why not over a tree of labels
     remark: str | None = None  # what a person should know of the scores besides
 
+    @property
+    def lines(self) -> list[str]:
+        """What is to be told of it, once a run."""
+        slower = self.path_reason and f"the slower path, a row for each label: {self.path_reason}"
+        return list(filter(None, (slower, self.remark)))
+
 
 class ShardScorer:
     """A loaded model that scores shards one after the other.

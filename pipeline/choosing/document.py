@@ -7,10 +7,11 @@ from datetime import datetime
 
 from pipeline.choosing.picture import elimination_figure
 from pipeline.choosing.race import ALPHA, BATCH
-from pipeline.choosing.record import MARKDOWN, PAGE, RECORD, WINNER, ChoiceRecord
+from pipeline.choosing.record import ChoiceRecord
 from pipeline.choosing.tables import arms_section, candidates_section
 from pipeline.choosing.words import count_words, find_choice, margin_words, offered_words, source_words
 from pipeline.reporting import document as doc
+from pipeline.storing.layout import CHOICE_MANIFEST, CHOICE_MARKDOWN, CHOICE_PAGE, CHOICE_RUN
 
 TERMS = (
     ("Candidate", "A prompt as it was offered: a template with label words, on a model, with so many solved examples, "
@@ -59,7 +60,7 @@ def _elimination(record: ChoiceRecord) -> doc.Section | None:
 
 
 def _how_made(record: ChoiceRecord, out: str) -> doc.Section:
-    files = [RECORD, MARKDOWN, PAGE, *([WINNER] if record.ending == "named" else [])]
+    files = [CHOICE_MANIFEST, CHOICE_MARKDOWN, CHOICE_PAGE, *([CHOICE_RUN] if record.ending == "named" else [])]
     blocks: list[doc.Block] = [
         doc.Definitions(_facts(record), facts=True),
         doc.Paragraph(_method(record)),

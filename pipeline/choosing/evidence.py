@@ -22,6 +22,8 @@ Invariant: of a pair what was gathered stays when one of its arms is scored no m
 
 import numpy as np
 
+from pipeline.reporting.agreement import count_together
+
 # Shares of the most that can be staked. The bet that gains most on a mean of m + gap, where two arms disagree on a
 # share v of the items, stakes about gap / v; the mean over all costs log(14) at the most against the best of them.
 STAKES = np.geomspace(0.02, 0.95, 14)
@@ -78,8 +80,8 @@ def _gains(right: np.ndarray, null_mean: float) -> np.ndarray:
 
 def count_disagreements(right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(arms, items) bool to two of (first, second): items that only the first is right on, and only the second."""
-    ones = right.astype(np.float32)  # exact to 2^24 items
-    only_first = ones @ (1 - ones).T
+    together = count_together(right)
+    only_first = np.diagonal(together)[:, None] - together
     return only_first, only_first.T
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.reporting.agreement import Arm
 from pipeline.reporting.predictions import predict
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS
 from pipeline.storing.files import Output
 from pipeline.storing.manifest import PromptRecord
 from pipeline.storing.score_tables import write_tables
 from pipeline.storing.store import Store
-
-Arm = tuple[str, str]  # a candidate's name, and a rule
 
 
 def judge(store: Store, prompts: Sequence[PromptRecord], rules: Sequence[str], items: Path) -> Mapping[Arm, np.ndarray]:
@@ -26,4 +25,4 @@ def judge(store: Store, prompts: Sequence[PromptRecord], rules: Sequence[str], i
     folder = Output(items.with_suffix(""))
     write_tables(folder, store, items, CONTENT_FREE_TEXTS, notebook=False)
     answers = predict(folder, prompts, rules).sort("item_id").partition_by(["prompt", "rule"], as_dict=True)
-    return {(prompt, rule): rows["correct"].to_numpy() for (prompt, rule), rows in answers.items()}
+    return {Arm(prompt, rule): rows["correct"].to_numpy() for (prompt, rule), rows in answers.items()}

@@ -82,7 +82,7 @@ class Race:
         arms, still_in = np.flatnonzero(np.isin(self.prompts, self.running)), np.flatnonzero(self.is_in)
         self._better.add(right[arms], arms)  # an arm that is out is a rival while its prompt is scored
         self._within.add(right[still_in], still_in)
-        self._ahead[np.ix_(arms, arms)] += count_disagreements(right[arms])[0].astype(np.int64)
+        self._ahead[np.ix_(arms, arms)] += count_disagreements(right[arms])[0]
         self.num_items += right.shape[1]
         self.num_right[arms] += right[arms].sum(axis=1)
         self.num_scored[arms] = self.num_items

@@ -6,11 +6,9 @@ holds was counted on the items that it names.
 
 from typing import Any, Literal
 
-from pipeline.storing.layout import CHOICE_FILES
 from pipeline.storing.manifest import DatasetRecord, Record
 
 SCHEMA_VERSION = 1
-RECORD, MARKDOWN, PAGE, WINNER = CHOICE_FILES
 
 State = Literal["named", "in", "out"]
 Ending = Literal["named", "budget", "no more items"]

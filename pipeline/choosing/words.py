@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 from pipeline.choosing.names import show_arm, show_candidates, show_name
 from pipeline.choosing.race import BATCH
-from pipeline.choosing.record import WINNER, ArmRecord, ChoiceRecord
+from pipeline.choosing.record import ArmRecord, ChoiceRecord
 from pipeline.choosing.rows import behind_share, right_share
 from pipeline.reporting.findings import Findings
 from pipeline.reporting.formats import interval, num_points, percent, short_percent
+from pipeline.storing.layout import CHOICE_RUN
 from pipeline.wording import with_split
 
 MAX_SOURCE = 120  # characters of a data set's name
@@ -214,7 +215,7 @@ def _caution_lines(record: ChoiceRecord) -> list[str]:
 def _command_lines(record: ChoiceRecord, out: str) -> list[str]:
     if record.ending != "named":
         return []
-    file, limit = f"{out}/{WINNER}", record.config.get("run", {}).get("limit")
+    file, limit = f"{out}/{CHOICE_RUN}", record.config.get("run", {}).get("limit")
     which = f"the first {count_words(limit, 'row')}" if limit else "all items"
     if "://" in out:
         return [f"To score {which} with it, fetch {file} and give it to labelscore run."]

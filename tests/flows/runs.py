@@ -81,6 +81,12 @@ def start_command(argv: Sequence[str], log: Path, env: Mapping[str, str], cwd: P
     return Run(process.pid, log, process.wait)
 
 
+def wait_for(run: Run, words: str) -> None:
+    """Wait until the run has printed `words`."""
+    while run.alive() and words not in run.said():
+        time.sleep(0.002)
+
+
 class Nursery:
     """A process that has imported all a run needs, and forks runs of the command; several may be alive at once."""
 

@@ -26,7 +26,7 @@ from pipeline.storing.files import Output
 from pipeline.storing.layout import CHOICE_FILES, CHOICE_MANIFEST, ITEMS
 from pipeline.storing.upkeep import prune, status, verify
 from tests.flows.conftest import Command
-from tests.flows.runs import Run, start_command
+from tests.flows.runs import start_command, wait_for
 
 RULES = ("sum", "mean_token", "mean_char", "mean_byte", "logit", "pmi", "contextual")
 TIMES = ("finished", "seconds", "num_scored", "config", "sha256", "files")  # what may differ between two choices
@@ -227,11 +227,6 @@ def test_these_alone_are_always_decided(labelscore: Command, tmp_path: Path) -> 
 def command(data: Path, out: Path | str) -> list[str]:
     prompts = ["--prompt", "answer", "--prompt", "topic", "--prompt", "detailed"]
     return ["choose", "--dataset", str(data), *prompts, "--within", "1", "--out", str(out)]
-
-
-def wait_for(run: Run, words: str) -> None:
-    while run.alive() and words not in run.said():
-        time.sleep(0.002)
 
 
 def test_whatever_was_killed_ends_as_if_nothing_had_been(

@@ -12,8 +12,8 @@ from pipeline.storing.choices import read_choice
 from pipeline.storing.files import Output
 from tests.flows.buckets import client, serve_bucket
 from tests.flows.conftest import Command
-from tests.flows.runs import start_command
-from tests.flows.test_choose import choice_of, command, same, wait_for, write_rows
+from tests.flows.runs import start_command, wait_for
+from tests.flows.test_choose import choice_of, command, same, write_rows
 
 BUCKET = "labelscore-choices"
 

@@ -15,7 +15,7 @@ from flows.stopping import lose_no_ctrl_c
 from pipeline.storing.files import Output
 from pipeline.storing.upkeep import verify
 from tests.flows.kill_harness import SCORES, campaign
-from tests.flows.runs import Nursery, Run, start_command
+from tests.flows.runs import Nursery, Run, start_command, wait_for
 
 
 def test_whatever_was_killed_an_undisturbed_run_ends_as_if_nothing_had_been(
@@ -29,12 +29,6 @@ def test_whatever_was_killed_an_undisturbed_run_ends_as_if_nothing_had_been(
     assert outcome.wrong == []
     assert outcome.num_kills == 15
     assert outcome.embedded == 2
-
-
-def wait_for(run: Run, words: str) -> None:
-    """Wait until the run has printed `words`."""
-    while run.alive() and words not in run.said():
-        time.sleep(0.002)
 
 
 def last_lines(run: Run) -> list[str]:

@@ -10,7 +10,7 @@ from selenium.webdriver.common.by import By
 from pipeline.choosing.shown import choice_page
 from tests.axe import axe_source
 from tests.pipeline.choosing import records
-from tests.pipeline.reporting.browser import look, open_all, wait_for_charts, wait_for_tables
+from tests.pipeline.reporting.browser import find_overhang, look, open_all, wait_for_charts, wait_for_tables
 
 pytestmark = pytest.mark.browser
 
@@ -54,12 +54,7 @@ def test_nothing_is_cut_off_at_any_width(
     """Nothing runs over the side, no table has to be scrolled, no name over a bar leaves the picture."""
     open_whole(chromium, pages[name], width=width, scheme=scheme)
     assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
-    overhang = """
-        const wide = e => e.getBoundingClientRect().right > arguments[0] + 1;
-        return [...document.querySelectorAll("main *")].filter(e => wide(e) && !e.closest("thead, .unseen"))
-            .map(e => e.outerHTML.slice(0, 120));
-    """
-    assert chromium.execute_script(overhang, width) == []
+    assert find_overhang(chromium, width) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

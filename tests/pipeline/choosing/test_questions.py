@@ -9,7 +9,6 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline.choosing.record import (
-    RECORD,
     ArmRecord,
     CandidateRecord,
     ChoiceRecord,
@@ -17,6 +16,7 @@ from pipeline.choosing.record import (
     ItemsRecord,
 )
 from pipeline.choosing.shown import choice_json
+from pipeline.storing.layout import CHOICE_MANIFEST
 from tests.conftest import ROOT
 from tests.pipeline.choosing import records
 
@@ -81,8 +81,8 @@ def record() -> ChoiceRecord:
 def answers(record: ChoiceRecord, tmp_path_factory: pytest.TempPathFactory) -> list[pl.DataFrame]:
     """What each block leaves in `answer`, run from top to bottom beside the record where the document has it."""
     folder: Path = tmp_path_factory.mktemp("questions")
-    (folder / FOLDER / RECORD).parent.mkdir(parents=True)
-    (folder / FOLDER / RECORD).write_text(choice_json(record))
+    (folder / FOLDER / CHOICE_MANIFEST).parent.mkdir(parents=True)
+    (folder / FOLDER / CHOICE_MANIFEST).write_text(choice_json(record))
     names: dict[str, Any] = {}
     found = []
     with pytest.MonkeyPatch.context() as patch:

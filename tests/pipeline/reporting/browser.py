@@ -78,3 +78,14 @@ def wait_for_tables(browser: webdriver.Chrome) -> None:
 
 def rows_shown(browser: webdriver.Chrome) -> list[WebElement]:
     return [row for row in browser.find_elements(By.CSS_SELECTOR, "#item-table tbody tr") if row.is_displayed()]
+
+
+def find_overhang(chromium: webdriver.Chrome, width: int) -> list[str]:
+    """The beginnings of what runs over the right side of a page of so many pixels."""
+    script = """
+        const wide = e => e.getBoundingClientRect().right > arguments[0] + 1;
+        return [...document.querySelectorAll("main *")].filter(e => wide(e) && !e.closest("thead, .unseen"))
+            .map(e => e.outerHTML.slice(0, 120));
+    """
+    found: list[str] = chromium.execute_script(script, width)
+    return found

@@ -19,7 +19,7 @@ from pipeline.reporting.page import render_page
 from pipeline.storing.layout import PAGE
 from tests.axe import axe_source
 from tests.pipeline.reporting import choices
-from tests.pipeline.reporting.browser import look, open_all, open_page, rows_shown, wait_for_tables
+from tests.pipeline.reporting.browser import find_overhang, look, open_all, open_page, rows_shown, wait_for_tables
 from tests.pipeline.reporting.pages import INJECTION, RANKED, write_hostile_report
 from tests.pipeline.reporting.tables import write_report, write_run
 
@@ -112,12 +112,7 @@ def test_no_digit_is_cut_off_at_any_width(
     for button in chromium.find_elements(By.CSS_SELECTOR, ".quiet"):
         button.click()
     assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
-    overhang = """
-        const wide = e => e.getBoundingClientRect().right > arguments[0] + 1;
-        return [...document.querySelectorAll("main *")].filter(e => wide(e) && !e.closest("thead, .unseen"))
-            .map(e => e.outerHTML.slice(0, 120));
-    """
-    assert chromium.execute_script(overhang, width) == []
+    assert find_overhang(chromium, width) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
