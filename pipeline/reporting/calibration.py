@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.reporting.metrics import KEY, sum_copies, with_wilson
+from pipeline.reporting.places import are_tasks
 from pipeline.storing.manifest import PromptRecord
 
 NUM_BINS = 15  # of equal width, as in Guo et al. 2017
@@ -44,20 +45,28 @@ def reliability_table(predictions: pl.LazyFrame) -> pl.DataFrame:
     return with_wilson(table, "num_correct", "n").drop("num_correct", "copies")
 
 
-def coverage_table(predictions: pl.LazyFrame, prompts: Sequence[str], rules: Sequence[str]) -> pl.DataFrame:
+def coverage_table(predictions: pl.LazyFrame, prompts: Sequence[PromptRecord], rules: Sequence[str]) -> pl.DataFrame:
     """prompt, rule, coverage (0.01 to 1), n, accuracy, threshold: accuracy if only the most confident are answered.
 
-    The risk-coverage curve (El-Yaniv and Wiener 2010), sorted exactly. `threshold` is the least confidence kept.
+    The risk-coverage curve (El-Yaniv and Wiener 2010), sorted exactly. `threshold` is the least confidence kept. Memory
+    holds one rule's confidences of all items.
     """
-    tables = []
-    for prompt in prompts:
-        chosen = predictions.filter(pl.col("prompt") == prompt).drop_nulls("correct")
-        rows = chosen.select("rule", "confidence", "correct").collect()
+    # Tasks share the items out among them; other prompts have all items each.
+    groups = [prompts] if are_tasks(prompts) else [[prompt] for prompt in prompts]
+    tables = {}
+    for names in ([prompt.name for prompt in group] for group in groups):
         for rule in rules:
-            part = rows.filter(pl.col("rule") == rule)
-            curve = risk_coverage(part["confidence"].to_numpy(), part["correct"].to_numpy())
-            tables.append(curve.select(pl.lit(prompt).alias("prompt"), pl.lit(rule).alias("rule"), pl.all()))
-    return pl.concat(tables)
+            chosen = predictions.filter(pl.col("prompt").is_in(names), pl.col("rule") == rule).drop_nulls("correct")
+            rows = chosen.select(pl.col("prompt").cast(pl.Enum(names)), "confidence", "correct")
+            parts = rows.collect(engine="streaming").partition_by("prompt", as_dict=True)
+            for name in names:
+                part = parts.get((name,), pl.DataFrame(schema={"confidence": pl.Float64, "correct": pl.Boolean}))
+                tables[name, rule] = risk_coverage(part["confidence"].to_numpy(), part["correct"].to_numpy())
+    return pl.concat(
+        tables[name, rule].select(pl.lit(name).alias("prompt"), pl.lit(rule).alias("rule"), pl.all())
+        for name in (prompt.name for prompt in prompts)
+        for rule in rules
+    )
 
 
 def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> pl.DataFrame:
@@ -93,16 +102,18 @@ def margin_table(predictions: pl.LazyFrame, rule: str, prompts: Sequence[PromptR
     tables = [pl.DataFrame(schema=schema)]
     for prompt in (prompt for prompt in prompts if not prompt.has_choices):
         own = predictions.filter(pl.col("prompt") == prompt.name, pl.col("rule") == rule)
-        chosen = own.drop_nulls("gold").select("gold", signed=signed).collect()  # of several classes it is of none
-        if chosen.is_empty():
+        chosen = own.drop_nulls("gold").select("gold", signed=signed)  # of several classes it is of none
+        ends = [pl.col("signed").quantile(q).fill_null(0.0).alias(str(q)) for q in (0.005, 0.995)]
+        num_chosen, low, high = chosen.select(pl.len(), *ends).collect(engine="streaming").row(0)
+        if not num_chosen:
             continue
-        low, high = (float(chosen["signed"].quantile(q) or 0.0) for q in (0.005, 0.995))
         width = (high - low) / NUM_MARGIN_BINS or 1.0
         number = ((pl.col("signed") - low) / width).floor().clip(0, NUM_MARGIN_BINS - 1)
         order = [label.name for label in prompt.labels]
         tables.append(
             chosen.group_by("gold", bin=number)
             .agg(n=pl.len().cast(pl.Int64))
+            .collect(engine="streaming")
             .sort(pl.col("gold").replace_strict(order, range(len(order))), "bin")
             .select(
                 pl.lit(prompt.name).alias("prompt"),

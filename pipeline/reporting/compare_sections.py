@@ -95,7 +95,7 @@ def _runs(comparison: RunComparison) -> doc.Section:
 
 
 def _flips(comparison: RunComparison) -> doc.Section:
-    num_flips = comparison.flips.height
+    num_flips = comparison.num_flips
     if not num_flips:
         none = "None: both runs predict the same label for every common item."
         return doc.Section("items", "Flipped items", [doc.Paragraph(none)])
@@ -127,7 +127,7 @@ def _flipped_items(comparison: RunComparison, instead: Sequence[doc.Block]) -> d
         rows=rows,
         num_first=rows.height,
         first_are="surest",
-        num_total=comparison.flips.height,
+        num_total=comparison.num_flips,
         instead=instead,
         group_unit="task" if comparison.of_tasks else "prompt",
         kind="A's document" if comparison.of_tasks else "A's item",

@@ -45,10 +45,12 @@ def item_rows(predictions: pl.LazyFrame, source: Source, first: pl.Series) -> pl
 def pick_items(source: Source, first: pl.Series) -> pl.Series:
     """The ids in `first`, then others of the run in random order, as far as they may be read."""
     most = min(MAX_ITEMS, MAX_SCORES // max(1, *(len(prompt.labels) for prompt in source.passes)))
-    ids = source.items.select("item_id").collect(engine="streaming")["item_id"].sort()
-    others = np.setdiff1d(ids.to_numpy(), first.to_numpy(), assume_unique=True)
-    shuffled = np.random.default_rng(SEED).permutation(others)
-    return pl.Series(np.concatenate([first.to_numpy(), shuffled])[:most], dtype=pl.Int64)
+    ids = source.items.select("item_id").collect(engine="streaming")["item_id"].sort().to_numpy()
+    # As many as could be wanted if all of `first` were among them: shuffling the ids themselves would copy them all.
+    sample = np.random.default_rng(SEED).choice(len(ids), min(len(ids), most + len(first)), replace=False)
+    others = ids[sample]
+    others = others[~np.isin(others, first.to_numpy())]
+    return pl.Series(np.concatenate([first.to_numpy(), others])[:most], dtype=pl.Int64)
 
 
 def describe(predicted: pl.DataFrame, source: Source, prompt: PromptRecord, num_scores: int | None) -> pl.DataFrame:

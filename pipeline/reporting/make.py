@@ -8,7 +8,7 @@ import polars as pl
 
 from pipeline.analysis import scan_tasks
 from pipeline.reporting import calibration, metrics
-from pipeline.reporting.compare import changed_predictions
+from pipeline.reporting.changed import changed_predictions
 from pipeline.reporting.item_rows import describe, item_rows
 from pipeline.reporting.items import has_known_text
 from pipeline.reporting.label_words import label_words_table
@@ -83,13 +83,12 @@ def _make_tables(
     gap: float | None,
 ) -> Report:
     prompts, rules, headline = source.prompts, source.rules, source.headline
-    names = [prompt.name for prompt in prompts]
     counts = metrics.count_confusions(predictions)
     confusion = metrics.confusion_table(counts, prompts, rules)
     classes = metrics.class_table(confusion)
     histogram = metrics.histogram_table(counts, prompts, rules)
     reliability = calibration.reliability_table(predictions)
-    coverage = calibration.coverage_table(predictions, names, rules)
+    coverage = calibration.coverage_table(predictions, prompts, rules)
     facts = metrics.count_facts(predictions)
     summary = metrics.summary_table(prompts, rules, facts, classes, reliability, coverage, tallies.brier)
     commonest = None if source.commonest is None else prompts[0].label_names[source.commonest]
@@ -140,7 +139,7 @@ def _wrong_items(predictions: pl.LazyFrame, source: Source, prompt: PromptRecord
         worst = (
             wrong.filter(pl.col("prompt") == prompt.name)
             .top_k(NUM_WRONG, by=["margin", "item_id"])
-            .collect()
+            .collect(engine="streaming")
             .sort("margin", "item_id", descending=[True, False])
         )
     else:

@@ -94,12 +94,13 @@ def open_source(folder: Output, prompts: Sequence[PromptRecord], headline: str) 
     has_classes = not any(prompt.has_choices for prompt in prompts)
     rules = _pick_rules(scores, headline, has_priors=priors is not None, has_classes=has_classes)
     passes = _passes(prompts)
-    rows = pl.sum_horizontal(map(num_places, passes))
+    rows = pl.sum_horizontal(map(num_places, passes)).cast(pl.UInt32)  # twelve bytes an item, for a moment
     sizes = items.select("item_id", rows=rows).collect(engine="streaming").sort("item_id")
+    num_items = _count_items(items, prompts, sizes.height)
     blocks = cut_blocks(sizes["item_id"].to_numpy(), sizes["rows"].to_numpy())
+    del sizes
     constants = _make_constants(scores, [prompt for prompt in prompts if has_classes], blocks, priors)
     facts = read_item_facts(items, passes)
-    num_items = _count_items(items, prompts, sizes.height)
     commonest = commonest_class(items) if has_classes else None
     return Source(prompts, scores, items, facts, rules, headline, num_items, blocks, constants, commonest)
 
@@ -143,7 +144,7 @@ def _pick_rules(scores: pl.LazyFrame, headline: str, *, has_priors: bool, has_cl
     """The rules whose inputs are stored, of those that make sense of these items."""
     rules = [rule for rule in RULES if has_classes or rule not in CLASS_RULES]
     missing = set() if has_priors else {"pmi", "contextual"}
-    if not scores.select(pl.col("notebook_logit").is_not_null().all()).collect().item():
+    if not scores.select(pl.col("notebook_logit").is_not_null().all()).collect(engine="streaming").item():
         missing.add("notebook")
     if headline not in RULES:
         raise InputError(f"unknown rule '{headline}'; use one of {', '.join(RULES)}")

@@ -11,7 +11,8 @@ import pytest
 from flows.cli import main
 from pipeline.analysis import Run, load_run
 from pipeline.errors import InputError
-from pipeline.reporting.compare import RunComparison, changed_predictions, compare_runs
+from pipeline.reporting.changed import changed_predictions
+from pipeline.reporting.compare import RunComparison, compare_runs
 from pipeline.reporting.compare_sections import compare_document
 from pipeline.reporting.markdown import render_markdown
 from pipeline.storing.files import Output

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.analysis import Run, load_run
 from pipeline.errors import InputError
-from pipeline.reporting.compare import changed_predictions, compare_runs
+from pipeline.reporting.changed import changed_predictions
+from pipeline.reporting.compare import compare_runs
 from pipeline.reporting.compare_sections import compare_document
 from pipeline.reporting.markdown import render_markdown
 from tests.pipeline.reporting import choices, tables

@@ -15,7 +15,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from pipeline.analysis import Run, load_run
 from pipeline.reporting.agreement import AgreementCounter, Arm
-from pipeline.reporting.compare import changed_predictions, compare_runs
+from pipeline.reporting.changed import changed_predictions
+from pipeline.reporting.compare import compare_runs
 from pipeline.reporting.compare_sections import compare_document
 from pipeline.reporting.comparisons import all_pairs, compare_pairs
 from pipeline.reporting.document import all_figures

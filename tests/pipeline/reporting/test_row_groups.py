@@ -9,7 +9,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from pipeline.analysis import load_run
-from pipeline.reporting.compare import changed_predictions, compare_runs
+from pipeline.reporting.changed import changed_predictions
+from pipeline.reporting.compare import compare_runs
 from pipeline.reporting.rules import RULES
 from tests.pipeline.reporting import tables, tasks
 

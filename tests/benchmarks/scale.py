@@ -1,0 +1,198 @@
+"""Ten million items: every command over an output of that size, its seconds by stage, and the peak of its memory.
+
+Invariant: all is kept in a folder, so that what is interrupted goes on; a size's figures come from one output, and a
+stage that has been measured is not measured again.
+
+    python -m tests.benchmarks.scale --items 2500000 10000000 --s3 1000000 --folder DIRECTORY
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.storing.files import Output
+from pipeline.storing.layout import RUNS
+from pipeline.storing.manifest import need_manifest
+from pipeline.storing.runs import run_folders
+from tests.benchmarks import inputs
+from tests.benchmarks.command import ROOT
+from tests.benchmarks.results import RESULTS
+from tests.benchmarks.watch import Stage, watch
+
+TITLE = "Ten million items, CPU"
+COMMAND = "python -m tests.benchmarks.scale"
+GOAL_GB = 4
+PROMPT, OTHER_PROMPT = "answer", "topic"
+STAGES = ("pull", "plan", "score", "publish", "report")  # of a run
+CHUNK = 100_000
+
+
+# Inputs
+
+
+def rows(num_items: int) -> Iterator[dict[str, Any]]:
+    """AG News' test rows over and over, each time with another number behind the text, so that all are distinct."""
+    texts = inputs.texts()
+    for i in range(num_items):
+        number, row = divmod(i, len(texts))
+        yield {"text": f"{texts[row]} {number}" if number else texts[row], "label": i % 4}
+
+
+def write_dataset(path: Path, num_items: int) -> Path:
+    """The rows as a Parquet file, in groups of CHUNK."""
+    if path.exists():
+        return path
+    found, aside = rows(num_items), path.with_suffix(".part")
+    schema = pa.schema([("text", pa.string()), ("label", pa.int64())])
+    with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+        while chunk := list(islice(found, CHUNK)):
+            writer.write_table(pa.Table.from_pylist(chunk, schema))
+    return aside.replace(path)
+
+
+# One size
+
+
+class Case:
+    """The output of one size and what was measured on it, which a file beside it keeps."""
+
+    def __init__(self, folder: Path, num_items: int, model: Path, out: str) -> None:
+        self.folder, self.num_items, self.model, self.out = folder, num_items, model, out
+        folder.mkdir(parents=True, exist_ok=True)
+        self.measured: dict[str, dict[str, Any]] = {}
+        if self._record.exists():
+            self.measured = json.loads(self._record.read_text(encoding="utf-8"))
+
+    @property
+    def _record(self) -> Path:
+        return self.folder / "measured.json"
+
+    def step(self, name: str, *arguments: str, stage_of: Callable[[], str] | None = None) -> None:
+        """Run a command and measure it, unless that was done before; interrupted, it goes on where it was."""
+        known = self.measured.setdefault(name, {"commit": commit(), "done": False, "stages": {}})
+        if known["done"]:
+            return
+        stages = {stage: Stage(**numbers) for stage, numbers in known["stages"].items()}
+        num_samples = 0
+
+        def add(stage: str, sample: Stage) -> None:
+            nonlocal num_samples
+            stages.setdefault(stage, Stage()).add(sample)
+            num_samples += 1
+            if num_samples % 100 == 0:
+                self._keep(known, stages)
+
+        log = self.folder / f"{name}.log"
+        watch([sys.executable, "-m", "flows.cli", *arguments], log, stage_of or (lambda: "all"), add)
+        known["done"] = True
+        self._keep(known, stages)
+        seconds = ", ".join(f"{stage} {found.seconds:.0f} s" for stage, found in stages.items())
+        print(f"{self.num_items:,} {name}: {seconds}", flush=True)
+
+    def _keep(self, known: dict[str, Any], stages: dict[str, Stage]) -> None:
+        known["stages"] = {stage: found.to_json() for stage, found in stages.items()}
+        aside = self._record.with_suffix(".part")
+        aside.write_text(json.dumps(self.measured, indent=1), encoding="utf-8")
+        aside.replace(self._record)
+
+
+class RunStages:
+    """Which stage a run is in, by its log and by what lies in its output."""
+
+    def __init__(self, case: Case, name: str) -> None:
+        self._log = case.folder / f"{name}.log"
+        self._start = self._log.stat().st_size if self._log.exists() else 0
+        root = Output(case.out, create=False).root if "://" not in case.out and Path(case.out).exists() else None
+        self._before = set(Path(root, RUNS).glob("*")) if root else set()
+        self._out = Path(case.out)
+        self._stage = 0
+
+    def __call__(self) -> str:
+        """The stages follow one another, so that only the next one is looked for."""
+        if self._stage < 2 and self._says(("pulled", "to score")[self._stage]):
+            self._stage += 1
+        elif self._stage == 2 and self._holds("scores"):
+            self._stage = 3
+        elif self._stage == 3 and self._holds("report"):
+            self._stage = 4
+        return STAGES[self._stage]
+
+    def _says(self, words: str) -> bool:
+        if not self._log.exists():
+            return False
+        with self._log.open("rb") as file:
+            file.seek(self._start)
+            return words.encode() in file.read()
+
+    def _holds(self, folder: str) -> bool:
+        return any((run / folder).exists() for run in self._out.glob(f"{RUNS}/*") if run not in self._before)
+
+
+def measure(case: Case) -> None:
+    """All commands over an output of this size, one after the other."""
+    data = write_dataset(case.folder / "data.parquet", case.num_items)
+    run = ["run", "--dataset", str(data), "--model", str(case.model), "--out", case.out]
+    case.step("run", *run, "--prompt", PROMPT, stage_of=RunStages(case, "run"))
+    out = Output(case.out, create=False)
+    case.measured.setdefault("bytes", {"dataset": data.stat().st_size, **_sizes(out)})
+    case.step("again", *run, "--prompt", PROMPT, stage_of=RunStages(case, "again"))
+    case.step("report", "report", case.out, "--rule", "mean_token")
+    case.step("status", "status", case.out)
+    case.step("verify", "verify", case.out)
+    first = next(iter(run_folders(out)))
+    if not out.remote:
+        case.step("compare", "compare", f"{case.out}/{first}", case.out)
+    # Another prompt takes the place of this one, whose millions of scores are stale then.
+    case.step("other", *run, "--prompt", OTHER_PROMPT, "--limit", "1000")
+    case.step("prune", "prune", case.out, "--yes")
+
+
+def commit() -> str:
+    """The commit that is measured."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _sizes(out: Output) -> dict[str, int]:
+    """Bytes of the store and of the last run's largest files."""
+    folder, files = need_manifest(out).folder, out.list()
+    found = {"store": sum(size for name, size in files.items() if name.startswith("store/"))}
+    for name, size in files.items():
+        if name.startswith(f"{folder}/") and size > 1_000_000:
+            found[name.removeprefix(f"{folder}/")] = size
+    return found
+
+
+# The table
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, nargs="+", default=[2_500_000, 10_000_000])
+    parser.add_argument("--s3", type=int, default=1_000_000, help="items of an output on a loopback S3 server; 0: none")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "labelscore-scale"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    model = options.folder / "trivial-gemma"
+    if not model.exists():
+        trivial = inputs.random_gemma(hidden=16, layers=1, heads=1, intermediate=16, vocabulary=4_096)
+        inputs.save_model_folder(model, trivial)
+    cases = []
+    for num_items in options.items:
+        folder = options.folder / f"{num_items}"
+        cases.append(Case(folder, num_items, model, str(folder / "out")))
+        measure(cases[-1])
+
+
+if __name__ == "__main__":
+    main()
