@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import polars as pl
@@ -28,6 +29,7 @@ from pipeline.reporting.predictions import check_rule
 from pipeline.reporting.report import Report
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS
 from pipeline.scoring.scorer import Counts
+from pipeline.scoring.tokens import most_chars
 from pipeline.shard import ScoringSpec, Shard, ShardResult, cut_shards, item_values
 from pipeline.storing.files import Output
 from pipeline.storing.fingerprint import StoredPrompt
@@ -141,7 +143,11 @@ class Job:
         config, model = self.config, pulled.target.model
         with self.timed("plan"):
             store = Store(self.output, pulled.target.prompts, model.name, model.revision)
-            options = {"notebook": config.notebook_rule, "force": config.force}
+            options: dict[str, Any] = {
+                "notebook": config.notebook_rule,
+                "force": config.force,
+                "max_chars": most_chars(model.context_tokens),
+            }
             # Two prompts that differ in name alone share a fingerprint, and so their scores.
             distinct = {stored.fingerprint: stored for stored in store.prompts}.values()
             found = [(s, store.pending(pulled.items, s, extra_texts=CONTENT_FREE_TEXTS, **options)) for s in distinct]

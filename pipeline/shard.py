@@ -25,6 +25,7 @@ from pipeline.wording import show
 
 # What a killed run loses at most is what it scored since the last part: on a slow model a shard takes hours.
 SECONDS_BETWEEN_PARTS = 30.0
+BYTES_IN_SHARD = 64_000_000  # of texts: they are in memory several times over
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,27 @@ class Shard:
 
 
 def cut_shards(prompt: str, pending: Path, shard_size: int) -> list[Shard]:
-    """The shards of a prompt's missing texts, in the order of `pending`."""
-    num_texts = pq.read_metadata(pending).num_rows
-    starts = range(0, num_texts, shard_size)
+    """The shards of a prompt's missing texts, in the order of `pending`: so many in each, or fewer long ones."""
+    stops = _stops(pq.read_metadata(pending), shard_size)
     return [
-        Shard(f"{prompt} {number}/{len(starts)}", prompt, pending, start, min(start + shard_size, num_texts))
-        for number, start in enumerate(starts, 1)
+        Shard(f"{prompt} {number}/{len(stops)}", prompt, pending, start, stop)
+        for number, (start, stop) in enumerate(zip([0, *stops], stops, strict=False), 1)
     ]
+
+
+def _stops(pending: pq.FileMetaData, shard_size: int) -> list[int]:
+    """The row after the last one of each shard; a shard of more than one text has at most about BYTES_IN_SHARD."""
+    stops, row, size, num_bytes = [], 0, 0, 0.0
+    for group in map(pending.row_group, range(pending.num_row_groups)):
+        left, bytes_each = group.num_rows, group.total_byte_size / max(1, group.num_rows)
+        while left:
+            room = max(0 if size else 1, int((BYTES_IN_SHARD - num_bytes) // bytes_each))
+            taken = min(left, shard_size - size, room)
+            row, size, num_bytes, left = row + taken, size + taken, num_bytes + taken * bytes_each, left - taken
+            if left or size == shard_size:
+                stops.append(row)
+                size, num_bytes = 0, 0.0
+    return [*stops, row] if size else stops
 
 
 def read_texts(shard: Shard) -> pa.Table:

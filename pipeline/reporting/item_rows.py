@@ -38,7 +38,7 @@ def item_rows(predictions: pl.LazyFrame, source: Source, first: pl.Series) -> pl
     rows = by_item.agg(*EACH, pl.col("prompt", "right_names").first()).rename({"right_names": "gold"})
     columns = tuple(dict.fromkeys(column for prompt in source.passes for column in prompt.columns))
     read_by_any = source.passes[0].model_copy(update={"columns": columns})
-    texts = item_texts(source.items, read_by_any).filter(chosen).collect()
+    texts = item_texts(source.items, read_by_any).filter(chosen).collect(engine="streaming")
     return ids.join(rows, on="item_id", maintain_order="left").join(texts, on="item_id", maintain_order="left")
 
 
@@ -65,12 +65,13 @@ def describe(predicted: pl.DataFrame, source: Source, prompt: PromptRecord, num_
     if num_scores is not None:
         is_high = score.rank("ordinal", descending=True).over("item_id") <= num_scores
         rows = rows.filter(is_high | (pl.col("label_id") == pl.col("gold_id")))
+    texts = item_texts(source.items, prompt).filter(chosen).collect(engine="streaming").lazy()
     scores = rows.sort("label_id").group_by("item_id").agg(label_ids="label_id", labels="label", scores="score")
     return (
         places.beside(predicted.lazy())
         .with_columns(right_ids=places.right_ids, right_names=places.right_names)
         .with_columns(gold=join_names(pl.col("right_names")))
-        .join(item_texts(source.items, prompt).filter(chosen), on="item_id", how="left", maintain_order="left")
+        .join(texts, on="item_id", how="left", maintain_order="left")
         .join(scores, on="item_id", how="left", maintain_order="left")
         .collect()
     )

@@ -19,6 +19,7 @@ from pipeline.storing.manifest import PromptRecord
 
 KEY_DIGITS = 16  # hexadecimal digits of a text's hash that tell it from others: 64 bits
 TEXT, TEXT_HASH = "text", "text_hash"
+CHARS_SHOWN = 2_000  # of a text in a report: a page and a terminal show fewer
 GOLD_IDS = pl.List(pl.Int16)
 
 
@@ -77,16 +78,18 @@ class ItemFacts:
 def item_texts(items: pl.LazyFrame, prompt: PromptRecord) -> pl.LazyFrame:
     """item_id, text: what a prompt reads of each item, for a reader: `{text}` as it is, else each column with its name.
 
-    Of a task it is what stands before the continuations, mostly the same before each. Empty where the template has no
-    slot, because all that is read are the choices.
+    Of a text no more than CHARS_SHOWN characters: its beginning, or its end in a run of tasks, where what is asked
+    stands. Of a task it is what stands before the continuations, mostly the same before each. Empty where the template
+    has no slot, because all that is read are the choices.
     """
     if prompt.columns == (TEXT,) or not (prompt.columns or prompt.has_choices):
-        return items.select("item_id", TEXT)
+        return items.select("item_id", pl.col(TEXT).str.head(CHARS_SHOWN))
     kinds = items.collect_schema()
     if prompt.task is not None:
         (context,) = prompt.columns
-        return items.select("item_id", text=_as_text(context, kinds[context]))
-    lines = [pl.concat_str(pl.lit(f"{column}: "), _as_text(column, kinds[column])) for column in prompt.columns]
+        return items.select("item_id", text=_as_text(context, kinds[context]).str.tail(CHARS_SHOWN))
+    shown = {column: _as_text(column, kinds[column]).str.head(CHARS_SHOWN) for column in prompt.columns}
+    lines = [pl.concat_str(pl.lit(f"{column}: "), shown[column]) for column in prompt.columns]
     return items.select("item_id", text=pl.concat_str(lines, separator="\n") if lines else pl.lit(""))
 
 

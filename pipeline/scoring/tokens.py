@@ -19,6 +19,11 @@ from pipeline.templates import TEXT
 from pipeline.wording import MAX_SIZE, show
 
 _MAX_WINDOWS = 4096
+# Of a text that is far longer than what may be kept of it, so many characters are encoded for each token ...
+CHARS_A_TOKEN = 8
+# ... and more, where these make fewer tokens than may be kept and this margin: a text's end changes its last tokens.
+MARGIN_TOKENS = 256
+MOST_CHARS_A_TOKEN = 64  # on average over a whole text: even runs of blanks and dashes have fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +61,17 @@ class _Piece:
     words: tuple[str, ...]
 
 
+def most_chars(context_tokens: int) -> int:
+    """So many characters of a text are handed to an encoder, which needs no more to fill the context."""
+    return MOST_CHARS_A_TOKEN * (context_tokens + MARGIN_TOKENS)
+
+
 class Encoder:
     """Encodes items under one prompt, many at a time; safe to call from several threads.
 
     One column is cut at its end, to `max_text_tokens` (of the column encoded alone) and so that prompt and longest
     label fit into `context_tokens`: the prompt's `cut`, else the text, else the item's longest. Requests have no
-    columns; of them the beginning is cut.
+    columns; of them the beginning is cut. Of a long text no more is encoded than can be kept of it.
 
     Raises InputError where label words have no tokens, or the same, or too many, or the prompt without its items is too
     long.
@@ -90,7 +100,7 @@ class Encoder:
 
         Raises InputError where label words have no tokens, or the same.
         """
-        given: list[Values] = [{TEXT: item} if isinstance(item, str) else item for item in items]
+        given = [self._bounded({TEXT: item} if isinstance(item, str) else item) for item in items]
         kept = given if self._max_text_tokens is None else self._cut_to_limit(given, self._max_text_tokens)
         joined = list(self._join(kept))
         for i, sequences in enumerate(joined):
@@ -126,6 +136,8 @@ class Encoder:
 
     def _piece(self, context: str, words: tuple[str, ...]) -> _Piece:
         """With the harness' boundary the white space at the context's end is moved to the words."""
+        if self._prompt.is_requests:
+            context = context[-self._window(context, self._context_tokens, at_end=True) :]
         context = self._markup.read(self._prompt.examples + context)
         if self._prompt.boundary != "harness":
             return _Piece(context, words)
@@ -256,6 +268,46 @@ class Encoder:
 
     # --- what is too long -------------------------------------------------------------------------------------------
 
+    @property
+    def _most_tokens(self) -> int:
+        """Of a column that is cut no more tokens are kept."""
+        limit = self._context_tokens if self._max_text_tokens is None else self._max_text_tokens
+        return min(limit, self._context_tokens)
+
+    def _bounded(self, item: Values) -> Values:
+        """The item, with no more of the column that is cut than can be kept of it, so that memory stays bounded.
+
+        Raises InputError where another column alone is longer than the context, and for a text that was cut to
+        `most_chars` and does not fill it.
+        """
+        cut = self._cut_column(item)
+        for column in self._prompt.columns:
+            value = item[column]
+            if not isinstance(value, str):  # a list of choices, or of the contexts of requests
+                continue
+            limit = self._most_tokens if column == cut else self._context_tokens
+            window = self._window(value, limit)
+            if window < len(value):
+                if column != cut:
+                    raise self._too_long(f"more than {limit:,}", cut)
+                item = {**item, column: value[:window]}
+            elif len(value) == most_chars(self._context_tokens):
+                raise InputError(
+                    f"prompt '{self._prompt.name}': an item's '{column}' is so long that {len(value):,} characters of "
+                    "it were read, and these have too few tokens to stand for it; shorten it"
+                )
+        return item
+
+    def _window(self, text: str, limit: int, *, at_end: bool = False) -> int:
+        """How many characters of a text have its first (or last) `limit` tokens in them, whatever comes after."""
+        window = CHARS_A_TOKEN * (limit + MARGIN_TOKENS)
+        while window < len(text):
+            part = text[-window:] if at_end else text[:window]
+            if len(self._strings.encode([part])[0]) >= limit + MARGIN_TOKENS:
+                return window
+            window *= 2
+        return len(text)
+
     def _excess(self, sequences: TokenSequences) -> int:
         return len(sequences.prompt_ids) + max(map(len, sequences.branches)) - self._context_tokens
 
@@ -315,12 +367,15 @@ class Encoder:
             cut = {**item, column or "": self._strings.first_tokens(text, num_tokens)}
             sequences = next(self._join([cut]))
         if excess > 0:
-            raise InputError(
-                f"prompt '{self._prompt.name}': an item has {excess + self._context_tokens:,} tokens"
-                + (f" with nothing left of '{column}'" if column else "")
-                + f", the model's context is {self._context_tokens:,}; shorten it or take it out"
-            )
+            raise self._too_long(f"{excess + self._context_tokens:,}", column)
         return replace(sequences, truncated=True)
+
+    def _too_long(self, num_tokens: str, column: str | None) -> InputError:
+        nothing_left = f" with nothing left of '{column}'" if column else ""
+        return InputError(
+            f"prompt '{self._prompt.name}': an item has {num_tokens} tokens{nothing_left}, the model's context is "
+            f"{self._context_tokens:,}; shorten it or take it out"
+        )
 
     def _cut_beginning(self, sequences: TokenSequences) -> TokenSequences:
         """As the harness does: of each sequence the last tokens stay, and a token to go on from."""

@@ -8,7 +8,6 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +115,18 @@ def _group_starts(keys: Array) -> Array:
     return starts
 
 
-def rebatch(batches: Iterator[pa.RecordBatch], num_rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of exactly `num_rows` (the last may be shorter)."""
-    return cut(batches, repeat(num_rows))
+def rebatch(batches: Iterator[pa.RecordBatch], num_rows: int, num_bytes: int) -> Iterator[pa.Table]:
+    """The same rows in tables of at most about so many rows and bytes: small batches together, none of them cut."""
+    waiting: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        if waiting and (rows + batch.num_rows > num_rows or size + batch.nbytes > num_bytes):
+            yield pa.Table.from_batches(waiting)
+            waiting, rows, size = [], 0, 0
+        waiting.append(batch)
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+    if waiting:
+        yield pa.Table.from_batches(waiting)
 
 
 def cut(batches: Iterator[pa.RecordBatch], sizes: Iterable[int]) -> Iterator[pa.Table]:

@@ -34,6 +34,8 @@ from pipeline.storing.sealed import seal
 from pipeline.storing.spill import KEY, Array, Spill, bucket_of, first_equal, keys_of, num_buckets, rebatch
 from pipeline.storing.tables import ROWS_AT_ONCE, read_batches, write_table
 
+BYTES_IN_GROUP = 64_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Pending:
@@ -95,8 +97,11 @@ class Store:
         notebook: bool = False,
         force: bool = False,
         extra_texts: Sequence[str] = (),
+        max_chars: int | None = None,
     ) -> Pending:
         """The distinct texts of an items file (and `extra_texts`, after them) that have to be scored, staged in a file.
+
+        Of each text no more than `max_chars` characters are staged, the hash being that of all of it.
 
         A text is missing when no part has it, or the part that is read for it has no `notebook_logit` though `notebook`
         asks for it; with `force` all are.
@@ -118,7 +123,7 @@ class Store:
             missing[positions[lacks][np.unique(first[lacks], return_index=True)[1]]] = True
         path = self.out.work / f"pending-{fingerprint.digest[:16]}.parquet"
         with self.out.explain_errors("write scratch files in"):
-            _stage(path, items, stored.prompt, missing, extra)
+            _stage(path, items, stored.prompt, missing, extra, max_chars)
         pending = Pending(path, int(missing.sum()), num_wanted)
         self._write_plan(stored, pending)
         return pending
@@ -223,8 +228,15 @@ def _hash_join(
             yield old["payload"], new["position"], first
 
 
-def _stage(path: Path, items: Path, prompt: Prompt, missing: npt.NDArray[np.bool_], extra_texts: Sequence[str]) -> None:
-    """Write what makes the missing items, in item order, in row groups of at most ROWS_AT_ONCE."""
+def _stage(
+    path: Path,
+    items: Path,
+    prompt: Prompt,
+    missing: npt.NDArray[np.bool_],
+    extra_texts: Sequence[str],
+    max_chars: int | None,
+) -> None:
+    """Write what makes the missing items, in item order, in row groups of at most ROWS_AT_ONCE and BYTES_IN_GROUP."""
     types = pq.read_schema(items)
     schema = pa.schema([("text_hash", pa.string()), *((column, types.field(column).type) for column in prompt.columns)])
     num_items = len(missing) - len(extra_texts)
@@ -235,11 +247,18 @@ def _stage(path: Path, items: Path, prompt: Prompt, missing: npt.NDArray[np.bool
             mask = missing[start : start + batch.num_rows]
             start += batch.num_rows
             if mask.any():
-                columns = [batch[prompt.hash_column], *(batch[column] for column in prompt.columns)]
+                columns = [batch[prompt.hash_column], *(_cut(batch[column], max_chars) for column in prompt.columns)]
                 yield pa.record_batch(columns, names=schema.names).filter(pa.array(mask)).cast(schema)
         extra = [text for text, lacks in zip(extra_texts, missing[num_items:], strict=True) if lacks]
         hashes = [hash_item(prompt, same_text(prompt, text)) for text in extra]
         if extra:
             yield pa.record_batch([hashes, *([extra] * len(prompt.columns))], schema=schema)
 
-    write_table(path, schema, rebatch(chosen(), ROWS_AT_ONCE))
+    write_table(path, schema, rebatch(chosen(), ROWS_AT_ONCE, BYTES_IN_GROUP))
+
+
+def _cut(column: pa.Array, max_chars: int | None) -> pa.Array:
+    """Strings with no more than so many characters; lists, of choices or contexts, as they are."""
+    if max_chars is None or pa.types.is_list(column.type):
+        return column
+    return pc.utf8_slice_codeunits(column, 0, max_chars)

@@ -118,7 +118,9 @@ def read_batches(path: Path, columns: list[str], num_rows: int = ROWS_AT_ONCE) -
     try:
         # One row group and one thread at a time: read ahead, or with a heap for each thread, memory grows threefold.
         with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-            yield from file.iter_batches(num_rows, columns=columns, use_threads=False)
+            # Each group by itself: a batch of Arrow's goes on over several of them, however long their texts are.
+            for group in range(file.num_row_groups):
+                yield from file.iter_batches(num_rows, columns=columns, row_groups=[group], use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise RunError(f"{path}: cannot read it ({error}); run again, it is made anew") from error
 

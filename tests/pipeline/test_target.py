@@ -133,6 +133,24 @@ def test_shards_cover_the_missing_texts_once(num_texts: int, shard_size: int) ->
     assert all(shard.stop - shard.start <= shard_size for shard in shards)
 
 
+@given(st.lists(st.integers(0, 3000), min_size=1, max_size=60), st.integers(1, 60), st.integers(1, 20))
+def test_shards_of_long_texts_hold_fewer(lengths: list[int], shard_size: int, rows_in_group: int) -> None:
+    """About so many bytes, told by what a row group holds, or one text; the texts of all shards are all texts."""
+    pending = pa.BufferOutputStream()
+    texts = [f"{number} " + "x" * length for number, length in enumerate(lengths)]
+    pq.write_table(pa.table({"text": texts}), pending, row_group_size=rows_in_group, use_dictionary=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.shard.BYTES_IN_SHARD", 4000)
+        shards = cut_shards("p", pa.BufferReader(pending.getvalue()), shard_size)  # type: ignore[arg-type]
+    assert [i for shard in shards for i in range(shard.start, shard.stop)] == list(range(len(lengths)))
+    groups = [texts[i : i + rows_in_group] for i in range(0, len(texts), rows_in_group)]
+    most = [max(1, 4000 // (sum(map(len, group)) / len(group))) for group in groups]
+    for shard in shards:
+        rows = range(shard.start, shard.stop)
+        assert len(rows) <= shard_size
+        assert len(rows) <= max(most[row // rows_in_group] for row in rows)
+
+
 def test_the_default_configuration_is_the_demonstration(tmp_path: Path) -> None:
     """The bundled model is told apart by its name."""
     assert target_of(tmp_path).is_demonstration

@@ -42,13 +42,16 @@ def test_the_scratch_file_has_no_name(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
-@given(st.lists(st.integers(0, 5), max_size=12), st.integers(1, 7))
-def test_rebatching_changes_the_sizes_only(sizes: list[int], num_rows: int) -> None:
-    """All tables but the last have the asked size, and the rows are the same."""
+@given(st.lists(st.integers(1, 5), max_size=12), st.integers(1, 7), st.integers(8, 80))
+def test_rebatching_changes_the_sizes_only(sizes: list[int], num_rows: int, num_bytes: int) -> None:
+    """A table is as large as rows and bytes allow, or one batch, and the rows are the same."""
     rows = list(range(sum(sizes)))
     starts = np.cumsum([0, *sizes])
-    batches = (pa.record_batch({"a": pa.array(rows[a:b], pa.int64())}) for a, b in itertools.pairwise(starts))
-    tables = list(rebatch(batches, num_rows))
+    batches = [pa.record_batch({"a": pa.array(rows[a:b], pa.int64())}) for a, b in itertools.pairwise(starts)]
+    most, ends = min(num_rows, num_bytes // 8), np.cumsum(sizes)
+    tables = list(rebatch(iter(batches), num_rows, num_bytes))
     assert [row for table in tables for row in table["a"].to_pylist()] == rows
-    assert all(table.num_rows == num_rows for table in tables[:-1])
-    assert all(0 < table.num_rows <= num_rows for table in tables[-1:])
+    assert all(table.num_rows <= most or table.num_rows in sizes for table in tables)
+    stops = np.cumsum([table.num_rows for table in tables]).tolist()
+    for table, stop in zip(tables, stops[:-1], strict=False):  # the next batch would have been too much
+        assert table.num_rows + sizes[int(np.searchsorted(ends, stop)) + 1] > most
