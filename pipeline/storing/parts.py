@@ -7,6 +7,7 @@ or for each of its own choices, which its hash covers.
 
 import io
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -20,6 +21,7 @@ from pipeline.errors import RunError
 from pipeline.storing.files import Output, hash_bytes
 from pipeline.storing.fingerprint import Fingerprint, StoredPrompt, fingerprint_of
 from pipeline.storing.layout import PART, PLAN, SCORES_SCHEMA, STORE
+from pipeline.storing.manifest import NewerSchema
 from pipeline.storing.sealed import unseal
 from pipeline.storing.spill import Array, keys_of
 from pipeline.storing.tables import write_table
@@ -153,7 +155,7 @@ def _starts(keys: Array) -> Array:
 def read_stored(out: Output, name: str, num_bytes: int, *, verify: bool = True) -> Part | dict[str, Any]:
     """The part that a file of the store is, or the plan; without `verify` only a part's footer is read.
 
-    Raises BadPart for one that is damaged, foreign or of an older schema, RunError for one of a newer schema.
+    Raises BadPart for one that is damaged, foreign or of an older schema, NewerSchema for one of a newer.
     """
     try:
         if PurePosixPath(name).name == PLAN:
@@ -170,6 +172,12 @@ def read_stored(out: Output, name: str, num_bytes: int, *, verify: bool = True) 
         raise BadPart("foreign", "it is no Parquet file of labelscore, or its footer is damaged") from error
 
 
+def num_pending(plan: Mapping[str, Any], parts: Iterable[Part]) -> int:
+    """How many of the texts that a run set out to score are not stored yet."""
+    written = sum(part.num_texts for part in parts if part.generation >= plan["generation"])
+    return max(0, int(plan["num_missing"]) - written)
+
+
 def _verified_bytes(out: Output, name: str) -> bytes:
     sha256 = PurePosixPath(name).stem
     data = out.fetch(name, sha256).read_bytes()
@@ -182,7 +190,7 @@ def _read_footer(name: str, num_bytes: int, file: pq.ParquetFile) -> Part:
     footer = json.loads((file.schema_arrow.metadata or {}).get(_FOOTER, b"{}"))
     version = footer.get("schema_version", 0)
     if version > SCHEMA_VERSION:
-        raise RunError(
+        raise NewerSchema(
             f"{name} has schema version {version}, this labelscore reads up to {SCHEMA_VERSION}; "
             "upgrade labelscore or use another --out"
         )
