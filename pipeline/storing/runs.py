@@ -265,8 +265,7 @@ def _point_to_current(out: Output, folder: str) -> bool:
 def remove_old_folders(out: Output) -> None:
     """Remove the files of runs that were replaced a while ago, or never finished; the caller holds the lock."""
     for folder in old_folders(out, read_manifest(out)):
-        for name in files_of_run(out, folder):
-            out.delete(name)
+        out.delete_all(files_of_run(out, folder))
 
 
 def files_of_run(out: Output, folder: str) -> list[str]:

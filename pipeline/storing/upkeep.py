@@ -207,8 +207,7 @@ def prune(out: Output, *, dry_run: bool, unfinished: bool = False) -> list[Prune
         files = out.list(folder)
         pruned += [Pruned(n, files[n], "its run was replaced, or cut short") for n in files_of_run(out, folder)]
     if not dry_run:
-        for file in pruned:
-            out.delete(file.name)
+        out.delete_all([file.name for file in pruned])
     return pruned
 
 
