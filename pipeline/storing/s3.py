@@ -5,6 +5,7 @@ is asked NUM_ATTEMPTS times.
 """
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from aiobotocore.httpsession import AIOHTTPSession
@@ -15,6 +16,7 @@ CONNECT_SECONDS, ANSWER_SECONDS = 10, 25  # longer than the hangs that a store g
 BYTES_A_SECOND = 500_000  # what an upload may take longer
 NUM_ATTEMPTS = 2  # of botocore, for each of ours
 PIECE = 8 << 20  # bytes of a large upload or download in one request
+MOST_PIECES = 10_000  # of one upload
 NUM_AT_ONCE = 4  # requests of one upload or download
 
 
@@ -47,4 +49,5 @@ class S3(S3FileSystem):  # type: ignore[misc]
         super().__init__(config_kwargs={**(config_kwargs or {}), **limits}, **pieces, **options)
 
     async def _put_file(self, lpath: str, rpath: str, **options: Any) -> None:
-        await super()._put_file(lpath, rpath, **{"chunksize": PIECE, **options})
+        size = max(PIECE, Path(lpath).stat().st_size // MOST_PIECES + 1)
+        await super()._put_file(lpath, rpath, **{"chunksize": size, **options})

@@ -5,7 +5,7 @@ Invariant: nothing here changes an output but `prune`, which takes away only wha
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ from pipeline.storing.layout import (
     SCORES_SCHEMA,
     SET_ASIDE,
     STORE,
+    score_files,
 )
 from pipeline.storing.manifest import Manifest, NewerSchema, read_manifest
 from pipeline.storing.parts import BadPart, Part, num_pending, read_stored
@@ -309,14 +310,14 @@ def _is_same(out: Output, run: Output, name: str) -> bool:
 def _verify_scores(out: Output, manifest: Manifest) -> Iterator[Finding]:
     """The published table has exactly one row for each item, prompt and label, in order."""
     num_items, num_expected = _expected_rows(out, manifest)
-    file = out.fetch(SCORES)
+    files = [out.fetch(name) for name in score_files(manifest.files)]
     before_norms = pa.schema(field for field in SCORES_SCHEMA if field.name not in NORMS)
-    if pq.read_schema(file) not in (SCORES_SCHEMA, before_norms):
+    if any(pq.read_schema(file) not in (SCORES_SCHEMA, before_norms) for file in files):
         yield Finding(SCORES, "its columns are not those of this version", "run again")
         return
     names = pa.array(sorted(prompt.name for prompt in manifest.prompts))
     num_rows, in_order, last = 0, True, (-1, 0)
-    for batch in read_batches(file, ["item_id", "prompt", "label_id"]):
+    for batch in chain.from_iterable(read_batches(file, ["item_id", "prompt", "label_id"]) for file in files):
         item, label = batch["item_id"].to_numpy(), batch["label_id"].to_numpy()
         prompt = pc.fill_null(pc.index_in(batch["prompt"], names), -1).to_numpy()
         within = prompt.astype(np.int64) * (1 << 16) + label  # an int16 has room
