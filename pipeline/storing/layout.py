@@ -49,7 +49,8 @@ CHOICE_PLAN = "choice/plan.json"  # what is offered to a choice that is not fini
 # The store.
 STORE, SET_ASIDE = "store", "store/set-aside"
 FOLDER = re.compile(r"[0-9a-f]{16}")  # what was scored under one fingerprint
-PART = re.compile(r"store/[0-9a-f]{16}/[0-9a-f]{64}\.parquet")  # the hash of its bytes
+# The hash of its bytes; generation and number of texts, which a listing tells so: parts of before lack them.
+PART = re.compile(r"store/[0-9a-f]{16}/([0-9a-f]{64})(?:-(\d+)-(\d+))?\.parquet")
 PLAN = "plan.json"  # what a run set out to score
 
 

@@ -135,7 +135,8 @@ class Store:
         """
         folder = folder_of(stored.fingerprint.digest)
         before = self._plans.get(folder)
-        is_unfinished = before is not None and num_pending(before, self.parts(stored.fingerprint)) > 0
+        found = [(part.generation, part.num_texts) for part in self.parts(stored.fingerprint)]
+        is_unfinished = before is not None and num_pending(before, found) > 0
         if before and is_unfinished and before["num_wanted"] > pending.num_wanted:
             return
         plan = {

@@ -39,7 +39,7 @@ from pipeline.storing.layout import (
     score_files,
 )
 from pipeline.storing.manifest import Manifest, NewerSchema, read_manifest
-from pipeline.storing.parts import BadPart, Part, num_pending, read_stored
+from pipeline.storing.parts import BadPart, Part, facts_in, num_pending, read_stored
 from pipeline.storing.runs import changed_files, files_of_run, old_folders, run_folders
 from pipeline.storing.tables import read_batches
 
@@ -90,7 +90,10 @@ class Pruned:
 
 
 def status(out: Output) -> Status:
-    """What is stored, published, pending and stale. Reads footers only: `verify` is what proves the bytes."""
+    """What is stored, published, pending and stale, by footers: `verify` is what proves the bytes.
+
+    On an object store names tell it: a listing, and a request or two for each fingerprint.
+    """
     files = {n: size for n, size in out.list().items() if not n.startswith(f"{RUNS}/") or RUN_FOLDER.match(n)}
     manifest = read_manifest(out)
     offered, findings = _offered(out, manifest)
@@ -132,24 +135,36 @@ class _Held:
     """What lies in a fingerprint's folder; `is_known`: whether all that tells what is pending could be read."""
 
     plan: dict[str, Any] | None = None
-    parts: list[Part] = field(default_factory=list)
+    parts: list[tuple[int, int]] = field(default_factory=list)  # generation, number of texts
+    num_bytes: int = 0  # of them
+    whose: tuple[str, str, str] = ("", "", "")  # model, revision and prompt
     findings: list[Finding] = field(default_factory=list)
     is_known: bool = True
 
 
 def _peek(out: Output, files: dict[str, int]) -> _Held:
-    held = _Held()
-    for name, size in files.items():
-        try:
-            found = read_stored(out, name, size, verify=False)
-        except (BadPart, NewerSchema) as error:
-            held.findings.append(Finding(name, str(error), "the next run that needs it sets it aside"))
-            held.is_known &= isinstance(error, BadPart) and PurePosixPath(name).name != PLAN
-            continue
-        if isinstance(found, Part):
-            held.parts.append(found)
-        else:
-            held.plan = found
+    held, newest = _Held(), -1
+    for name, size in sorted(files.items(), reverse=True):  # the plan comes first
+        facts = facts_in(name) if out.remote and any(held.whose) else None
+        if not facts:
+            try:
+                found = read_stored(out, name, size, verify=False)
+            except (BadPart, NewerSchema) as error:
+                held.findings.append(Finding(name, str(error), "the next run that needs it sets it aside"))
+                held.is_known &= isinstance(error, BadPart) and PurePosixPath(name).name != PLAN
+                continue
+            except RunError as error:
+                if isinstance(error.__cause__, FileNotFoundError):  # somebody else has removed it meanwhile
+                    continue
+                raise
+            if not isinstance(found, Part):
+                held.plan, held.whose = found, (found["model"], found["revision"], found["prompt"])
+                continue
+            facts = found.generation, found.num_texts
+            if not held.plan and found.generation > newest:
+                newest, held.whose = found.generation, (found.model, found.revision, found.prompt)
+        held.parts.append(facts)
+        held.num_bytes += size
     return held
 
 
@@ -164,19 +179,13 @@ def _stored(folder: str, held: _Held, manifest: Manifest | None, offered: set[st
         state = "offered"
     elif manifest is None or pending or not is_known:
         state = "unfinished"  # whatever the clocks say of a run that finished since
-    names = ("", "", "")
-    if parts:
-        newest = max(parts, key=lambda part: part.generation)
-        names = (newest.model, newest.revision, newest.prompt)
-    if plan:
-        names = (plan["model"], plan["revision"], plan["prompt"])
     return Stored(
         folder,
         state,
-        *names,
-        num_texts=sum(part.num_texts for part in parts),
+        *held.whose,
+        num_texts=sum(num_texts for _, num_texts in parts),
         num_pending=pending,
-        num_bytes=sum(part.num_bytes for part in parts),
+        num_bytes=held.num_bytes,
         is_known=is_known,
     )
 

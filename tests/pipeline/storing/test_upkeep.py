@@ -340,6 +340,17 @@ def test_a_choice_is_kept_by_what_came_after_it_and_not_by_clocks(out: Output) -
     assert [stored.state for stored in status(out).stored] == ["published"]
 
 
+def test_a_name_that_tells_another_number_of_texts_is_found(out: Output) -> None:
+    """A listing is believed because nothing is stored under such a name: the next run sets it aside."""
+    run(out, TEXTS)
+    name = next(name for name in out.list("store") if name.endswith("-5.parquet"))
+    lie = name.replace("-5.parquet", "-6.parquet")
+    out.path(name).rename(out.path(lie))
+    assert [(finding.name, "its name tells another" in finding.problem) for finding in verify(out)] == [(lie, True)]
+    assert len(run(out, TEXTS)) == 5
+    assert verify(out) == []
+
+
 def test_prune_without_a_finished_run_is_refused(out: Output) -> None:
     """Where nothing is published everything would look stale."""
     store = open_store(out)
