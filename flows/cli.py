@@ -111,6 +111,7 @@ Gap = Annotated[float | None, read_by(points, help=GAP_HELP, metavar="POINTS")]
 PageFile = Annotated[str | None, Parameter(metavar="FILE", help="also write a page with every item that flipped")]
 Pool = Annotated[str, Parameter(metavar="NAME", help="work pool whose workers start the runs")]
 Yes = Annotated[bool, Parameter(help="remove without asking")]
+Unfinished = Annotated[bool, Parameter(help="also remove what a run or choice has stored that was not finished")]
 
 
 @app.command(group=SCORES)
@@ -287,19 +288,23 @@ def history(out: Out, /) -> None:
 
 
 @app.command(group=RUNS)
-def prune(out: Out, /, *, yes: Yes = False) -> None:
-    """Remove stored scores that the last run did not use, and runs replaced long ago, after saying which."""
+def prune(out: Out, /, *, yes: Yes = False, unfinished: Unfinished = False) -> None:
+    """Remove stored scores that the last run did not use, and runs replaced long ago, after saying which.
+
+    Scores of a run or choice that was cut short, with texts still pending, stay
+    until it is finished, or given up with --unfinished.
+    """
     from pipeline.storing import upkeep
 
     output = _open(out)
     with output.lock(terminal.warn):
-        prunable = upkeep.prune(output, dry_run=True)
+        prunable = upkeep.prune(output, dry_run=True, unfinished=unfinished)
         terminal.print_prunable(prunable)
         if not prunable:
             return
         if not yes and not terminal.confirm("Remove these files?"):
             raise InputError("nothing was removed; answer y, or use --yes where there is no terminal")
-        upkeep.prune(output, dry_run=False)
+        upkeep.prune(output, dry_run=False, unfinished=unfinished)
 
 
 @app.command(group=SCHEDULES)

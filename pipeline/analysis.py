@@ -17,10 +17,12 @@ from pipeline.storing.layout import (
     NORMS,
     PREDICTIONS,
     SCORES,
+    SCORES_FOLDER,
     SCORES_SCHEMA,
     TASKS,
     TASKS_SCHEMA,
     norm_sizes,
+    score_files,
 )
 from pipeline.storing.manifest import Manifest, PromptRecord
 from pipeline.storing.runs import need_whole, open_run
@@ -54,7 +56,7 @@ def load_run(out: str | Path) -> Run:
     is_cut_short = SCORES in manifest.files and PREDICTIONS not in manifest.files
     if is_cut_short or not folder.exists(PREDICTIONS):
         raise InputError(f"{out} has no {PREDICTIONS} of its last run; make it with `labelscore report {out}`")
-    need_whole(folder, manifest, (SCORES, ITEMS, PREDICTIONS, TASKS))
+    need_whole(folder, manifest, (*score_files(manifest.files), ITEMS, PREDICTIONS, TASKS))
     scores, items, predictions = scan_scores(folder, manifest.prompts), scan(folder, ITEMS), scan(folder, PREDICTIONS)
     return Run(str(out), folder.root, scores, items, predictions, manifest, scan_tasks(folder))
 
@@ -71,9 +73,17 @@ def scan(folder: Output, name: str) -> pl.LazyFrame:
     return pl.scan_parquet(folder.fetch(name), glob=False)
 
 
+def scan_score_files(folder: Output) -> pl.LazyFrame:
+    """The score table of a run as it was written, lazily. Raises InputError where it is missing."""
+    names = score_files(folder.list(SCORES_FOLDER))
+    if not names:
+        raise InputError(f"{folder} has no {SCORES}; run again to publish it")
+    return pl.scan_parquet([folder.fetch(name) for name in names], glob=False)
+
+
 def scan_scores(folder: Output, prompts: Sequence[PromptRecord]) -> pl.LazyFrame:
     """The score table of a run of these prompts, lazily; an old one without `norm_chars` and `norm_bytes` gets them."""
-    scores = scan(folder, SCORES)
+    scores = scan_score_files(folder)
     if set(NORMS) <= set(scores.collect_schema()):
         return scores
     words = list(dict.fromkeys(label.words for prompt in prompts for label in prompt.labels))

@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.analysis import scan_score_files
 from pipeline.chat import check_messages
 from pipeline.config import RunConfig
 from pipeline.prompts import Prompt
@@ -34,7 +35,7 @@ from pipeline.shard import ScoringSpec, Shard, ShardResult, cut_shards, item_val
 from pipeline.storing.files import Output
 from pipeline.storing.fingerprint import StoredPrompt
 from pipeline.storing.history import read_history, write_history
-from pipeline.storing.layout import HISTORY, SCORES, TABLES, TASKS, TASKS_SCHEMA
+from pipeline.storing.layout import HISTORY, TASKS, TASKS_SCHEMA, is_table
 from pipeline.storing.manifest import Manifest, digest_of_shots
 from pipeline.storing.runs import (
     LastRun,
@@ -216,7 +217,7 @@ def check_pending(target: Target, prompt: Prompt, pending: Path, answer: str) ->
 def _write_task_metrics(folder: Output, target: Target) -> None:
     """Write what the tasks' own code makes of the run's scores."""
     assert not isinstance(target.dataset, Dataset)
-    scores = pl.scan_parquet(folder.fetch(SCORES), glob=False).select("item_id", "label_id", "logprob").collect()
+    scores = scan_score_files(folder).select("item_id", "label_id", "logprob").collect()
     rows = pa.Table.from_pylist(target.dataset.judge(scores), TASKS_SCHEMA)
     with folder.writing(TASKS) as path:
         write_table(path, TASKS_SCHEMA, [rows])
@@ -274,11 +275,11 @@ def remake_report(output: Output, rule: str | None = None, gap: float | None = N
     """
     refuse_foreign(output)
     run, manifest = open_run(output)
-    need_whole(run, manifest, (*TABLES, HISTORY))
+    need_whole(run, manifest, filter(_is_kept, manifest.files))
     remove_old_folders(output)
     check_rule(run, manifest, rule or manifest.headline_rule)
     folder = output.inside(new_folder())
-    kept = {name: digest for name, digest in manifest.files.items() if name in (*TABLES, HISTORY)}
+    kept = {name: digest for name, digest in manifest.files.items() if _is_kept(name)}
     for name in kept:
         run.link(name, folder, name)
     past = pl.DataFrame(read_history(run))
@@ -294,3 +295,8 @@ def remake_report(output: Output, rule: str | None = None, gap: float | None = N
     )
     publish(output, folder, manifest)
     return report
+
+
+def _is_kept(name: str) -> bool:
+    """Whether a report made again leaves this file of a run as it is."""
+    return name == HISTORY or is_table(name)

@@ -5,13 +5,20 @@ store, as those of a run do.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
+from pipeline.errors import LabelscoreError
 from pipeline.storing.files import Finding, Output, hash_bytes, hash_file
 from pipeline.storing.layout import CHOICE, CHOICE_FILES, CHOICE_MANIFEST, CHOICE_PLAN
+from pipeline.storing.manifest import Manifest, read_manifest
 from pipeline.storing.sealed import seal, unseal
 
 AGAIN = "choose again: what was scored is stored"
+
+
+class BadPlan(Exception):
+    """What an unfinished choice has left word of cannot be read."""
 
 
 def begin_choice(out: Output, fingerprints: Iterable[str]) -> None:
@@ -27,7 +34,10 @@ def write_choice(out: Output, record: Mapping[str, Any], files: Mapping[str, byt
         if name not in (*files, CHOICE_MANIFEST) and out.exists(name):
             out.delete(name)
     hashes = {name: hash_bytes(data) for name, data in files.items()}
-    out.write_bytes(CHOICE_MANIFEST, seal({**record, "files": hashes}))
+    last_run = None
+    with suppress(LabelscoreError):  # a damaged manifest is for the next run to replace
+        last_run = (manifest := read_manifest(out)) and manifest.run_id
+    out.write_bytes(CHOICE_MANIFEST, seal({**record, "last_run": last_run, "files": hashes}))
     out.delete(CHOICE_PLAN)
 
 
@@ -43,17 +53,30 @@ def _read(out: Output, name: str) -> dict[str, Any] | None:
         return None
 
 
-def offered_folders(out: Output, finished: str) -> set[str]:
-    """The folders of the store of what an unfinished choice has scored, or the last one if it ended after `finished`.
+def offered_folders(out: Output, manifest: Manifest | None, *, unfinished: bool = True) -> set[str]:
+    """The folders of the store of what an `unfinished` choice has scored, and the last one if no run came after it.
 
     Once a later run has finished, what a finished choice has scored has served. An unfinished one is kept, whatever
-    came later, until it is finished or its plan is removed by hand.
+    came later, until it is finished or given up. Raises BadPlan where that one cannot be read.
     """
-    choice, plan = read_choice(out), _read(out, CHOICE_PLAN)
-    fingerprints = list(plan["fingerprints"]) if plan else []
-    if choice and choice["finished"] >= finished:
+    fingerprints: list[str] = []
+    if unfinished and out.exists(CHOICE_PLAN):
+        if (plan := _read(out, CHOICE_PLAN)) is None:
+            raise BadPlan("it is damaged, so what an unfinished choice has scored is not known")
+        fingerprints += plan["fingerprints"]
+    choice = read_choice(out)
+    if choice and _is_newest(choice, manifest):
         fingerprints += [candidate["fingerprint"] for candidate in choice["candidates"]]
     return {fingerprint[:16] for fingerprint in fingerprints}
+
+
+def _is_newest(choice: Mapping[str, Any], manifest: Manifest | None) -> bool:
+    """Whether no run has finished since the choice; clocks are asked only where it does not say after which it came."""
+    if manifest is None:
+        return True
+    if "last_run" in choice:
+        return bool(choice["last_run"] == manifest.run_id)
+    return bool(choice["finished"] >= manifest.finished)
 
 
 def verify_choice(out: Output) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,13 +21,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from pipeline.errors import InputError, LabelscoreError, RunError
+from pipeline.storing import object_store
 from pipeline.storing.layout import CURRENT, FOLDER, PLAN, RUN_FOLDER, RUNS
 from pipeline.storing.sealed import is_sealed
 
 TEMPORARY = ".tmp-"  # prefix of files being written; the next holder of the lock removes what a killed process left
 WORK = ".labelscore-work"  # scratch files of the running process, never part of the output
 LOCK = ".labelscore.lock"
-OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs")  # where a PUT is all or nothing
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without them answers
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -74,7 +74,7 @@ class Output:
         if not separator or scheme == "file":
             self.root = Path(rest if separator else location)
         else:
-            self.remote, self._base = _open_remote(scheme, self.location)
+            self.remote, self._base = object_store.open_store(scheme, self.location)
             cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
             self.root = cache / "labelscore" / hash_bytes(self.location.encode())[:16]
         if create or self.remote:
@@ -134,25 +134,25 @@ class Output:
     def exists(self, name: str) -> bool:
         with self.explain_errors(f"look for {name} in"):
             if self.remote:
-                return bool(self.remote.isfile(self._url(name)))
+                return self._is_object(self._url(name))
             return self.path(name).is_file()
 
     def read_bytes(self, name: str) -> bytes:
         """The file's content, from the object store itself where the output is remote."""
         with self.explain_errors(f"read {name} from"):
-            return bytes(self.remote.cat_file(self._url(name))) if self.remote else self.path(name).read_bytes()
+            return bytes(self._ask("cat_file", self._url(name))) if self.remote else self.path(name).read_bytes()
 
     def open(self, name: str) -> IO[bytes]:
         """The file for reading some of it, without a whole copy of a remote one."""
         with self.explain_errors(f"read {name} from"):
-            return cast(IO[bytes], self.remote.open(self._url(name))) if self.remote else self.path(name).open("rb")
+            return cast(IO[bytes], self._ask("open", self._url(name))) if self.remote else self.path(name).open("rb")
 
     def fetch(self, name: str, sha256: str | None = None) -> Path:
         """A local copy of the file. With `sha256`, a mirrored copy of that content is good without a download."""
         path = self.path(name)
         if self.remote and not (sha256 and path.is_file() and hash_file(path) == sha256):
             with self.explain_errors(f"fetch {name} from"), _aside(path) as temporary:
-                self.remote.get_file(self._url(name), str(temporary))
+                self._ask("get_file", self._url(name), str(temporary))
         return path
 
     # Writing
@@ -165,7 +165,7 @@ class Output:
             yield temporary
             _sync(temporary)
             if self.remote:
-                self.remote.put_file(str(temporary), self._url(name))
+                self._ask("put_file", str(temporary), self._url(name))
 
     def write_bytes(self, name: str, data: bytes) -> None:
         with self.writing(name) as temporary:
@@ -184,7 +184,7 @@ class Output:
         path = target.path(target_name)
         with self.explain_errors(f"write {target_name} to"):
             if self.remote:
-                self.remote.copy(self._url(name), target._url(target_name))
+                self._ask("cp_file", self._url(name), target._url(target_name))
                 path.unlink(missing_ok=True)
                 return
             with _aside(path) as temporary:
@@ -211,17 +211,21 @@ class Output:
 
     def delete(self, name: str) -> None:
         """Remove a file, and its folders when that was the last one; nothing happens where it is gone already."""
-        path = self.path(name)
-        with self.explain_errors(f"delete {name} from"):
+        self.delete_all([name])
+
+    def delete_all(self, names: Sequence[str]) -> None:
+        """Remove files, on an object store many with one request."""
+        paths = [self.path(name) for name in names]
+        with self.explain_errors(f"delete {names[0] if len(names) == 1 else f'{len(names)} files'} from"):
             if self.remote:
-                with suppress(FileNotFoundError):
-                    self.remote.rm_file(self._url(name))
-            path.unlink(missing_ok=True)
-            with suppress(OSError):
-                for folder in path.parents:
-                    if folder == self.root:
-                        break
-                    folder.rmdir()
+                object_store.remove(self.remote, [self._url(name) for name in names])
+            for path in paths:
+                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    for folder in path.parents:
+                        if folder == self.root:
+                            break
+                        folder.rmdir()
 
     def move(self, name: str, target: str) -> str:
         """Rename a file inside the output, never over another one: a free variant of `target` is taken and returned."""
@@ -231,7 +235,8 @@ class Output:
             free = f"{target}-{number}"
         with self.explain_errors(f"move {name} inside"):
             if self.remote:
-                self.remote.mv(self._url(name), self._url(free))
+                self._ask("cp_file", self._url(name), self._url(free))
+                object_store.remove(self.remote, [self._url(name)])
                 self.path(name).unlink(missing_ok=True)
             else:
                 self.path(free).parent.mkdir(parents=True, exist_ok=True)
@@ -308,8 +313,19 @@ class Output:
         self.path(name)  # refuses names that leave the output
         return f"{self._base}/{name}"
 
+    def _ask(self, verb: str, *arguments: str, **options: Any) -> Any:
+        return object_store.ask(self.remote, verb, *arguments, **options)
+
+    def _is_object(self, url: str) -> bool:
+        try:
+            return bool(self._ask("info", url)["type"] == "file")
+        except FileNotFoundError as error:
+            if object_store.is_missing(error):
+                return False
+            raise
+
     def _list_remote(self, folder: str) -> dict[str, int]:
-        found = self.remote.find(f"{self._base}/{folder}".rstrip("/"), detail=True)
+        found = self._ask("find", f"{self._base}/{folder}".rstrip("/"), detail=True)
         return {name.removeprefix(f"{self._base}/"): int(info["size"]) for name, info in found.items()}
 
     @contextmanager
@@ -319,12 +335,13 @@ class Output:
             yield
         except LabelscoreError:
             raise
-        except OSError as error:
-            raise _explain(error, f"cannot {doing} {self.location}") from error
         except Exception as error:
-            if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp", "gcsfs"):
+            what = f"cannot {doing} {self.location}"
+            if self.remote and (explained := object_store.explain(error, what)):
+                raise explained from error
+            if not isinstance(error, OSError):
                 raise
-            raise RunError(f"cannot {doing} {self.location}: {error}; check the address and the credentials") from error
+            raise _explain(error, what) from error
 
 
 def check_location(location: str) -> Output | None:
@@ -334,7 +351,7 @@ def check_location(location: str) -> Output | None:
     """
     scheme, separator, rest = location.partition("://")
     if separator and scheme != "file":
-        _open_remote(scheme, location)
+        object_store.open_store(scheme, location)
         return None
     root = Path(rest if separator else location)
     _check_folder(root, location)
@@ -355,18 +372,6 @@ def _check_folder(root: Path, location: str) -> None:
         reason = os.strerror(error.errno) if error.errno else str(error)
     if reason:
         raise InputError(f"cannot create {location}: {reason}; choose another --out")
-
-
-def _open_remote(scheme: str, url: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-
-    if scheme not in OBJECT_STORES:
-        raise InputError(f"{url}: cannot write to '{scheme}://'; use a directory or one of {', '.join(OBJECT_STORES)}")
-    try:
-        filesystem, base = url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
-    except ImportError as error:
-        raise InputError(f"{url}: {error}; for s3:// pip install 'labelscore[s3]'") from error
-    return filesystem, base.rstrip("/")
 
 
 def _explain(error: OSError, what: str) -> LabelscoreError:

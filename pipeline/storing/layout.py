@@ -8,6 +8,7 @@ own metadata.
 """
 
 import re
+from collections.abc import Iterable
 
 from pipeline.storing import dictionary
 from pipeline.storing.dictionary import make_schema
@@ -23,6 +24,8 @@ TASKS = "tasks.parquet"  # what lm-evaluation-harness makes of the scores of its
 TABLES = (SCORES, ITEMS, REJECTED, PRIORS, TASKS)  # what is made from the store
 REPORT_FILES = (PREDICTIONS, METRICS, MARKDOWN, PAGE, SUMMARY)  # what is made from these
 RUN_FILES = (*TABLES, HISTORY, *REPORT_FILES)
+SCORES_FOLDER = "scores"
+_MORE_SCORES = re.compile(r"scores/scores_\d{5}\.parquet")  # of a large table, from the second file on
 RUNS = "runs"  # the folder of run folders
 RUN_FOLDER = re.compile(r"runs/\d{8}T\d{6}-[0-9a-f]{8}(?=/|$)")  # one of them: when it was begun, and its own digits
 CURRENT = "current"  # a link to the folder of the last finished run; those of its files in OUT/ lead through it
@@ -46,7 +49,8 @@ CHOICE_PLAN = "choice/plan.json"  # what is offered to a choice that is not fini
 # The store.
 STORE, SET_ASIDE = "store", "store/set-aside"
 FOLDER = re.compile(r"[0-9a-f]{16}")  # what was scored under one fingerprint
-PART = re.compile(r"store/[0-9a-f]{16}/[0-9a-f]{64}\.parquet")  # the hash of its bytes
+# The hash of its bytes; generation and number of texts, which a listing tells so: parts of before lack them.
+PART = re.compile(r"store/[0-9a-f]{16}/([0-9a-f]{64})(?:-(\d+)-(\d+))?\.parquet")
 PLAN = "plan.json"  # what a run set out to score
 
 
@@ -60,6 +64,26 @@ TASKS_SCHEMA = make_schema(dictionary.TASKS)
 PREDICTIONS_SCHEMA = make_schema(dictionary.PREDICTIONS, "rule, item_id, prompt")
 METRICS_SCHEMA = make_schema(dictionary.METRICS)
 HISTORY_SCHEMA = make_schema(dictionary.HISTORY)
+
+
+def nth_scores(number: int) -> str:
+    """The name of a file of the score table, counted from 1; the names sort as they count."""
+    return SCORES if number == 1 else f"scores/scores_{number:05d}.parquet"
+
+
+def score_files(names: Iterable[str]) -> list[str]:
+    """Those of the names that are files of the score table, in its order."""
+    return sorted(name for name in names if name == SCORES or _MORE_SCORES.fullmatch(name))
+
+
+def is_table(name: str) -> bool:
+    """Whether a run has a table of this name that is made from the store."""
+    return name in TABLES or bool(_MORE_SCORES.fullmatch(name))
+
+
+def is_run_file(name: str) -> bool:
+    """Whether a run has a file of this name in its folder, its manifest among them."""
+    return is_table(name) or name in RUN_FILES or name == MANIFEST
 
 
 def norm_sizes(words: str) -> tuple[int, int]:

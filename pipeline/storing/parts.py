@@ -1,12 +1,13 @@
 """Parts: the files of the store, each holding scores of some texts under one fingerprint.
 
-Invariant: a part's name is the hash of its bytes and its footer says whose scores they are, so that no damaged, foreign
-or outdated file passes for one. In a part every text has one row for each of the fingerprint's label words, in order,
-or for each of its own choices, which its hash covers.
+Invariant: a part's name has the hash of its bytes and its footer says whose scores they are, so that no damaged,
+foreign or outdated file passes for one; what else the name tells is what the footer says. In a part every text has one
+row for each of the fingerprint's label words, in order, or for each of its own choices, which its hash covers.
 """
 
 import io
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -20,6 +21,7 @@ from pipeline.errors import RunError
 from pipeline.storing.files import Output, hash_bytes
 from pipeline.storing.fingerprint import Fingerprint, StoredPrompt, fingerprint_of
 from pipeline.storing.layout import PART, PLAN, SCORES_SCHEMA, STORE
+from pipeline.storing.manifest import NewerSchema
 from pipeline.storing.sealed import unseal
 from pipeline.storing.spill import Array, keys_of
 from pipeline.storing.tables import write_table
@@ -84,12 +86,15 @@ class PartWriter:
         fingerprint = self.stored.fingerprint
         table = _checked(table)
         has_choices = fingerprint.has_choices
-        data = self._encode(_together(table) if has_choices else _arranged(table, fingerprint.label_words))
-        name = f"{folder_of(fingerprint.digest)}/{hash_bytes(data)}.parquet"
+        table = _together(table) if has_choices else _arranged(table, fingerprint.label_words)
+        num_texts = int(_starts(keys_of(table["text_hash"].combine_chunks())).sum())
+        data = self._encode(table, num_texts)
+        facts = f"{hash_bytes(data)}-{self.generation}-{num_texts}"
+        name = f"{folder_of(fingerprint.digest)}/{facts}.parquet"
         self.out.write_bytes(name, data)
         return name
 
-    def _encode(self, table: pa.Table) -> bytes:
+    def _encode(self, table: pa.Table, num_texts: int) -> bytes:
         footer = {
             "schema_version": SCHEMA_VERSION,
             "fingerprint": dict(self.stored.fingerprint.parts),
@@ -100,7 +105,7 @@ class PartWriter:
             "prompt": self.stored.prompt.name,
         }
         if self.stored.fingerprint.has_choices:
-            footer["num_texts"] = int(_starts(keys_of(table["text_hash"].combine_chunks())).sum())
+            footer["num_texts"] = num_texts
         table = table.replace_schema_metadata({_FOOTER: json.dumps(footer, sort_keys=True).encode()})
         stream = io.BytesIO()
         write_table(stream, table.schema, [table], use_dictionary=["text_hash", "label_words"])
@@ -153,7 +158,7 @@ def _starts(keys: Array) -> Array:
 def read_stored(out: Output, name: str, num_bytes: int, *, verify: bool = True) -> Part | dict[str, Any]:
     """The part that a file of the store is, or the plan; without `verify` only a part's footer is read.
 
-    Raises BadPart for one that is damaged, foreign or of an older schema, RunError for one of a newer schema.
+    Raises BadPart for one that is damaged, foreign or of an older schema, NewerSchema for one of a newer.
     """
     try:
         if PurePosixPath(name).name == PLAN:
@@ -170,8 +175,20 @@ def read_stored(out: Output, name: str, num_bytes: int, *, verify: bool = True) 
         raise BadPart("foreign", "it is no Parquet file of labelscore, or its footer is damaged") from error
 
 
+def facts_in(name: str) -> tuple[int, int] | None:
+    """The generation and the number of texts of a part, as far as its name tells them."""
+    found = PART.fullmatch(name)
+    return (int(found[2]), int(found[3])) if found and found[2] else None
+
+
+def num_pending(plan: Mapping[str, Any], parts: Iterable[tuple[int, int]]) -> int:
+    """How many of the texts that a run set out to score are not in parts of these generations and numbers of texts."""
+    written = sum(num_texts for generation, num_texts in parts if generation >= plan["generation"])
+    return max(0, int(plan["num_missing"]) - written)
+
+
 def _verified_bytes(out: Output, name: str) -> bytes:
-    sha256 = PurePosixPath(name).stem
+    sha256 = PurePosixPath(name).stem.partition("-")[0]
     data = out.fetch(name, sha256).read_bytes()
     if hash_bytes(data) != sha256:
         raise BadPart("damaged", "its bytes do not have the hash in its name (cut short, flipped bits or foreign)")
@@ -182,7 +199,7 @@ def _read_footer(name: str, num_bytes: int, file: pq.ParquetFile) -> Part:
     footer = json.loads((file.schema_arrow.metadata or {}).get(_FOOTER, b"{}"))
     version = footer.get("schema_version", 0)
     if version > SCHEMA_VERSION:
-        raise RunError(
+        raise NewerSchema(
             f"{name} has schema version {version}, this labelscore reads up to {SCHEMA_VERSION}; "
             "upgrade labelscore or use another --out"
         )
@@ -197,6 +214,8 @@ def _read_footer(name: str, num_bytes: int, file: pq.ParquetFile) -> Part:
     num_rows = file.metadata.num_rows
     if not fingerprint.has_choices:
         footer["num_texts"] = num_rows // len(fingerprint.label_words)
+    if facts_in(name) not in (None, (footer["generation"], footer["num_texts"])):
+        raise BadPart("foreign", "its name tells another generation or number of texts than it has")
     return Part(name, fingerprint, num_rows=num_rows, num_bytes=num_bytes, **footer)
 
 

@@ -34,14 +34,16 @@ from pipeline.storing.layout import (
     RUN_FILES,
     RUN_FOLDER,
     RUNS,
+    SCORES_FOLDER,
     SET_ASIDE,
     STORE,
+    is_run_file,
+    score_files,
 )
 from pipeline.storing.manifest import OWN_KEYS, Manifest, NewerSchema, need_manifest, read_manifest, write_manifest
 from pipeline.storing.sealed import is_sealed
 
 GRACE = timedelta(hours=1)  # how long a replaced run stays, for readers who have resolved its folder
-RUN_NAMES = (*RUN_FILES, MANIFEST)
 ABANDONED = timedelta(days=1)  # from when on an unfinished folder on an object store is nobody's, as there is no lock
 
 
@@ -150,7 +152,7 @@ def refuse_foreign(out: Output) -> None:
 
     Raises InputError for one.
     """
-    foreign = sorted(out.list().keys() & RUN_NAMES)
+    foreign = sorted(filter(is_run_file, out.list()))
     if foreign and not is_ours(out):
         raise InputError(f"{out} holds {foreign[0]}, which no run of labelscore wrote there; choose another --out")
     manifest = _own_manifest(out)
@@ -200,7 +202,9 @@ def publish(out: Output, folder: Output, manifest: Manifest) -> Manifest:
     manifest.files: hashes that are known already.
     """
     known = manifest.files
-    files = {name: known.get(name) or hash_file(folder.path(name)) for name in RUN_FILES if folder.exists(name)}
+    files = {
+        name: known.get(name) or hash_file(folder.path(name)) for name in _file_names(folder) if folder.exists(name)
+    }
     manifest = _switch(out, folder, manifest.model_copy(update={"files": files}))
     renew_links(out)
     return manifest
@@ -233,8 +237,13 @@ def renew_links(out: Output) -> None:
     """
     folder = need_manifest(out).folder
     run = out.inside(folder)
+    names = list(dict.fromkeys([*_file_names(run), *_file_names(out)]))
+    if not out.remote:  # further files of a score table have their links before they are there: no reader misses one
+        for name in names[len(RUN_FILES) :]:
+            if run.exists(name):
+                _link(out, name)
     if out.remote or not _point_to_current(out, folder):
-        for name in RUN_FILES:
+        for name in names:
             if name in COPIED and run.exists(name):
                 run.link(name, out, name)
             elif out.exists(name):
@@ -242,13 +251,23 @@ def renew_links(out: Output) -> None:
         if need_manifest(out).folder != folder:  # another machine has published meanwhile
             renew_links(out)
         return
-    for name in RUN_FILES:
-        target = f"{'../' * name.count('/')}{CURRENT}/{name}"
-        path = out.path(name)
-        if not run.exists(name):
-            path.unlink(missing_ok=True)
-        elif not (path.is_symlink() and str(path.readlink()) == target):
-            out.point(name, target)
+    for name in names:
+        if run.exists(name):
+            _link(out, name)
+        else:
+            out.path(name).unlink(missing_ok=True)
+
+
+def _link(out: Output, name: str) -> None:
+    """Let a name in OUT/ lead through the link to the last run's folder."""
+    path, target = out.path(name), f"{'../' * name.count('/')}{CURRENT}/{name}"
+    if not (path.is_symlink() and str(path.readlink()) == target):
+        out.point(name, target)
+
+
+def _file_names(folder: Output) -> list[str]:
+    """RUN_FILES, and the further files of a score table that are there."""
+    return list(dict.fromkeys([*RUN_FILES, *score_files(folder.list(SCORES_FOLDER))]))
 
 
 def _point_to_current(out: Output, folder: str) -> bool:
@@ -265,13 +284,12 @@ def _point_to_current(out: Output, folder: str) -> bool:
 def remove_old_folders(out: Output) -> None:
     """Remove the files of runs that were replaced a while ago, or never finished; the caller holds the lock."""
     for folder in old_folders(out, read_manifest(out)):
-        for name in files_of_run(out, folder):
-            out.delete(name)
+        out.delete_all(files_of_run(out, folder))
 
 
 def files_of_run(out: Output, folder: str) -> list[str]:
     """Those files in a folder that a run has written: a user may have put others there."""
-    return [name for run in RUN_NAMES if out.exists(name := f"{folder}/{run}")]
+    return [f"{folder}/{name}" for name in out.inside(folder).list() if is_run_file(name)]
 
 
 def old_folders(out: Output, manifest: Manifest | None) -> list[str]:
@@ -295,7 +313,7 @@ def run_folders(out: Output) -> dict[str, bool]:
     ours = [
         name[: found.end()]
         for name in files
-        if (found := RUN_FOLDER.match(name)) and name[found.end() + 1 :] in RUN_NAMES
+        if (found := RUN_FOLDER.match(name)) and is_run_file(name[found.end() + 1 :])
     ]
     return {folder: f"{folder}/{MANIFEST}" in files for folder in ours}
 

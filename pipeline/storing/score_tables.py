@@ -7,6 +7,7 @@ with the number of items: rows meet their items in scratch files, and a chunk of
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +25,20 @@ from pipeline.storing.layout import (
     PRIORS,
     PRIORS_SCHEMA,
     REJECTED,
-    SCORES,
+    SCORES_FOLDER,
     SCORES_SCHEMA,
     TASK,
     norm_sizes,
+    nth_scores,
+    score_files,
 )
 from pipeline.storing.parts import NUMBERS
 from pipeline.storing.spill import Array, Spill, cut
 from pipeline.storing.store import Store, num_choices, places_of
-from pipeline.storing.tables import read_batches, write_table
+from pipeline.storing.tables import read_batches, write_table, write_until
 
 ROWS_IN_GROUP = 1 << 16
+BYTES_IN_FILE = 4 << 30  # of a score table: an object store takes 5 GB at once; a group more may be in it
 EXTRA = 0  # the bucket of texts that are no items
 
 
@@ -64,13 +68,24 @@ def write_tables(
         }
         columns = [_Columns(stored, spills[stored.fingerprint], chunks) for stored in ordered]
         priors = _priors([column for column in columns if not column.prompt.has_choices], prior_texts)
-        with folder.writing(SCORES) as path:
-            write_table(path, SCORES_SCHEMA, _score_tables(columns, store, items, chunks, notebook=notebook))
+        _write_scores(folder, _score_tables(columns, store, items, chunks, notebook=notebook))
     with folder.writing(PRIORS) as path:
         write_table(path, PRIORS_SCHEMA, [priors])
     folder.copy(ITEMS, items)
     if rejected:
         folder.copy(REJECTED, rejected)
+
+
+def _write_scores(folder: Output, tables: Iterator[pa.Table]) -> None:
+    """Write the score table, in several files where one would become too large; an item's rows are in one of them."""
+    first, number = next(tables, None), 0
+    while first is not None or not number:
+        number += 1
+        with folder.writing(nth_scores(number)) as path:
+            write_until(path, SCORES_SCHEMA, chain([] if first is None else [first], tables), BYTES_IN_FILE)
+        first = next(tables, None)
+    written = set(map(nth_scores, range(1, number + 1)))
+    folder.delete_all([name for name in score_files(folder.list(SCORES_FOLDER)) if name not in written])
 
 
 class _Chunks:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from pipeline.storing.parts import (
     keys_of_places,
     load_keys,
     load_scores,
+    num_pending,
     read_stored,
 )
 from pipeline.storing.sealed import seal
@@ -57,6 +59,7 @@ class Store:
         self.out, self.prompts, self.model, self.revision = out, prompts, model, revision
         self.findings: list[Finding] = []
         self._parts: dict[str, Part] = {}
+        self._plans: dict[str, dict[str, Any]] = {}  # by folder
         self.refresh()
         self._generation = 1 + max((part.generation for part in self._parts.values()), default=0)
 
@@ -72,8 +75,10 @@ class Store:
                     again = ", its texts are scored again" if PART.fullmatch(name) else ""
                     self.findings.append(Finding(name, str(bad), f"moved to {target}{again}"))
                     continue
-                if isinstance(part, Part):  # the other is a plan
+                if isinstance(part, Part):
                     self._parts[name] = part
+                else:
+                    self._plans[folder_of(fingerprint.digest)] = part
 
     def narrow(self, prompts: Sequence[StoredPrompt]) -> None:
         """Look after these of its prompts alone from now on."""
@@ -129,7 +134,16 @@ class Store:
         return pending
 
     def _write_plan(self, stored: StoredPrompt, pending: Pending) -> None:
-        """Leave for `status` what this run set out to score."""
+        """Leave for `status` and `prune` what this run set out to score.
+
+        The plan of a run that wanted more texts and was cut short stays: it is unfinished whatever this run does.
+        """
+        folder = folder_of(stored.fingerprint.digest)
+        before = self._plans.get(folder)
+        found = [(part.generation, part.num_texts) for part in self.parts(stored.fingerprint)]
+        is_unfinished = before is not None and num_pending(before, found) > 0
+        if before and is_unfinished and before["num_wanted"] > pending.num_wanted:
+            return
         plan = {
             "model": self.model,
             "revision": self.revision,
@@ -139,8 +153,9 @@ class Store:
             "num_missing": pending.num_missing,
             "num_wanted": pending.num_wanted,
         }
-        if pending.num_missing:
-            self.out.write_bytes(f"{folder_of(stored.fingerprint.digest)}/{PLAN}", seal(plan))
+        if pending.num_missing or is_unfinished:
+            self.out.write_bytes(f"{folder}/{PLAN}", seal(plan))
+            self._plans[folder] = plan
 
     def scores(
         self, items: Path, stored: StoredPrompt, extra_texts: Sequence[str] = ()

@@ -59,6 +59,15 @@ def write_table(file: Path | IO[bytes], schema: pa.Schema, tables: Iterable[pa.T
             writer.write_table(table)
 
 
+def write_until(file: Path, schema: pa.Schema, tables: Iterable[pa.Table], num_bytes: int) -> None:
+    """Write tables to a Parquet file until it has so many bytes: the rest of them stays to be taken."""
+    with _open_writer(file, schema) as writer:
+        for table in tables:
+            writer.write_table(table)
+            if file.stat().st_size >= num_bytes:
+                return
+
+
 def _num_chars(value: object) -> int:
     return len(value) if isinstance(value, str) else sum(map(_num_chars, value)) if isinstance(value, list) else 0
 

@@ -4,8 +4,8 @@ Invariant: nothing here changes an output but `prune`, which takes away only wha
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import groupby
+from dataclasses import dataclass, field, replace
+from itertools import chain, groupby
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import LabelscoreError, RunError
-from pipeline.storing.choices import offered_folders, read_choice, verify_choice
+from pipeline.storing.choices import BadPlan, offered_folders, read_choice, verify_choice
 from pipeline.storing.files import Finding, Output
 from pipeline.storing.history import read_history
 from pipeline.storing.layout import (
     CHOICE,
+    CHOICE_PLAN,
     COPIED,
     CURRENT,
     FOLDER,
@@ -27,6 +28,7 @@ from pipeline.storing.layout import (
     ITEMS,
     MANIFEST,
     NORMS,
+    PLAN,
     RUN_FILES,
     RUN_FOLDER,
     RUNS,
@@ -34,9 +36,10 @@ from pipeline.storing.layout import (
     SCORES_SCHEMA,
     SET_ASIDE,
     STORE,
+    score_files,
 )
-from pipeline.storing.manifest import Manifest, read_manifest
-from pipeline.storing.parts import BadPart, Part, read_stored
+from pipeline.storing.manifest import Manifest, NewerSchema, read_manifest
+from pipeline.storing.parts import BadPart, Part, facts_in, num_pending, read_stored
 from pipeline.storing.runs import changed_files, files_of_run, old_folders, run_folders
 from pipeline.storing.tables import read_batches
 
@@ -45,7 +48,10 @@ State = Literal["published", "offered", "unfinished", "stale"]
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the store holds under one fingerprint. A text scored again by --force counts twice in `num_texts`."""
+    """What the store holds under one fingerprint. A text scored again by --force counts twice in `num_texts`.
+
+    `is_known`: whether what was to be scored could be read; where it could not, the scores count as unfinished.
+    """
 
     folder: str
     state: State
@@ -55,6 +61,7 @@ class Stored:
     num_texts: int
     num_pending: int
     num_bytes: int
+    is_known: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +90,19 @@ class Pruned:
 
 
 def status(out: Output) -> Status:
-    """What is stored, published, pending and stale. Reads footers only: `verify` is what proves the bytes."""
+    """What is stored, published, pending and stale, by footers: `verify` is what proves the bytes.
+
+    On an object store names tell it: a listing, and a request or two for each fingerprint.
+    """
     files = {n: size for n, size in out.list().items() if not n.startswith(f"{RUNS}/") or RUN_FOLDER.match(n)}
     manifest = read_manifest(out)
-    offered = offered_folders(out, manifest.finished if manifest else "")
-    findings: list[Finding] = []
+    offered, findings = _offered(out, manifest)
     stored = []
     for folder, names in groupby((n for n in files if _folder(n)), key=_folder):
-        plan, parts, found = _peek(out, {name: files[name] for name in names})
-        findings += found
-        if parts or plan:
-            stored.append(_stored(folder, manifest, offered, plan, parts))
+        held = _peek(out, {name: files[name] for name in names})
+        findings += held.findings
+        if held.parts or held.plan or not held.is_known:
+            stored.append(_stored(folder, held, manifest, offered))
     current = manifest.folder if manifest else ""
     replaced = [size for name, size in files.items() if (run := RUN_FOLDER.match(name)) and run[0] != current]
     return Status(
@@ -113,56 +122,79 @@ def _folder(name: str) -> str:
     return parts[1] if len(parts) == 3 and parts[0] == STORE and FOLDER.fullmatch(parts[1]) else ""
 
 
-def _peek(out: Output, files: dict[str, int]) -> tuple[dict[str, Any] | None, list[Part], list[Finding]]:
-    plan, parts, findings = None, [], []
-    for name, size in files.items():
-        try:
-            found = read_stored(out, name, size, verify=False)
-        except (BadPart, RunError) as error:
-            findings.append(Finding(name, str(error), "the next run that needs it sets it aside"))
-            continue
-        if isinstance(found, Part):
-            parts.append(found)
-        else:
-            plan = found
-    return plan, parts, findings
+def _offered(out: Output, manifest: Manifest | None) -> tuple[set[str] | None, list[Finding]]:
+    """The folders that belong to a choice; None where that cannot be told."""
+    try:
+        return offered_folders(out, manifest), []
+    except BadPlan as error:
+        return None, [Finding(CHOICE_PLAN, str(error), "all scores are kept: choose again, or prune --unfinished")]
 
 
-def _stored(
-    folder: str, manifest: Manifest | None, offered: set[str], plan: dict[str, Any] | None, parts: list[Part]
-) -> Stored:
-    names, pending = ("", "", ""), 0
-    if plan:
-        written = sum(part.num_texts for part in parts if part.generation >= plan["generation"])
-        pending = max(0, plan["num_missing"] - written)
-    used = {prompt.fingerprint[:16] for prompt in manifest.prompts} if manifest else set()
+@dataclass(slots=True)
+class _Held:
+    """What lies in a fingerprint's folder; `is_known`: whether all that tells what is pending could be read."""
+
+    plan: dict[str, Any] | None = None
+    parts: list[tuple[int, int]] = field(default_factory=list)  # generation, number of texts
+    num_bytes: int = 0  # of them
+    whose: tuple[str, str, str] = ("", "", "")  # model, revision and prompt
+    findings: list[Finding] = field(default_factory=list)
+    is_known: bool = True
+
+
+def _peek(out: Output, files: dict[str, int]) -> _Held:
+    held, newest = _Held(), -1
+    for name, size in sorted(files.items(), reverse=True):  # the plan comes first
+        facts = facts_in(name) if out.remote and any(held.whose) else None
+        if not facts:
+            try:
+                found = read_stored(out, name, size, verify=False)
+            except (BadPart, NewerSchema) as error:
+                held.findings.append(Finding(name, str(error), "the next run that needs it sets it aside"))
+                held.is_known &= isinstance(error, BadPart) and PurePosixPath(name).name != PLAN
+                continue
+            except RunError as error:
+                if isinstance(error.__cause__, FileNotFoundError):  # somebody else has removed it meanwhile
+                    continue
+                raise
+            if not isinstance(found, Part):
+                held.plan, held.whose = found, (found["model"], found["revision"], found["prompt"])
+                continue
+            facts = found.generation, found.num_texts
+            if not held.plan and found.generation > newest:
+                newest, held.whose = found.generation, (found.model, found.revision, found.prompt)
+        held.parts.append(facts)
+        held.num_bytes += size
+    return held
+
+
+def _stored(folder: str, held: _Held, manifest: Manifest | None, offered: set[str] | None) -> Stored:
+    plan, parts = held.plan, held.parts
+    pending = num_pending(plan, parts) if plan else 0
+    is_known = held.is_known and offered is not None
     state: State = "stale"
-    if folder in used:
+    if manifest and folder in {prompt.fingerprint[:16] for prompt in manifest.prompts}:
         state = "published"
-    elif folder in offered:
+    elif offered and folder in offered:
         state = "offered"
-    elif manifest is None or (plan and pending and plan["started"] > manifest.finished):
-        state = "unfinished"
-    if parts:
-        newest = max(parts, key=lambda part: part.generation)
-        names = (newest.model, newest.revision, newest.prompt)
-    if plan:
-        names = (plan["model"], plan["revision"], plan["prompt"])
+    elif manifest is None or pending or not is_known:
+        state = "unfinished"  # whatever the clocks say of a run that finished since
     return Stored(
         folder,
         state,
-        *names,
-        num_texts=sum(part.num_texts for part in parts),
+        *held.whose,
+        num_texts=sum(num_texts for _, num_texts in parts),
         num_pending=pending,
-        num_bytes=sum(part.num_bytes for part in parts),
+        num_bytes=held.num_bytes,
+        is_known=is_known,
     )
 
 
-def prune(out: Output, *, dry_run: bool) -> list[Pruned]:
+def prune(out: Output, *, dry_run: bool, unfinished: bool = False) -> list[Pruned]:
     """Remove what was set aside, parts of fingerprints that the last finished run does not use, and replaced runs.
 
-    What an unfinished newer run has stored is kept, and what an unfinished choice has, or the last one where it is
-    newer than the run. With `dry_run` nothing is removed. The caller holds the lock.
+    What an unfinished run or choice has stored is kept, and what the last choice has where no run came after it; with
+    `unfinished` what was not finished is given up, too. With `dry_run` nothing is removed. The caller holds the lock.
     Raises RunError when no run has finished (everything would be stale) or the manifest is damaged.
     """
     now = status(out)
@@ -170,18 +202,41 @@ def prune(out: Output, *, dry_run: bool) -> list[Pruned]:
         raise RunError(
             f"{out}: no finished run, so nothing is known to be stale; finish one with `labelscore run` first"
         )
-    stale = {s.folder: s for s in now.stored if s.state == "stale"}
+    chosen = offered_folders(out, now.published, unfinished=False)
+    reasons = {s.folder: reason for s in now.stored if (reason := _why_removed(s, chosen, unfinished=unfinished))}
     pruned = [Pruned(name, size, "set aside as unusable") for name, size in now.set_aside.items()]
+    if unfinished:  # of scores that are in use only the word goes that some are pending
+        reasons |= {f"{STORE}/{s.folder}/{PLAN}": "it tells of pending texts" for s in now.stored if _is_open(s)}
+        pruned += [
+            Pruned(n, size, "its choice is not finished") for n, size in out.list(CHOICE).items() if n == CHOICE_PLAN
+        ]
     for name, size in out.list(STORE).items():
-        if belongs := stale.get(_folder(name)):
-            pruned.append(Pruned(name, size, f"prompt '{belongs.prompt}' of {belongs.model} is in no finished run"))
+        if reason := reasons.get(_folder(name), reasons.get(name, "")):
+            pruned.append(Pruned(name, size, reason))
     for folder in old_folders(out, now.published):
         files = out.list(folder)
         pruned += [Pruned(n, files[n], "its run was replaced, or cut short") for n in files_of_run(out, folder)]
     if not dry_run:
-        for file in pruned:
-            out.delete(file.name)
+        out.delete_all([file.name for file in pruned])
     return pruned
+
+
+def _why_removed(stored: Stored, chosen: set[str], *, unfinished: bool) -> str:
+    """Why the scores of a fingerprint go, or nothing where they stay; `chosen`: those of the last choice stay."""
+    whose = f"prompt '{stored.prompt}' of {stored.model}" if stored.prompt else "what nobody can read"
+    if stored.state == "stale":
+        return f"{whose} is in no finished run"
+    if not unfinished or stored.state == "published" or stored.folder in chosen:
+        return ""
+    if stored.state == "offered":
+        return f"{whose} was offered to a choice that is not finished"
+    if not stored.is_known:
+        return f"{whose} may be unfinished: what says so is damaged, or of a newer labelscore"
+    return f"{whose} is unfinished: {stored.num_pending:,} texts are pending"
+
+
+def _is_open(stored: Stored) -> bool:
+    return stored.num_pending > 0 or not stored.is_known
 
 
 def history(out: Output) -> list[dict[str, Any]]:
@@ -264,14 +319,14 @@ def _is_same(out: Output, run: Output, name: str) -> bool:
 def _verify_scores(out: Output, manifest: Manifest) -> Iterator[Finding]:
     """The published table has exactly one row for each item, prompt and label, in order."""
     num_items, num_expected = _expected_rows(out, manifest)
-    file = out.fetch(SCORES)
+    files = [out.fetch(name) for name in score_files(manifest.files)]
     before_norms = pa.schema(field for field in SCORES_SCHEMA if field.name not in NORMS)
-    if pq.read_schema(file) not in (SCORES_SCHEMA, before_norms):
+    if any(pq.read_schema(file) not in (SCORES_SCHEMA, before_norms) for file in files):
         yield Finding(SCORES, "its columns are not those of this version", "run again")
         return
     names = pa.array(sorted(prompt.name for prompt in manifest.prompts))
     num_rows, in_order, last = 0, True, (-1, 0)
-    for batch in read_batches(file, ["item_id", "prompt", "label_id"]):
+    for batch in chain.from_iterable(read_batches(file, ["item_id", "prompt", "label_id"]) for file in files):
         item, label = batch["item_id"].to_numpy(), batch["label_id"].to_numpy()
         prompt = pc.fill_null(pc.index_in(batch["prompt"], names), -1).to_numpy()
         within = prompt.astype(np.int64) * (1 << 16) + label  # an int16 has room

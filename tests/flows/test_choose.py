@@ -29,7 +29,8 @@ from tests.flows.conftest import Command
 from tests.flows.runs import start_command, wait_for
 
 RULES = ("sum", "mean_token", "mean_char", "mean_byte", "logit", "pmi", "contextual")
-TIMES = ("finished", "seconds", "num_scored", "config", "sha256", "files")  # what may differ between two choices
+# What may differ between two choices.
+TIMES = ("finished", "seconds", "num_scored", "config", "sha256", "files", "last_run")
 
 
 def write_rows(path: Path, num_parts: int = 1, *, odd: bool = False) -> Path:

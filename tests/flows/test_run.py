@@ -3,14 +3,22 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import polars as pl
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.job import remake_report
+from pipeline.storing.files import Output
+from pipeline.storing.layout import SCORES, nth_scores, score_files
+from pipeline.storing.runs import open_run, publish
+from pipeline.storing.tables import write_until
+from pipeline.storing.upkeep import verify
 from tests.conftest import FinishedRun
 
 
@@ -107,3 +115,23 @@ def test_commands_on_a_finished_run(
         assert word in printed
     assert main(["verify", str(demo_run.out)]) == 0
     assert capsys.readouterr().out == "all files are sound\n"
+
+
+def test_a_report_made_again_keeps_all_files(demo_run: FinishedRun, tmp_path: Path) -> None:
+    """And says the same of a table in several files as of one."""
+    out = Output(tmp_path / "out")
+    shutil.copytree(demo_run.out, out.root, symlinks=True, dirs_exist_ok=True)
+    folder, manifest = open_run(out)
+    table = pq.read_table(folder.path(SCORES))
+    half = table.num_rows // 8 * 4
+    for number, part in enumerate((table.slice(0, half), table.slice(half)), start=1):
+        write_until(folder.path(nth_scores(number)), table.schema, [part], 1)
+    files = {name: digest for name, digest in manifest.files.items() if name != SCORES}
+    publish(out, folder, manifest.model_copy(update={"files": files}))
+    before = pl.read_parquet(folder.path("report/predictions.parquet"))
+    remake_report(out)
+    again, manifest = open_run(out)
+    assert again.location != folder.location
+    assert score_files(manifest.files) == [SCORES, nth_scores(2)]
+    assert pl.read_parquet(again.path("report/predictions.parquet")).equals(before)
+    assert verify(out) == []

@@ -109,7 +109,7 @@ def run(
         folder = out.inside(new_folder())
         write_tables(folder, store, items, PRIORS, notebook=options.get("notebook", False))
         write_history(folder, last.history, history_rows(f"run-{time.time_ns()}"))
-        publish(out, folder, manifest(store.prompts, len(texts)))
+        publish(out, folder, manifest(store.prompts, len(texts), run_id=folder.root.name))
     return new
 
 

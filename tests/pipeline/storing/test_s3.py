@@ -19,6 +19,7 @@ from pipeline.storing.layout import HISTORY, SCORES
 from pipeline.storing.manifest import need_manifest, write_manifest
 from pipeline.storing.runs import new_folder, publish, renew_links
 from pipeline.storing.upkeep import history, prune, status, verify
+from tests.flows.buckets import serve_trouble
 from tests.pipeline.storing.stored import (
     ANSWER,
     TOPIC,
@@ -152,6 +153,38 @@ def test_status_and_prune_work_on_objects(out: Output) -> None:
     stale = {f"runs/one/{pruned.name}" for pruned in prune(out, dry_run=False)}
     assert stale
     assert not stale & set(objects())
+    assert verify(out) == []
+
+
+def test_status_and_prune_of_many_parts_take_few_requests(
+    out: Output, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A listing tells what is in the parts, on a machine that has never seen them; 1,000 go with one request.
+
+    Parts of before, whose names tell nothing but their hash, count as much.
+    """
+    run(out, TEXTS, [ANSWER])
+    local = Output(tmp_path / "local")
+    store = open_store(local, [TOPIC], weights="old")
+    items = write_items(local.work / "items.parquet", ["a text that is pending"])
+    store.pending(items, wanted(TOPIC, "old"))
+    for number in range(120):
+        store.writer(wanted(TOPIC, "old")).append(scored([hash_text(f"item {number}")], fingerprint(TOPIC, "old")))
+    client, parts = boto3.client("s3"), [name for name in local.list("store") if name.endswith(".parquet")]
+    for name in local.list("store"):
+        of_before = f"{name[: name.index('-')]}.parquet" if name in parts[:3] else name
+        client.put_object(Bucket=BUCKET, Key=f"runs/one/{of_before}", Body=local.read_bytes(name))
+    with serve_trouble(server, lambda method, path: None) as (url, asked):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        seen = elsewhere(out, monkeypatch, tmp_path / "machine-2")
+        stale = status(seen).stored[-1]
+        assert (stale.model, stale.prompt, stale.num_texts, stale.num_pending) == ("model-old", "topic", 120, 0)
+        assert stale.num_bytes == sum(local.list("store")[name] for name in parts)
+        assert len(asked) < 40
+        asked.clear()
+        assert len(prune(seen, dry_run=False)) == 121
+        assert len(asked) < 60
+        assert sum("delete" in each for each in asked) == 1
     assert verify(out) == []
 
 

@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import RunError
-from pipeline.prompts import hash_text
+from pipeline.prompts import Prompt, hash_text
+from pipeline.storing.choices import begin_choice, write_choice
 from pipeline.storing.files import Output, hash_file
-from pipeline.storing.layout import NORMS, RUNS, SCORES
+from pipeline.storing.layout import CHOICE_PLAN, NORMS, RUNS, SCORES
 from pipeline.storing.manifest import write_manifest
 from pipeline.storing.runs import open_run, publish
 from pipeline.storing.upkeep import history, prune, status, verify
@@ -232,17 +233,122 @@ def test_prune_says_first_and_then_removes_what_is_stale(out: Output) -> None:
     assert prune(out, dry_run=True) == []
 
 
-def test_prune_keeps_what_an_unfinished_run_has_stored(out: Output) -> None:
-    """A killed run's work is not stale as long as no later run has finished without it."""
+def cut_short(out: Output, texts: list[str], num_done: int, prompt: Prompt = TOPIC, *, force: bool = False) -> None:
+    """Leave what a run leaves that is killed when it has stored so many of the texts that it had to score."""
+    store = open_store(out, [prompt])
+    items = write_items(out.work / "items.parquet", texts)
+    pending = store.pending(items, wanted(prompt), force=force)
+    hashes = pq.read_table(pending.path)["text_hash"].to_pylist()[:num_done]
+    store.writer(wanted(prompt)).append(scored(hashes, fingerprint(prompt)))
+
+
+def pruned(out: Output, *, unfinished: bool = False) -> dict[str, str]:
+    """Why each file would go."""
+    return {file.name: file.reason for file in prune(out, dry_run=True, unfinished=unfinished)}
+
+
+def test_prune_keeps_what_an_unfinished_run_has_stored_until_it_is_given_up(out: Output) -> None:
+    """Whatever the clocks say, and whatever else was run since: only its own end, or --unfinished, makes it stale."""
     run(out, TEXTS, [ANSWER])
-    store = open_store(out, [TOPIC])
-    items = write_items(out.work / "items.parquet", TEXTS)
-    store.pending(items, wanted(TOPIC))
-    store.writer(wanted(TOPIC)).append(scored([hash_text(TEXTS[0])], fingerprint(TOPIC)))
-    assert prune(out, dry_run=True) == []
+    cut_short(out, TEXTS, 3)
     _, manifest = open_run(out)
     write_manifest(out, manifest.model_copy(update={"finished": "2999-01-01T00:00:00+00:00"}))
-    assert {p.reason for p in prune(out, dry_run=True)} == {"prompt 'topic' of model-weights is in no finished run"}
+    assert pruned(out) == {}
+    run(out, TEXTS, [ANSWER], weights="other")
+    assert not [name for name in pruned(out) if fingerprint(TOPIC).digest[:16] in name]
+    own = {n: r for n, r in pruned(out, unfinished=True).items() if fingerprint(TOPIC).digest[:16] in n}
+    assert len(own) == 2  # the part and the plan
+    assert set(own.values()) == {"prompt 'topic' of model-weights is unfinished: 17 texts are pending"}
+    run(out, TEXTS, [TOPIC])
+    run(out, TEXTS, [ANSWER])
+    assert {"prompt 'topic' of model-weights is in no finished run"} <= set(pruned(out).values())
+    prune(out, dry_run=False, unfinished=True)
+    assert [stored.state for stored in status(out).stored] == ["published"]
+
+
+@pytest.mark.parametrize("num_texts", [2, 6])
+def test_a_smaller_run_does_not_end_a_larger_one(out: Output, num_texts: int) -> None:
+    """One that finds all its texts stored, and one that scores some more: what the larger one lacks stays pending."""
+    cut_short(out, TEXTS[:15], 4)
+    run(out, TEXTS[:num_texts], [TOPIC])
+    (stored,) = status(out).stored
+    assert (stored.state, stored.num_pending > 0) == ("published", True)
+    run(out, TEXTS, [ANSWER])
+    assert pruned(out) == {}
+    assert fingerprint(TOPIC).digest[:16] in str(pruned(out, unfinished=True))
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_one_that_wants_as_many_texts_ends_it(out: Output, force: bool) -> None:
+    """Also where it finds them stored, as after a killed run with --force."""
+    run(out, TEXTS, [TOPIC])
+    cut_short(out, TEXTS, 4, force=True)
+    assert status(out).stored[0].num_pending == 16
+    run(out, TEXTS, [TOPIC], force=force)
+    assert status(out).stored[0].num_pending == 0
+    run(out, TEXTS, [ANSWER])
+    assert set(pruned(out).values()) == {"prompt 'topic' of model-weights is in no finished run"}
+
+
+def test_a_damaged_plan_keeps_what_it_was_of(out: Output) -> None:
+    """It is a finding, and nobody knows what was pending."""
+    cut_short(out, TEXTS, 3)
+    run(out, TEXTS, [ANSWER])
+    (plan,) = [
+        name for name in out.list("store") if name.endswith("plan.json") and fingerprint(TOPIC).digest[:16] in name
+    ]
+    out.path(plan).write_bytes(out.read_bytes(plan)[:-3])
+    assert [finding.name for finding in status(out).findings] == [plan]
+    assert pruned(out) == {}
+    assert len(pruned(out, unfinished=True)) == 2
+
+
+def test_parts_without_a_plan_are_stale(out: Output) -> None:
+    """Nothing says that a run is to go on with them."""
+    cut_short(out, TEXTS, 3)
+    run(out, TEXTS, [ANSWER])
+    out.delete(f"store/{fingerprint(TOPIC).digest[:16]}/plan.json")
+    assert set(pruned(out).values()) == {"prompt 'topic' of model-weights is in no finished run"}
+
+
+def test_giving_up_leaves_scores_that_are_in_use(out: Output) -> None:
+    """Of a published prompt only the word goes that more was wanted."""
+    cut_short(out, TEXTS, 4)
+    run(out, TEXTS[:2], [TOPIC])
+    assert list(pruned(out, unfinished=True).values()) == ["it tells of pending texts"]
+    prune(out, dry_run=False, unfinished=True)
+    assert status(out).stored[0].num_pending == 0
+    assert verify(out) == []
+
+
+def test_a_choice_is_kept_by_what_came_after_it_and_not_by_clocks(out: Output) -> None:
+    """A finished one until another run has finished; an unfinished one until it is given up."""
+    run(out, TEXTS, [TOPIC])
+    run(out, TEXTS, [ANSWER], weights="first")
+    chosen = {"finished": "1999-01-01T00:00:00+00:00", "candidates": [{"fingerprint": fingerprint(TOPIC).digest}]}
+    write_choice(out, chosen, {})
+    assert pruned(out, unfinished=True) == {}
+    run(out, TEXTS, [ANSWER], weights="second")
+    assert fingerprint(TOPIC).digest[:16] in str(pruned(out))
+    begin_choice(out, [fingerprint(TOPIC).digest])
+    assert fingerprint(TOPIC).digest[:16] not in str(pruned(out))
+    assert "offered to a choice that is not finished" in str(pruned(out, unfinished=True))
+    out.path(CHOICE_PLAN).write_bytes(b"torn")
+    assert [finding.name for finding in status(out).findings] == [CHOICE_PLAN]
+    assert pruned(out) == {}
+    prune(out, dry_run=False, unfinished=True)
+    assert [stored.state for stored in status(out).stored] == ["published"]
+
+
+def test_a_name_that_tells_another_number_of_texts_is_found(out: Output) -> None:
+    """A listing is believed because nothing is stored under such a name: the next run sets it aside."""
+    run(out, TEXTS)
+    name = next(name for name in out.list("store") if name.endswith("-5.parquet"))
+    lie = name.replace("-5.parquet", "-6.parquet")
+    out.path(name).rename(out.path(lie))
+    assert [(finding.name, "its name tells another" in finding.problem) for finding in verify(out)] == [(lie, True)]
+    assert len(run(out, TEXTS)) == 5
+    assert verify(out) == []
 
 
 def test_prune_without_a_finished_run_is_refused(out: Output) -> None:
