@@ -24,7 +24,6 @@ SECONDS_A_TRY = 20.0
 SECONDS_TO_CONNECT = 5.0  # httpcore tries four times
 SECONDS_WHEN_LOST = 4.0  # for the one try of a later request: the server may be back
 SECONDS_BETWEEN_TRIES = 30.0  # of those
-SECONDS_FOR_CLEANING = 2.0
 _TRIED = "labelscore.tried"
 
 _results: ContextVar[list[Any] | None] = ContextVar("labelscore_results", default=None)
@@ -56,15 +55,21 @@ class Patience:
         self._since = self._since or now
         left = self._seconds - (now - self._since)
         if left <= 0 and (request.extensions.get(_TRIED) or now < self._next_try):
-            lost = ServerLost(f"the Prefect server at {bare(request.url)} does not answer any more")
-            lost.is_known, self._is_known = self._is_known, True
-            raise lost
+            raise self._lost(request)
         limit = min(left, SECONDS_A_TRY)
         if left <= 0:
             limit, self._next_try = SECONDS_WHEN_LOST, now + SECONDS_BETWEEN_TRIES
         connect = min(limit, SECONDS_TO_CONNECT)
         request.extensions["timeout"] = {"connect": connect, "read": limit, "write": limit, "pool": limit}
         request.extensions[_TRIED] = True
+
+    def _lost(self, request: httpx.Request) -> ServerLost:
+        lost = ServerLost(f"the Prefect server at {bare(request.url)} does not answer any more")
+        lost.is_known, self._is_known = self._is_known, True
+        if not lost.is_known and os.environ.get("PREFECT__FLOW_RUN_ID"):
+            # A run that Prefect's runner has started: nobody else sees to its end.
+            end_without_goodbye(RunError.exit_code, lambda: self._is_known)
+        return lost
 
     def after_answer(self, response: httpx.Response) -> None:
         """Any answer counts."""
@@ -125,22 +130,23 @@ def keep_result(result: Any) -> None:
         results.append(result)
 
 
-def end_without_goodbye(code: int) -> None:
+def end_without_goodbye(code: int, is_lost: Callable[[], bool] = lambda: True) -> None:
     """Have this process end at once when it ends: Prefect's threads would wait at exit, for ever, to send what is left.
 
-    Called where the server is lost.
+    Called where the server is lost, which may have come back by then.
     """
     logging.raiseExceptions = False  # or its thread for log lines complains of each that it could not send
 
     def end() -> None:
-        threading.main_thread().join()  # which the interpreter lets go before it waits for these threads
-        time.sleep(SECONDS_FOR_CLEANING)
+        if not is_lost():
+            return
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
         os._exit(code)
 
-    threading.Thread(target=end, daemon=True).start()
+    # As Prefect's threads do, which are asked in the opposite order; `atexit` would come after them.
+    threading._register_atexit(end)  # type: ignore[attr-defined]
 
 
 def bare(url: "str | httpx.URL") -> str:
