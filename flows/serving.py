@@ -6,7 +6,9 @@ was changed on Prefect's pages stays: a deployment that is there is only looked 
 
 import asyncio
 import logging
+import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -22,14 +24,15 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runner import Runner
 from prefect.settings import PREFECT_API_URL
 
-from flows.patience import bare
+from flows.patience import bare, server_explained
 from flows.server import explain_refusal
 from flows.terminal import say, warn
 from pipeline.errors import RunError
 
 SECONDS_BETWEEN_CHECKS = 15.0  # of whether the deployment is still there
 SECONDS_TO_ANSWER = 20.0
-SECONDS_TO_STOP = 30.0
+SECONDS_TO_STOP = 10.0
+SECONDS_TO_END = 30.0
 PASSING = (408, 425, 429)  # and 500 and above: a server that starts, or is busy
 
 
@@ -40,11 +43,15 @@ def serve_until_stopped(deployment: RunnerDeployment, watch: Callable[[], object
     """
     for name in ("prefect.FlowRunCancellingObserver", "prefect.runner"):
         logging.getLogger(name).addFilter(_without_lost_connections)
-    with suppress(KeyboardInterrupt):
-        asyncio.run(_serve(deployment, watch))
+    with suppress(KeyboardInterrupt), server_explained():
+        failure = asyncio.run(_serve(deployment, watch))
+        if failure is not None:
+            raise failure
 
 
-async def _serve(deployment: RunnerDeployment, watch: Callable[[], object]) -> None:
+async def _serve(deployment: RunnerDeployment, watch: Callable[[], object]) -> RunError | None:
+    """What ended it, None where it was asked to end. It is not raised here, where it would go through task groups."""
+    failure: RunError | None = None
     runner = Runner(pause_on_shutdown=False)  # it would go through deployments that are gone
     async with get_client() as client, runner:
         _keep_looking_for_cancelled(runner)
@@ -57,8 +64,17 @@ async def _serve(deployment: RunnerDeployment, watch: Callable[[], object]) -> N
                     await stop.wait()
                     loops.cancel_scope.cancel()
             except* RunError as group:
-                raise RunError(str(group.exceptions[0])) from None
+                failure = RunError(str(group.exceptions[0]))
+        end_at_the_latest(RunError.exit_code if failure or served.is_silent else 0)
         await served.stop()
+    return failure
+
+
+def end_at_the_latest(code: int) -> None:
+    """A server that hangs must not keep what waits for its goodbye."""
+    timer = threading.Timer(SECONDS_TO_END, os._exit, [code])
+    timer.daemon = True
+    timer.start()
 
 
 def _keep_looking_for_cancelled(runner: Runner) -> None:
@@ -72,6 +88,7 @@ def _keep_looking_for_cancelled(runner: Runner) -> None:
             await look()
 
     observer._check_for_cancelled_flow_runs = look_patiently  # type: ignore[method-assign]
+    observer._handle_polling_task_done = lambda task: None  # type: ignore[method-assign]  # in vain where it is cancelled
 
 
 @contextmanager
@@ -100,7 +117,7 @@ class Served:
         self._id: UUID | None = None
         self._seen: DeploymentResponse | None = None
         self._is_told = False
-        self._is_silent = False
+        self.is_silent = False
         self._one_by_one = anyio.Lock()
 
     async def every(self, seconds: float, ask: Callable[[], Awaitable[None]]) -> None:
@@ -108,7 +125,7 @@ class Served:
         while True:
             async with self._one_by_one:
                 await self._asked(ask)
-            await anyio.sleep(min(seconds, SECONDS_BETWEEN_CHECKS) if self._is_silent else seconds)
+            await anyio.sleep(min(seconds, SECONDS_BETWEEN_CHECKS) if self.is_silent else seconds)
 
     async def _asked(self, ask: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -129,14 +146,14 @@ class Served:
             self._answered()
 
     def _fell_silent(self) -> None:
-        if not self._is_silent:
+        if not self.is_silent:
             warn(f"the Prefect server at {bare(PREFECT_API_URL.value() or '')} does not answer; waiting for it")
-        self._is_silent = True
+        self.is_silent = True
 
     def _answered(self) -> None:
-        if self._is_silent:
+        if self.is_silent:
             warn("the Prefect server answers again")
-        self._is_silent = False
+        self.is_silent = False
 
     async def check(self) -> None:
         """See to it that the server has the deployment; register it where it is gone."""
@@ -176,7 +193,7 @@ class Served:
     async def stop(self) -> None:
         """End the runs at work, and pause the schedule, which nobody would serve."""
         with anyio.move_on_after(SECONDS_TO_STOP):
-            if self._id is not None and not self._is_silent:
+            if self._id is not None and not self.is_silent:
                 with suppress(httpx.HTTPError, ObjectNotFound):
                     await self._client.pause_deployment(self._id)
             await self._runner.astop()
