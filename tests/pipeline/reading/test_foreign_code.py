@@ -46,3 +46,26 @@ def test_files_of_tasks_are_refused_before_they_are_read(monkeypatch: pytest.Mon
     with pytest.raises(InputError, match=f"task_path runs code of its own, which {ALLOW}=0 forbids"):
         check_run(config)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--tasks", "piqa", "--include_path", "x"],
+        ["--tasks", "x/mine.yaml"],
+        ["--tasks", "piqa", "--trust_remote_code"],
+        ["--tasks", "piqa", "--model_args", "pretrained=x,trust_remote_code=True"],
+    ],
+    ids=lambda arguments: arguments[-1],
+)
+def test_the_harness_own_command_line_is_refused_it_too(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], tmp_path: Path
+) -> None:
+    """Whichever of its arguments would bring it in."""
+    pytest.importorskip("lm_eval")
+    from pipeline.harness.command import run_harness
+
+    monkeypatch.setenv(ALLOW, "0")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"runs code of its own, which {ALLOW}=0 forbids"):
+        run_harness(["run", *arguments])
