@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from pipeline.errors import LabelscoreError, RunError
 
-RUNS, TASKS = "prefect.flow_runs", "prefect.task_runs"  # Prefect's loggers of runs and of their steps
+# Prefect's loggers of runs, of their steps, and of what is left to say where the process of a run ends.
+RUNS, TASKS, ENGINE = "prefect.flow_runs", "prefect.task_runs", "prefect.engine"
 UNDERSTOOD = (LabelscoreError, ParameterTypeError, ValidationError)
 
 
@@ -35,7 +36,7 @@ class OneLine(logging.Filter):
 
 def tell_errors_in_one_line() -> None:
     """Have the loggers of this process's runs do so; once is enough."""
-    for name in (RUNS, TASKS):
+    for name in (RUNS, TASKS, ENGINE):
         logger = logging.getLogger(name)
         if not any(isinstance(known, OneLine) for known in logger.filters):
             logger.addFilter(_ONE_LINE)

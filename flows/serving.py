@@ -31,8 +31,7 @@ from pipeline.errors import RunError
 
 SECONDS_BETWEEN_CHECKS = 15.0  # of whether the deployment is still there
 SECONDS_TO_ANSWER = 20.0
-SECONDS_TO_STOP = 10.0
-SECONDS_TO_END = 30.0
+SECONDS_TO_END, SECONDS_TO_END_RUNS = 8.0, 30.0  # the second where runs are at work, which are ended first
 PASSING = (408, 425, 429)  # and 500 and above: a server that starts, or is busy
 
 
@@ -65,14 +64,15 @@ async def _serve(deployment: RunnerDeployment, watch: Callable[[], object]) -> R
                     loops.cancel_scope.cancel()
             except* RunError as group:
                 failure = RunError(str(group.exceptions[0]))
-        end_at_the_latest(RunError.exit_code if failure or served.is_silent else 0)
-        await served.stop()
+        seconds = SECONDS_TO_END_RUNS if served.is_at_work else SECONDS_TO_END
+        end_at_the_latest(seconds, RunError.exit_code if failure or served.is_silent else 0)
+        await served.stop(seconds / 2)
     return failure
 
 
-def end_at_the_latest(code: int) -> None:
+def end_at_the_latest(seconds: float, code: int) -> None:
     """A server that hangs must not keep what waits for its goodbye."""
-    timer = threading.Timer(SECONDS_TO_END, os._exit, [code])
+    timer = threading.Timer(seconds, os._exit, [code])
     timer.daemon = True
     timer.start()
 
@@ -190,9 +190,14 @@ class Served:
             self._is_told = True
             say("serving; stop with Ctrl-C")
 
-    async def stop(self) -> None:
-        """End the runs at work, and pause the schedule, which nobody would serve."""
-        with anyio.move_on_after(SECONDS_TO_STOP):
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a run is."""
+        return bool(self._runner._scheduled_run_poller._submitting_flow_run_ids)
+
+    async def stop(self, seconds: float) -> None:
+        """End the runs at work, and pause the schedule, which nobody would serve; for so long at most."""
+        with anyio.move_on_after(seconds):
             if self._id is not None and not self.is_silent:
                 with suppress(httpx.HTTPError, ObjectNotFound):
                     await self._client.pause_deployment(self._id)
