@@ -197,11 +197,13 @@ class Served:
 
     async def stop(self, seconds: float) -> None:
         """End the runs at work, and pause the schedule, which nobody would serve; for so long at most."""
-        with anyio.move_on_after(seconds):
+        with anyio.move_on_after(seconds / 2), suppress(httpx.HTTPError, ObjectNotFound):
             if self._id is not None and not self.is_silent:
-                with suppress(httpx.HTTPError, ObjectNotFound):
-                    await self._client.pause_deployment(self._id)
+                await self._client.pause_deployment(self._id)
+        with anyio.move_on_after(seconds / 2):
             await self._runner.astop()
+        # As an interrupt would: what is still at work is ended on the way out, and not waited for.
+        self._runner._runs_task_group.cancel_scope.cancel()
 
 
 def _without_lost_connections(record: logging.LogRecord) -> bool:
