@@ -5,17 +5,17 @@ made, and which ones are made next follows from them.
 """
 
 import logging
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Self, cast
-from uuid import UUID
 
-from prefect import artifacts, flow, task
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.hooks import report_failed_choice
-from flows.run import RETRIES, SECONDS_BETWEEN_UPDATES, publish_link, score_shard, shard_log
+from flows.hooks import hooks_of, report_failed_choice
+from flows.patience import be_patient, keep_result
+from flows.run import RETRIES, score_shard, shard_log
+from flows.shown import ShownProgress, show_markdown, show_page, show_table
 from flows.stopping import stop_requests
 from flows.terminal import ChoosingProgress, choosing_progress
 from flows.workers import Workers, open_workers
@@ -41,8 +41,8 @@ log = logging.getLogger("labelscore")
 @flow(
     name="labelscore-choose",
     flow_run_name="{config.title}",
-    on_failure=[report_failed_choice],
-    on_crashed=[report_failed_choice],
+    on_failure=hooks_of(report_failed_choice),
+    on_crashed=hooks_of(report_failed_choice),
 )
 def choose_prompt(config: ChoiceConfig) -> ChoiceRecord:
     """Find a prompt and a rule within a margin of the best of those offered, and score only what that takes.
@@ -51,6 +51,7 @@ def choose_prompt(config: ChoiceConfig) -> ChoiceRecord:
     """
     if log.level == logging.NOTSET:  # a run that Prefect started: there is no command line that asked for our lines
         log.setLevel(logging.INFO)
+    be_patient()
     output = Output(config.output)
     with output.lock(log.warning):
         choosing = Choosing(config, output, offer(config, output))
@@ -69,6 +70,7 @@ def choose_prompt(config: ChoiceConfig) -> ChoiceRecord:
         record = record_choice(choosing)
         publish(choosing, record)
     publish_artifacts(output, record)
+    keep_result(record)
     return record
 
 
@@ -110,8 +112,7 @@ class Scoring:
         self._running, self._workers = ExitStack(), cast(Workers, None)
         self._model: ModelRef | None = None  # that the workers have loaded
         self._told = set[str]()
-        self._shown = time.monotonic()
-        self._artifact = cast(UUID, artifacts.create_progress_artifact(0.0, key="labelscore-choose-progress"))
+        self._shown = ShownProgress(choosing.output, "choose-progress", "candidates out of the race")
 
     def __enter__(self) -> Self:
         return self
@@ -149,13 +150,10 @@ class Scoring:
         state = describe_race(self._choosing)
         self._show.describe(state)
         shard_log.info("%s", state)
-        if time.monotonic() - self._shown > SECONDS_BETWEEN_UPDATES or self._choosing.race.named is not None:
-            is_in = self._choosing.race.is_in
-            percent = (
-                100.0 if self._choosing.race.named is not None else 100.0 * (~is_in).sum() / max(1, len(is_in) - 1)
-            )
-            artifacts.update_progress_artifact(self._artifact, percent, state)
-            self._shown = time.monotonic()
+        is_in, is_last = self._choosing.race.is_in, self._choosing.race.named is not None
+        self._shown.update(
+            100.0 if is_last else 100.0 * (~is_in).sum() / max(1, len(is_in) - 1), state, is_last=is_last
+        )
 
 
 def describe_race(choosing: Choosing) -> str:
@@ -170,8 +168,6 @@ def describe_race(choosing: Choosing) -> str:
 
 def publish_artifacts(output: Output, record: ChoiceRecord) -> None:
     """Show the result in Prefect's UI: what was found, the table of arms, and where the page lies."""
-    artifacts.create_markdown_artifact(
-        markdown=choice_markdown(record, str(output)), key="labelscore-choice", description=str(output)
-    )
-    artifacts.create_table_artifact(table=arms_rows(record), key="labelscore-arms")
-    publish_link(output, CHOICE_PAGE, "labelscore-choice-page")
+    show_markdown(output, "choice", "choice", choice_markdown(record, str(output)))
+    show_table(output, "arms", "prompts under rules", arms_rows(record))
+    show_page(output, CHOICE_PAGE, "choice-page")

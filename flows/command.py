@@ -11,16 +11,20 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar, cast
 
 from flows.embedded import prefect_server
 from flows.hooks import post_failure
+from flows.patience import ServerLost, end_without_goodbye, kept_results, patient_client, server_explained
 from flows.server import QUIET_SETTINGS, Config, find_server, fit_prefect, make_settings
 from flows.stopping import lose_no_ctrl_c
-from flows.terminal import LineHandler, err, paste, print_report, say
+from flows.terminal import LineHandler, err, paste, print_report, say, warn
 from pipeline.checks import check_choice, check_run
 from pipeline.choice_config import ChoiceConfig
 from pipeline.config import RunConfig
-from pipeline.errors import LabelscoreError
+from pipeline.errors import LabelscoreError, RunError
+
+T = TypeVar("T")
 
 
 def run_command(config: RunConfig) -> int:
@@ -28,7 +32,7 @@ def run_command(config: RunConfig) -> int:
     with _prefect(config, check_run, "flows.run") as fitted:
         from flows.run import score_dataset
 
-        report, files = score_dataset(fitted)
+        report, files = _finish(score_dataset, fitted)
     print_report(report)
     say("")
     for name in files:
@@ -41,7 +45,7 @@ def choose_command(config: ChoiceConfig, *, as_json: bool) -> int:
     with _prefect(config, check_choice, "flows.choose") as fitted:
         from flows.choose import choose_prompt
 
-        record = choose_prompt(fitted)
+        record = _finish(choose_prompt, fitted)
     from flows.choice_terminal import print_choice
     from pipeline.choosing.shown import choice_json
 
@@ -72,6 +76,21 @@ def _prefect(config: Config, check: Callable[[Config], None], module: str) -> It
     _log_to_terminal()
     with _server(module):
         yield fitted
+
+
+def _finish(flow: Callable[[Config], T], config: Config) -> T:
+    """What a flow comes to, also where its server has gone while it ran. Raises what the flow raises."""
+    with kept_results() as results, patient_client():
+        try:
+            with server_explained():
+                return flow(config)
+        except ServerLost as error:
+            end_without_goodbye(0 if results else RunError.exit_code)
+            if not results:
+                advice = "what was scored is kept, run the same command to go on once it answers, or without a server"
+                raise RunError(f"{error}; {advice} (unset PREFECT_API_URL)") from None
+            warn(f"{error}: this run is finished, and its pages do not show it")
+            return cast(T, results[0])
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -5,21 +5,22 @@ what is left is read from the output's files, so a run that was killed anywhere 
 """
 
 import logging
-import time
 from contextlib import ExitStack
-from typing import Any, cast
-from uuid import UUID
+from typing import Any
 
-from prefect import artifacts, flow, task
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
-from flows.hooks import report_failure
+from flows.hooks import hooks_of, report_failure
+from flows.patience import be_patient, keep_result
+from flows.run_logs import tell_errors_in_one_line
+from flows.shown import ShownProgress, show_markdown, show_page, show_table
 from flows.stopping import stop_requests
 from flows.terminal import scoring_progress
 from flows.workers import Workers, open_workers
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, check_given
 from pipeline.errors import LabelscoreError
 from pipeline.job import Job, Planned, Progress, Pulled, Scored
 from pipeline.record import record_run
@@ -28,8 +29,6 @@ from pipeline.reporting.report import Report
 from pipeline.shard import Shard, ShardResult
 from pipeline.storing.files import Output
 from pipeline.storing.layout import MANIFEST, MARKDOWN, PAGE
-
-SECONDS_BETWEEN_UPDATES = 10  # of the progress artifact: each is a request that the scoring waits for
 
 log = logging.getLogger("labelscore")
 shard_log = logging.getLogger("labelscore.shards")  # one line a shard: the terminal has a progress bar instead
@@ -41,6 +40,7 @@ def is_worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]
     return isinstance(error, Exception) and not isinstance(error, LabelscoreError)
 
 
+tell_errors_in_one_line()  # at import: Prefect checks a run's parameters, and logs what it finds, before it calls us
 RETRIES: dict[str, Any] = {
     "retries": 2,
     "retry_delay_seconds": exponential_backoff(backoff_factor=2),
@@ -53,8 +53,8 @@ RETRIES: dict[str, Any] = {
 @flow(
     name="labelscore",
     flow_run_name="{config.title}",
-    on_failure=[report_failure],
-    on_crashed=[report_failure],
+    on_failure=hooks_of(report_failure),
+    on_crashed=hooks_of(report_failure),
 )
 def score_dataset(config: RunConfig) -> tuple[Report, list[str]]:
     """Score every label of every item of a data set with a causal language model, and report accuracy.
@@ -64,6 +64,8 @@ def score_dataset(config: RunConfig) -> tuple[Report, list[str]]:
     """
     if log.level == logging.NOTSET:  # a run that Prefect started: there is no command line that asked for our lines
         log.setLevel(logging.INFO)
+    be_patient()
+    check_given(config)
     output = Output(config.output)
     with output.lock(log.warning):
         job = Job(config, output)
@@ -76,7 +78,8 @@ def score_dataset(config: RunConfig) -> tuple[Report, list[str]]:
         manifest = publish(job, folder, manifest)
     publish_artifacts(output, folder, report)
     names = [name if output.exists(name) else f"{manifest.folder}/{name}" for name in (*manifest.files, MANIFEST)]
-    return report, sorted(names)
+    keep_result(result := (report, sorted(names)))
+    return result
 
 
 @task(name="pull", task_run_name="pull {job.config.source}", **RETRIES)
@@ -110,15 +113,13 @@ def score_shards(job: Job, planned: Planned) -> Scored:
 
     Raises Interrupted when a stop was requested; what was scored until then is kept.
     """
-    artifact = cast(
-        UUID, artifacts.create_progress_artifact(progress=0.0, key="labelscore-progress", description="texts scored")
-    )
+    shown = ShownProgress(job.output, "progress", "texts scored")
     with stop_requests() as should_stop, ExitStack() as running:
         with job.timed("load"):
             opened = open_workers(planned.spec, planned.shards[0], job.config.workers, should_stop)
             workers = running.enter_context(opened)
         with scoring_progress(planned.num_missing) as advance, job.timed("score"):
-            progress, shown, told = Progress(planned.num_missing), time.monotonic(), set[str]()
+            progress, told = Progress(planned.num_missing), set[str]()
             for result in workers.score(list(planned.shards), score_shard, advance):
                 progress.add(result)
                 for line in result.lines:
@@ -126,10 +127,8 @@ def score_shards(job: Job, planned: Planned) -> Scored:
                         log.warning("%s", line)
                         told.add(line)
                 shard_log.info("%s", progress)
-                if time.monotonic() - shown > SECONDS_BETWEEN_UPDATES:
-                    artifacts.update_progress_artifact(artifact, progress.percent)
-                    shown = time.monotonic()
-    artifacts.update_progress_artifact(artifact, 100.0)
+                shown.update(progress.percent)
+    shown.update(100.0, is_last=True)
     return progress.scored
 
 
@@ -146,15 +145,8 @@ publish = task(name="publish", **RETRIES)(Job.publish)
 
 def publish_artifacts(output: Output, folder: Output, report: Report) -> None:
     """Show the result in Prefect's UI: the report, the table of figures, and where the page lies."""
-    markdown = folder.path(MARKDOWN).read_text(encoding="utf-8")
-    artifacts.create_markdown_artifact(markdown=markdown, key="labelscore-report", description=str(output))
+    show_markdown(output, "report", "report", folder.path(MARKDOWN).read_text(encoding="utf-8"))
     columns = ["prompt", "rule", "accuracy", "low", "high", "num_correct", "num_gold"]
     ranked = report.summary.sort("num_correct", descending=True, maintain_order=True)
-    artifacts.create_table_artifact(table=ranked.select(columns).to_dicts(), key="labelscore-accuracy")
-    publish_link(output, PAGE, "labelscore-page")
-
-
-def publish_link(output: Output, name: str, key: str) -> None:
-    """Show where a page of an output lies."""
-    link = f"{output}/{name}" if output.remote else output.path(name).absolute().as_uri()
-    artifacts.create_link_artifact(link=link, link_text=output.path(name).name, key=key)
+    show_table(output, "accuracy", "accuracy", ranked.select(columns).to_dicts())
+    show_page(output, PAGE, "page")

@@ -14,16 +14,18 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
-from prefect.flows import serve as serve_deployments
 from prefect.settings import PREFECT_UI_URL, get_current_settings
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
 from flows.options import Schedule
+from flows.patience import server_explained
 from flows.run import score_dataset
 from flows.server import fit_prefect
+from flows.serving import serve_until_stopped
 from flows.terminal import say
 from pipeline.bundled import MODELS, SAMPLE, named_model
+from pipeline.checks import refuse_forbidden
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.reading.places import existing_path
@@ -36,14 +38,12 @@ MISSED_HEARTBEATS = 3
 def serve(config: RunConfig, when: Schedule) -> None:
     """Serve the flow from this process until it is stopped: runs start by the schedule, or from Prefect's UI.
 
-    Raises InputError where the schedule is none.
+    Raises InputError where the schedule is none, RunError where the server refuses the deployment, now or later.
     """
     named_model(config.model)  # out of a wheel here: the runs start in another folder
     deployment = make_deployment(config, when)
-    watch_heartbeats()
     _describe(deployment)
-    say("serving; stop with Ctrl-C")
-    serve_deployments(deployment, print_starting_message=False)
+    serve_until_stopped(deployment, watch_heartbeats)
 
 
 def deploy(config: RunConfig, pool: str, when: Schedule) -> None:
@@ -51,6 +51,16 @@ def deploy(config: RunConfig, pool: str, when: Schedule) -> None:
 
     Raises InputError where the pool does not exist or the schedule is none.
     """
+    with server_explained():
+        _need_pool(pool)
+        deployment = make_deployment(config, when)
+        watch_heartbeats()
+        deployment.apply(work_pool_name=pool)
+    _describe(deployment)
+    say(f"start a worker with: prefect worker start --pool {pool}")
+
+
+def _need_pool(pool: str) -> None:
     with get_client(sync_client=True) as client:
         try:
             client.read_work_pool(pool)
@@ -59,16 +69,15 @@ def deploy(config: RunConfig, pool: str, when: Schedule) -> None:
                 f"no work pool '{pool}' on the Prefect server; make it with "
                 f"'prefect work-pool create {pool} --type process'"
             ) from None
-    deployment = make_deployment(config, when)
-    watch_heartbeats()
-    deployment.apply(work_pool_name=pool)
-    _describe(deployment)
-    say(f"start a worker with: prefect worker start --pool {pool}")
 
 
 def make_deployment(config: RunConfig, when: Schedule) -> RunnerDeployment:
-    """The deployment of a configuration: its parameters, its schedule, and one run at a time."""
+    """The deployment of a configuration: its parameters, its schedule, and one run at a time.
+
+    Raises InputError for no schedule, and for what this environment forbids.
+    """
     config = fit_prefect(from_anywhere(config))
+    refuse_forbidden(config)
     try:
         deployment = score_dataset.to_deployment(
             name=when.name or config.output.rstrip("/").split("/")[-1],

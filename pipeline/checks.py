@@ -15,15 +15,34 @@ from pipeline.examples import draw
 from pipeline.inputs import Inputs, check_tasks, is_small, read_inputs
 from pipeline.pull import refuse_bad_rows
 from pipeline.reading.dataset import Dataset
+from pipeline.reading.foreign_code import refuse_foreign_code
 from pipeline.reading.model import NO_CHAT_TEMPLATE, find_local, has_chat_template
 from pipeline.sources import is_local
 from pipeline.storing.files import check_location
+from pipeline.storing.roots import refuse_outside
 from pipeline.storing.runs import refuse_foreign
 
 
 def check_model(config: RunConfig) -> Path | None:
-    """The configured model's directory or GGUF file, None for a hub id. Raises InputError where it is no model."""
+    """The configured model's directory or GGUF file, None for a hub id.
+
+    Raises InputError where it is no model, and for code of its own where that is forbidden.
+    """
+    if config.trust_remote_code:
+        refuse_foreign_code("trust_remote_code")
     return find_local(named_model(config.model) or config.model, config.revision, tuple(MODELS))
+
+
+def refuse_forbidden(config: RunConfig) -> None:
+    """Raises InputError for what the owner of this environment forbids: code that is not installed, other outputs.
+
+    It is refused again where it would be done; this is for whoever only registers a run.
+    """
+    if config.trust_remote_code:
+        refuse_foreign_code("trust_remote_code")
+    if config.task_path is not None:
+        refuse_foreign_code("task_path")
+    refuse_outside(config.output)
 
 
 def check_run(config: RunConfig) -> None:

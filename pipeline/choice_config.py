@@ -57,7 +57,7 @@ class ChoiceConfig(BaseModel):
     @property
     def title(self) -> str:
         """What is chosen for, for people."""
-        return f"a choice for {self.source}"
+        return f"a choice for {self.source}{self.run.part}"
 
     @property
     def output(self) -> str:

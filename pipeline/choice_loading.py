@@ -121,7 +121,7 @@ _AXES: dict[str, tuple[Any, Any]] = {
 _SAID = {  # of keys that mean a little less here, or more
     "limit": "choose on the first N rows only",
     "seed": "seed of the order of the items and of the draw of solved examples; the default is 0",
-    "out": "output folder or s3:// URL; the default is data/runs/<data set>-<model>, and with several models -choice",
+    "out": "output folder or s3:// URL; the default is data/runs/DATASET-MODEL, and with several models -choice",
 }
 
 

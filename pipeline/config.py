@@ -196,9 +196,7 @@ class RunConfig(BaseModel):
     workers: Annotated[int, Field(ge=1, le=4096), NO_TRUTH] = Field(
         1, description="processes that score, each with the model loaded (more than one needs the extra 'ray')"
     )
-    out: Name | None = Field(
-        None, description="output folder or s3:// URL; the default is data/runs/<data set>-<model>"
-    )
+    out: Name | None = Field(None, description="output folder or s3:// URL; the default is data/runs/DATASET-MODEL")
     force: bool = Field(False, description="score again what is already stored")
     published: dict[Name, Annotated[float, Field(ge=0, le=1), NO_TRUTH]] = Field(
         {}, description="accuracies (0 to 1) to show beside those measured, by prompt"
@@ -216,8 +214,15 @@ class RunConfig(BaseModel):
 
     @property
     def title(self) -> str:
-        """What is scored with what, for people."""
-        return f"{self.source} with {self.model}"
+        """What is scored with what, for people: such as `news.csv (test, the first 500) with google/gemma-2b`."""
+        return f"{self.source}{self.part} with {self.model}"
+
+    @property
+    def part(self) -> str:
+        """Which part of the source is scored, for people, in brackets; "" for all of a few tasks."""
+        first = f"the first {self.limit:,}{' of each' if self.task else ''}" if self.limit else None
+        parts = [part for part in (None if self.task else self.split, first) if part]
+        return f" ({', '.join(parts)})" if parts else ""
 
     @property
     def output(self) -> str:
@@ -312,6 +317,12 @@ def check_config(config: RunConfig, places: Mapping[str, str]) -> None:
     check_chat(config, places)
     if config.rule == "notebook" and not config.notebook_rule:
         raise InputError("rule 'notebook' needs scores that are only kept with notebook_rule; add --notebook-rule")
+
+
+def check_given(config: RunConfig) -> None:
+    """The same for a configuration that came another way, such as from a form. Raises InputError."""
+    given = [key for key, field in RunConfig.model_fields.items() if getattr(config, key) != field.get_default()]
+    check_config(config, dict.fromkeys(given, "the run's parameters"))
 
 
 def _check_tasks(config: RunConfig, places: Mapping[str, str]) -> None:

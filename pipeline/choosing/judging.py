@@ -22,7 +22,8 @@ def judge(store: Store, prompts: Sequence[PromptRecord], rules: Sequence[str], i
 
     Raises RunError where an item has no scores.
     """
-    folder = Output(items.with_suffix(""))
+    items.with_suffix("").mkdir(exist_ok=True)
+    folder = Output(items.with_suffix(""), create=False)  # a scratch folder, not where outputs lie
     write_tables(folder, store, items, CONTENT_FREE_TEXTS, notebook=False)
     answers = predict(folder, prompts, rules).sort("item_id").partition_by(["prompt", "rule"], as_dict=True)
     return {Arm(prompt, rule): rows["correct"].to_numpy() for (prompt, rule), rows in answers.items()}

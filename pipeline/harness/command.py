@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError, Interrupted, LabelscoreError, RunError
 from pipeline.harness.installed import need_harness
+from pipeline.reading.foreign_code import refuse_foreign_code
 
 if TYPE_CHECKING:
     from lm_eval._cli import HarnessCLI
@@ -40,6 +41,7 @@ def run_harness(arguments: Sequence[str]) -> int:
         try:
             command = HarnessCLI()
             parsed = _parse(command)
+            _refuse_foreign_code(parsed)
             _choose_model(parsed)
             with templates_are_compiled_once():
                 command.execute(parsed)
@@ -78,6 +80,21 @@ def _parse(command: "HarnessCLI") -> Namespace:
             part = next((each for each in sys.argv[1:2] if each in ("run", "ls", "validate")), "")
             raise InputError(f"{problem} (see 'labelscore lm-eval {part} --help')".replace("  ", " ")) from None
         raise
+
+
+def _refuse_foreign_code(parsed: Namespace) -> None:
+    """Raises InputError for what would run code that is not installed, where that is forbidden."""
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    file = getattr(parsed, "config", None)
+    said = (EvaluatorConfig.load_yaml_config(file) if file else {}) | {k: v for k, v in vars(parsed).items() if v}
+    for name in ("include_path", "trust_remote_code", "confirm_run_unsafe_code"):
+        if said.get(name):
+            refuse_foreign_code(f"--{name}")
+    if re.search(r"trust_remote_code\W+(true|1)\b", str(said.get("model_args")), re.IGNORECASE):
+        refuse_foreign_code("model_args trust_remote_code")
+    if re.search(r"[/\\]|\.ya?ml\b", str(said.get("tasks", ""))):
+        refuse_foreign_code("a task's own file")
 
 
 def _choose_model(parsed: Namespace) -> None:

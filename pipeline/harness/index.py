@@ -13,6 +13,7 @@ from lm_eval.tasks import TaskManager
 
 from pipeline.errors import InputError
 from pipeline.harness.quiet import harness_is_quiet
+from pipeline.reading.foreign_code import refuse_foreign_code
 
 
 def version() -> str:
@@ -27,6 +28,7 @@ def index_of(path: str | None) -> TaskManager:
     """
     if path is None:
         return _index(None, ())
+    refuse_foreign_code("task_path")  # `!function` in its files, and their templates, which are not sandboxed
     folder = Path(path).expanduser()
     if not folder.is_dir():
         there = "a file, and no folder" if folder.exists() else "no folder"

@@ -17,6 +17,7 @@ from pipeline.reading.architecture import (
     has_soft_cap,
     load_config,
 )
+from pipeline.reading.foreign_code import refuse_foreign_code
 from pipeline.reading.gguf_file import (
     CHAT_TEMPLATE,
     choose_gguf,
@@ -88,6 +89,8 @@ def resolve_model(
     Raises InputError for what is no causal language model, an unknown device or dtype, an adapter without its base, or
     a model the hub will not give; RunError where the hub or the network fails.
     """
+    if trust_remote_code:
+        refuse_foreign_code("trust_remote_code")
     device = _resolve_device(device)
     dtype = _resolve_dtype(dtype, device)
     path = find_local(name, revision)

@@ -23,6 +23,7 @@ from typing import IO, Any, cast
 from pipeline.errors import InputError, LabelscoreError, RunError
 from pipeline.storing import object_store
 from pipeline.storing.layout import CURRENT, FOLDER, PLAN, RUN_FOLDER, RUNS
+from pipeline.storing.roots import refuse_outside
 from pipeline.storing.sealed import is_sealed
 
 TEMPORARY = ".tmp-"  # prefix of files being written; the next holder of the lock removes what a killed process left
@@ -71,6 +72,8 @@ class Output:
         self._made: list[Path] = []  # folders that are there because of us
         if not str(location):
             raise InputError("the name of the output is empty; give a directory or a URL")
+        if create:
+            refuse_outside(self.location)
         if not separator or scheme == "file":
             self.root = Path(rest if separator else location)
         else:
@@ -253,6 +256,7 @@ class Output:
         this machine only. On entry what killed processes left unfinished is removed, on leaving the scratch files; a
         holder that stores nothing, because its input was wrong, leaves no trace.
         """
+        refuse_outside(self.location)
         with ExitStack() as held:
             while not self._take_lock(held, on_wait):
                 held.close()
@@ -347,8 +351,10 @@ class Output:
 def check_location(location: str) -> Output | None:
     """The output that is there, None where there is none yet or an object store would have to be asked.
 
-    Makes nothing: a run beside this one may be making the same folders. Raises InputError for an unusable location.
+    Makes nothing: a run beside this one may be making the same folders. Raises InputError for an unusable location, and
+    for one where outputs may not lie.
     """
+    refuse_outside(location)
     scheme, separator, rest = location.partition("://")
     if separator and scheme != "file":
         object_store.open_store(scheme, location)

@@ -70,18 +70,16 @@ def test_prefect_shows_how_far_a_choice_is_and_what_it_came_to(
         query = {"flows": {"name": {"any_": ["labelscore-choose"]}}, "sort": "START_TIME_DESC", "limit": 1}
         (run,) = api.post("/flow_runs/filter", json=query).json()
         assert run["state_type"] == "COMPLETED"
-        assert run["name"] == "a choice for sample"
+        assert run["name"] == "a choice for sample (test)"
         of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}, "limit": 200}
         found = api.post("/artifacts/filter", json={"artifacts": {"flow_run_id": {"any_": [run["id"]]}}}).json()
         tasks = {task["name"] for task in api.post("/task_runs/filter", json=of_run).json()}
-    artifacts = {artifact["key"]: artifact for artifact in found}
-    assert artifacts.keys() == {
-        "labelscore-choose-progress", "labelscore-choice", "labelscore-arms", "labelscore-choice-page",
-    }  # fmt: skip
-    assert artifacts["labelscore-choose-progress"]["data"] == 100.0
-    assert "of the best of 14 offered" in artifacts["labelscore-choice"]["data"] or (
-        "is the best of 14 offered" in artifacts["labelscore-choice"]["data"]
+    artifacts = {artifact["key"].partition("-out-")[0].removeprefix("labelscore-"): artifact for artifact in found}
+    assert artifacts.keys() == {"choose-progress", "choice", "arms", "choice-page"}
+    assert artifacts["choose-progress"]["data"] == 100.0
+    assert "of the best of 14 offered" in artifacts["choice"]["data"] or (
+        "is the best of 14 offered" in artifacts["choice"]["data"]
     )
-    assert len(json.loads(artifacts["labelscore-arms"]["data"])) == 14
+    assert len(json.loads(artifacts["arms"]["data"])) == 14
     assert any(name.startswith("score answer 1/1 of items 0 to 50") for name in tasks), tasks
     assert {"offer for sample", "look at items 0 to 50"} <= tasks

@@ -12,8 +12,9 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Crashed, Failed
 
-from flows.hooks import report_failure
+from flows.hooks import hooks_of, post_failure, report_failure
 from flows.run import score_dataset
+from pipeline.errors import RunError
 from tests.flows.receiver import Receiver, receiver
 
 SECRET = "recognisable-webhook-secret"
@@ -57,15 +58,27 @@ def test_an_address_that_takes_nothing_is_one_warning_without_the_address(
     """The run has failed already: the hook raises nothing, and its line does not quote the secret."""
     monkeypatch.setenv("LABELSCORE_FAILURE_WEBHOOK", address and f"{address}/{SECRET}")
     with caplog.at_level(logging.DEBUG):
-        report_failure(score_dataset, RUN, Failed(message="x"))
+        assert not post_failure("failed", "out", "x", "sample with demo")
     assert SECRET not in caplog.text
     assert len(caplog.records) == (1 if address else 0)
+
+
+def test_prefect_is_not_told_of_success_where_nothing_was_sent(hook: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an address there is no hook to speak of; one that nobody took fails, in one line without the address."""
+    assert hooks_of(report_failure) == [report_failure]
+    hook.status = 500
+    with pytest.raises(RunError) as told:
+        report_failure(score_dataset, RUN, Failed(message="x"))
+    assert str(told.value) == "nobody was told of this failure"
+    assert told.value.__cause__ is None
+    monkeypatch.delenv("LABELSCORE_FAILURE_WEBHOOK")
+    assert hooks_of(report_failure) == []
 
 
 def test_a_status_that_refuses_is_told(hook: Receiver, caplog: pytest.LogCaptureFixture) -> None:
     """The number and nothing else."""
     hook.status = 403
-    report_failure(score_dataset, RUN, Failed(message="x"))
+    assert not post_failure("failed", "out", "x", "sample with demo")
     assert "answered with status 403" in caplog.text
     assert SECRET not in caplog.text
 

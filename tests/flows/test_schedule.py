@@ -250,12 +250,59 @@ def test_each_run_shows_its_artifacts_and_its_lines(server: Server) -> None:
     begun = [run for run in server.runs("news") if run["start_time"]]
     first = min(begun, key=lambda run: str(run["start_time"]))  # the one that scored, whichever was due first
     artifacts = server.post("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [first["id"]]}}})
-    keys = {artifact["key"] for artifact in artifacts}
-    assert {"labelscore-progress", "labelscore-accuracy", "labelscore-report", "labelscore-page"} <= keys
+    kinds = {artifact["key"].removeprefix("labelscore-").partition("-")[0]: artifact for artifact in artifacts}
+    assert kinds.keys() == {"progress", "accuracy", "report", "page"}
+    assert all("-news-" in artifact["key"] for artifact in artifacts)
+    assert kinds["page"]["data"] == f"```\n{server.folder}/news/report/report.html\n```"  # no link: it opens nowhere
     lines = server.post("/logs/filter", {"logs": {"flow_run_id": {"any_": [first["id"]]}}})
     assert "pulled 60 items" in {line["message"] for line in lines}
     assert SECRET not in server.logs() + str(server.post("/logs/filter"))
     assert SECRET not in str(server.runs("news")) + str(server.deployment("news"))
+
+
+def test_a_deployment_that_the_server_lost_is_registered_again(server: Server) -> None:
+    """Whoever removed it: with its schedule, its limit and the pause that was made on Prefect's pages. A run made at
+    the instant at which it says that it serves is started."""
+    configure(server.folder, "again", 20)
+    served = server.start("again.log", "flows.cli", "serve", "again.toml", "--cron", "0 6 * * *")
+    said = server.folder / "again.log"
+    wait_for("the line", lambda: "serving; stop with Ctrl-C" in said.read_text())
+    first = server.deployment("again")
+    server.post(f"/deployments/{first['id']}/create_flow_run")
+    wait_for("its run", lambda: history(server.folder / "again").height == 1)
+
+    server.api.post(f"/deployments/{first['id']}/pause_deployment")
+    time.sleep(20)  # it is looked at meanwhile
+    assert server.deployment("again")["paused"]
+    server.api.delete(f"/deployments/{first['id']}")
+    wait_for("another one", lambda: server.deployment("again").get("id", first["id"]) != first["id"])
+    again = server.deployment("again")
+    assert again["paused"]
+    assert again["schedules"][0]["schedule"]["cron"] == "0 6 * * *"
+    assert again["global_concurrency_limit"]["limit"] == 1
+    wait_for("the line", lambda: "no longer had the deployment 'labelscore/again': registered" in said.read_text())
+    assert "Traceback" not in said.read_text()
+    assert served.poll() is None
+
+
+def test_a_mistake_in_a_form_is_one_line_in_the_log_of_its_run(server: Server) -> None:
+    """What the schema cannot refuse fails as `labelscore run` would, and no traceback says it again."""
+    found = server.deployment("again")
+    config = {**found["parameters"]["config"], "prompt": ["nosuch"]}
+    made = server.post(f"/deployments/{found['id']}/create_flow_run", {"parameters": {"config": config}})
+    query = {"logs": {"flow_run_id": {"any_": [made["id"]]}}, "sort": "TIMESTAMP_ASC"}
+
+    def failed() -> dict[str, Any] | None:
+        return next((r for r in server.runs("again") if r["id"] == made["id"] and r["state_type"] == "FAILED"), None)
+
+    end_of_it = wait_for("its end", failed)
+    assert end_of_it
+    assert "InputError: unknown prompt 'nosuch'" in end_of_it["state"]["message"]
+    logged = wait_for("its log", lambda: [line for line in server.post("/logs/filter", query) if line["level"] >= 40])
+    assert logged[0]["message"].startswith("unknown prompt 'nosuch'; ")
+    assert not any("Traceback" in line["message"] for line in server.post("/logs/filter", query))
+    assert "Traceback" not in (server.folder / "again.log").read_text()
+    end(server.started[-1])
 
 
 @pytest.mark.parametrize(

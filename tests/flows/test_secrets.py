@@ -48,7 +48,7 @@ def test_the_token_is_written_and_shown_nowhere(
     assert TOKEN not in json.dumps(kept)
     names = {artifact["key"] for artifact in kept["artifacts"]}
     if not arguments:
-        assert "labelscore-report" in names
+        assert any(name.startswith("labelscore-report-out-") for name in names)
         assert any("pulled 12 items" in line["message"] for line in kept["logs"])
     for database in Path(server_env["PREFECT_HOME"]).rglob("*.db*"):
         assert TOKEN.encode() not in database.read_bytes()

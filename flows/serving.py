@@ -1,0 +1,212 @@
+"""Serving a deployment from this process: Prefect's runner, which a lost server does not end, nor a lost database.
+
+Invariant: while this process lives its deployment is on the server that answers, or its last line says why not. What
+was changed on Prefect's pages stays: a deployment that is there is only looked at.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from uuid import UUID
+
+import anyio
+import httpx
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
+from prefect.exceptions import ObjectNotFound
+from prefect.runner import Runner
+from prefect.settings import PREFECT_API_URL
+
+from flows.patience import bare, server_explained
+from flows.server import explain_refusal
+from flows.terminal import say, warn
+from pipeline.errors import RunError
+
+SECONDS_BETWEEN_CHECKS = 15.0  # of whether the deployment is still there
+SECONDS_TO_ANSWER = 20.0
+SECONDS_TO_END, SECONDS_TO_END_RUNS = 8.0, 30.0  # the second where runs are at work, which are ended first
+PASSING = (408, 425, 429)  # and 500 and above: a server that starts, or is busy
+
+
+def serve_until_stopped(deployment: RunnerDeployment, watch: Callable[[], object]) -> None:
+    """Start the deployment's runs from this process until Ctrl-C or SIGTERM.
+
+    `watch` makes what else the server needs, where it is not there. Raises RunError where the server refuses us.
+    """
+    for name in ("prefect.FlowRunCancellingObserver", "prefect.runner"):
+        logging.getLogger(name).addFilter(_without_lost_connections)
+    with suppress(KeyboardInterrupt), server_explained():
+        failure = asyncio.run(_serve(deployment, watch))
+        if failure is not None:
+            raise failure
+
+
+async def _serve(deployment: RunnerDeployment, watch: Callable[[], object]) -> RunError | None:
+    """What ended it, None where it was asked to end. It is not raised here, where it would go through task groups."""
+    failure: RunError | None = None
+    runner = Runner(pause_on_shutdown=False)  # it would go through deployments that are gone
+    async with get_client() as client, runner:
+        _keep_looking_for_cancelled(runner)
+        served = Served(runner, client, deployment, watch)
+        with _stop_event() as stop:
+            try:
+                async with anyio.create_task_group() as loops:
+                    loops.start_soon(partial(served.every, SECONDS_BETWEEN_CHECKS, served.check))
+                    loops.start_soon(partial(served.every, runner.query_seconds, served.start_runs))
+                    await stop.wait()
+                    loops.cancel_scope.cancel()
+            except* RunError as group:
+                failure = RunError(str(group.exceptions[0]))
+        seconds = SECONDS_TO_END_RUNS if served.is_at_work else SECONDS_TO_END
+        end_at_the_latest(seconds, RunError.exit_code if failure or served.is_silent else 0)
+        await served.stop(seconds / 2)
+    return failure
+
+
+def end_at_the_latest(seconds: float, code: int) -> None:
+    """A server that hangs must not keep what waits for its goodbye."""
+    timer = threading.Timer(seconds, os._exit, [code])
+    timer.daemon = True
+    timer.start()
+
+
+def _keep_looking_for_cancelled(runner: Runner) -> None:
+    """Without this, three answers that do not come end for good what looks for runs that were cancelled, in pages."""
+    observer = runner._cancelling_observer
+    assert observer is not None
+    look: Callable[[], Awaitable[None]] = observer._check_for_cancelled_flow_runs
+
+    async def look_patiently() -> None:
+        with suppress(httpx.HTTPError):
+            await look()
+
+    observer._check_for_cancelled_flow_runs = look_patiently  # type: ignore[method-assign]
+    observer._handle_polling_task_done = lambda task: None  # type: ignore[method-assign]  # in vain where it is cancelled
+
+
+@contextmanager
+def _stop_event() -> Iterator[asyncio.Event]:
+    """Set by the first signal; the next one interrupts."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def ask() -> None:
+        stop.set()
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+    for number in signals:
+        loop.add_signal_handler(number, ask)
+    yield stop
+
+
+class Served:
+    """One deployment, the server it is on, and the runner that starts its runs."""
+
+    def __init__(
+        self, runner: Runner, client: PrefectClient, deployment: RunnerDeployment, watch: Callable[[], object]
+    ) -> None:
+        self._runner, self._client, self._deployment, self._watch = runner, client, deployment, watch
+        self._id: UUID | None = None
+        self._seen: DeploymentResponse | None = None
+        self._is_told = False
+        self.is_silent = False
+        self._one_by_one = anyio.Lock()
+
+    async def every(self, seconds: float, ask: Callable[[], Awaitable[None]]) -> None:
+        """Ask the server again and again. Raises RunError where it refuses for good."""
+        while True:
+            async with self._one_by_one:
+                await self._asked(ask)
+            await anyio.sleep(min(seconds, SECONDS_BETWEEN_CHECKS) if self.is_silent else seconds)
+
+    async def _asked(self, ask: Callable[[], Awaitable[None]]) -> None:
+        try:
+            with anyio.fail_after(SECONDS_TO_ANSWER):
+                await ask()
+        except (httpx.TransportError, TimeoutError):
+            self._fell_silent()
+        except httpx.HTTPStatusError as error:
+            status = error.response.status_code
+            if status < 500 and status not in PASSING:
+                raise RunError(explain_refusal(PREFECT_API_URL.value() or "", status)) from None
+            self._fell_silent()
+        except DeploymentApplyError as error:
+            if not isinstance(error.__cause__, httpx.TransportError):
+                raise RunError(f"the Prefect server does not take the deployment: {error}") from None
+            self._fell_silent()
+        else:
+            self._answered()
+
+    def _fell_silent(self) -> None:
+        if not self.is_silent:
+            warn(f"the Prefect server at {bare(PREFECT_API_URL.value() or '')} does not answer; waiting for it")
+        self.is_silent = True
+
+    def _answered(self) -> None:
+        if self.is_silent:
+            warn("the Prefect server answers again")
+        self.is_silent = False
+
+    async def check(self) -> None:
+        """See to it that the server has the deployment; register it where it is gone."""
+        if self._id is None:
+            await self._register()
+            return
+        try:
+            self._seen = await self._client.read_deployment(self._id)
+        except ObjectNotFound:
+            self._answered()
+            await self._register()
+            paused = " (paused, as it was)" if self._deployment.paused else ""
+            name = self._deployment.full_name
+            warn(f"the Prefect server no longer had the deployment '{name}': registered again{paused}")
+
+    async def _register(self) -> None:
+        if (seen := self._seen) is not None:
+            self._deployment.paused = seen.paused or (
+                bool(seen.schedules) and not any(s.active for s in seen.schedules)
+            )
+        await anyio.to_thread.run_sync(self._watch)
+        known = self._runner._deployment_registry
+        new = await self._runner.aadd_deployment(self._deployment)
+        if self._id is not None and self._id != new:
+            known._deployment_ids.discard(self._id)
+        self._id, self._seen = new, await self._client.read_deployment(new)
+
+    async def start_runs(self) -> None:
+        """Start the runs that are due; say once that this is done."""
+        if self._id is None:
+            return
+        await self._runner._scheduled_run_poller._get_and_submit_flow_runs()
+        if not self._is_told:
+            self._is_told = True
+            say("serving; stop with Ctrl-C")
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a run is."""
+        return bool(self._runner._scheduled_run_poller._submitting_flow_run_ids)
+
+    async def stop(self, seconds: float) -> None:
+        """End the runs at work, and pause the schedule, which nobody would serve; for so long at most."""
+        with anyio.move_on_after(seconds / 2), suppress(httpx.HTTPError, ObjectNotFound):
+            if self._id is not None and not self.is_silent:
+                await self._client.pause_deployment(self._id)
+        with anyio.move_on_after(seconds / 2):
+            await self._runner.astop()
+        # As an interrupt would: what is still at work is ended on the way out, and not waited for.
+        self._runner._runs_task_group.cancel_scope.cancel()
+
+
+def _without_lost_connections(record: logging.LogRecord) -> bool:
+    """That the server is silent is told in a line of ours: what waited for it says no more, with a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, httpx.TransportError | OSError) or type(error).__module__.startswith("websockets"))

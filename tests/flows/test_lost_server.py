@@ -1,0 +1,79 @@
+"""A Prefect server that hangs or dies while a run is at work: the run goes on to its end, or says in one line why not.
+
+The waits are cut short in the run's own process; nothing else about it is different.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.analysis import load_run
+from tests.conftest import ROOT
+from tests.flows.test_schedule import write_rows
+from tests.flows.unresponsive import answering
+
+COMMAND = """
+import sys
+from flows import patience
+patience.SECONDS_SILENT, patience.SECONDS_A_TRY = 6.0, 3.0
+from flows.cli import main
+raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def start(folder: Path, log: str, env: dict[str, str]) -> "subprocess.Popen[bytes]":
+    """A run over 1,000 rows, in a process of its own."""
+    write_rows(folder / "rows.parquet", 1_000)
+    options = ["--dataset", "rows.parquet", "--label-names", "ag_news", "--out", "out", "--shard-size", "100"]
+    with (folder / log).open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-c", COMMAND, "run", *options], cwd=folder, env=env, stdout=file, stderr=file
+        )
+
+
+@pytest.fixture
+def env(prefect_home: Path) -> dict[str, str]:
+    """Of a run with an embedded server."""
+    env = {**os.environ, "PREFECT_HOME": str(prefect_home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env.pop("PREFECT_API_URL", None)
+    return env
+
+
+def embedded_server(run: "subprocess.Popen[bytes]") -> int:
+    """The process of the server that a run has started."""
+    return next(c.pid for c in psutil.Process(run.pid).children(recursive=True) if "flows.embedded" in c.cmdline())
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_run_whose_server_is_gone_goes_on_to_its_report(
+    number: signal.Signals, env: dict[str, str], tmp_path: Path
+) -> None:
+    """What is scored and published needs no server; the report is printed, with a line about what Prefect missed."""
+    run = start(tmp_path, "log", env)
+    while run.poll() is None and not list(tmp_path.glob("out/store/*/*.parquet")):
+        time.sleep(0.02)
+    os.kill(embedded_server(run), number)
+    assert run.wait(240) == 0
+    said = (tmp_path / "log").read_text()
+    assert load_run(tmp_path / "out").manifest.dataset.num_items == 1_000
+    assert "this run is finished, and its pages do not show it" in said
+    assert said.count("and the run goes on") == 1
+    assert "out/report/report.html" in said
+    assert "Traceback" not in said
+    assert "Error logging" not in said
+
+
+def test_a_run_that_cannot_begin_ends_in_one_line(env: dict[str, str], tmp_path: Path) -> None:
+    """A server that hangs once it has said its version: nothing is scored, and the line says what to do."""
+    with answering(200, '"3.8.8"', only="/admin/version") as url:
+        run = start(tmp_path, "log", {**env, "PREFECT_API_URL": f"{url}/api"})
+        assert run.wait(240) == 1
+    [line] = (tmp_path / "log").read_text().splitlines()
+    assert line.startswith(f"labelscore: error: the Prefect server at {url}/api does not answer any more; what was")
+    assert not (tmp_path / "out").exists()
