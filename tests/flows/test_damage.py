@@ -14,9 +14,9 @@ import polars as pl
 import pytest
 
 from pipeline.storing.files import LOCK, WORK, Output
+from pipeline.storing.layout import SCORES
 from pipeline.storing.upkeep import verify
 from tests.flows.conftest import Command
-from tests.flows.kill_harness import SCORES
 from tests.flows.runs import Nursery
 
 PUBLISHED = (
