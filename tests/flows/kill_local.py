@@ -214,10 +214,10 @@ def _make_much_to_prune(lab: Lab, out: Path) -> None:
     manifest = need_manifest(output)
     long_ago = datetime.now(UTC) - timedelta(days=2)
     write_manifest(output, manifest.model_copy(update={"replaced": dict.fromkeys(manifest.replaced, long_ago)}))
+    with output.lock(print):  # which removes what the kill left unfinished
+        pruned = [file.name for file in prune(output, dry_run=True)]
     kept = {f"store/{name}" for name in local_files(out / "store") if name not in stale and "set-aside" not in name}
     kept |= {name for name in local_files(out) if name.startswith(manifest.folder)}
-    with output.lock(print):
-        pruned = [file.name for file in prune(output, dry_run=True)]
     if len(pruned) < len(stale) or kept.intersection(pruned):
         raise RuntimeError(f"prune would remove {len(pruned)} files, and {sorted(kept.intersection(pruned))}")
     out.with_name("prune.json").write_text(json.dumps({"kept": sorted(kept), "pruned": sorted(pruned)}))
