@@ -24,7 +24,7 @@ from types import FrameType
 
 from tests.flows import kill_local, kill_servers
 from tests.flows.kill_lab import Lab, Outcome
-from tests.flows.kill_record import RECORD, Batch, add_batch, is_there, read_record, this_commit
+from tests.flows.kill_record import RECORD, Batch, add_batch, is_there, read_record, this_commit, write_page
 from tests.flows.runs import Nursery, quiet_server
 
 BATCH = 50
@@ -53,7 +53,19 @@ KINDS = {
     "compare": Kind(4, 4, kill_local.COMPARE, "`labelscore compare --html`: the page is all there or not at all"),
     "verify": Kind(3, 3, kill_local.VERIFY, "`labelscore verify`: no file is changed"),
     "s3": Kind(2, 4, kill_servers.S3, "runs into a bucket, from two machines in turns"),
+    "s3 server": Kind(
+        1,
+        2,
+        kill_servers.S3_SERVER,
+        "the S3 server of a run, which comes back with what it held: the run ends, well or in one line",
+    ),
     "run with its server": Kind(1, 2, kill_servers.EMBEDDED_RUN, "a run with its embedded Prefect server"),
+    "serve": Kind(
+        1,
+        2,
+        kill_servers.kill_serve,
+        "`labelscore serve` alone: no process stays, no run is `Running` for ever, and a new `serve` goes on",
+    ),
 }
 
 
@@ -136,7 +148,10 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> int:
-    """Do batches as asked for on the command line and record them; exit code 1 where something was wrong."""
+    """Do batches as asked for on the command line and record them; exit code 1 where something was wrong.
+
+    With an --until that is reached only the page is written anew.
+    """
     parser = argparse.ArgumentParser(description="Kill labelscore at random instants and check what is left.")
     parser.add_argument("--kills", type=int, default=BATCH, help=f"kills of a batch ({BATCH})")
     parser.add_argument("--seed", type=int, help="of one batch; by default the next one")
@@ -151,19 +166,23 @@ def main() -> int:
     if is_there(given.record, seed, commit):
         parser.error(f"seed {seed} has its batch at {commit}; give another --seed")
     signal.signal(signal.SIGTERM, _stop)
-    num_wrong, done = 0, sum(batch.num_kills for batch in known)
-    with open_lab() as lab:
-        if given.only:
-            outcome = campaign(lab, given.kills, seed, given.only)
-            print("\n".join(outcome.wrong) or "nothing was wrong", outcome.seconds)
-            return 1 if outcome.wrong else 0
-        while given.until is None or done < given.until:
+    if given.only:
+        with open_lab() as one:
+            outcome = campaign(one, given.kills, seed, given.only)
+        print("\n".join(outcome.wrong) or "nothing was wrong")
+        return 1 if outcome.wrong else 0
+    done = sum(batch.num_kills for batch in known)
+    wanted = done + given.kills if given.until is None else given.until
+    num_wrong = 0
+    with ExitStack() as opened:
+        lab = opened.enter_context(open_lab()) if done < wanted else None
+        while lab and done < wanted:
             batch = kill_batch(lab, given.kills, seed, commit)
-            add_batch(given.record, batch, {name: kind.about for name, kind in KINDS.items()})
+            add_batch(given.record, batch)
             num_wrong, done, seed = num_wrong + len(batch.wrong), done + batch.num_kills, seed + 1
             print("\n".join([*batch.wrong, f"batch {batch.seed}: {batch.num_kills} kills, {done} in all"]), flush=True)
-            if given.until is None:
-                break
+            write_page(given.record, {name: kind.about for name, kind in KINDS.items()})
+    write_page(given.record, {name: kind.about for name, kind in KINDS.items()})  # with the remarks written since
     return 1 if num_wrong else 0
 
 

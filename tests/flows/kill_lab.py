@@ -17,7 +17,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from pipeline.storing.layout import PART
-from tests.flows.buckets import Apart
+from tests.flows.kill_bucket import BucketServer
 from tests.flows.runs import Nursery, Run
 
 ATTEMPTS = 6  # for a kill: a command may end before its instant comes
@@ -103,7 +103,7 @@ class Lab:
     env: Mapping[str, str]
     nursery: Nursery
     running: ExitStack
-    bucket: Apart | None = None
+    bucket: BucketServer | None = None
     outcome: Outcome = field(default_factory=Outcome)
 
     def template(self, name: str, make: Callable[["Lab", Path], None]) -> Path:

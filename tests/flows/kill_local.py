@@ -14,12 +14,14 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+import psutil
+
 from pipeline.storing.files import Output
 from pipeline.storing.manifest import need_manifest, write_manifest
 from pipeline.storing.upkeep import prune, verify
-from tests.flows.kill_checks import check_kept, check_readable, compare
+from tests.flows.kill_checks import check_kept, check_last_line, check_readable, compare
 from tests.flows.kill_lab import ATTEMPTS, Instants, Lab, Seen, copy, draw, local_files, survivors, wait_until
-from tests.flows.runs import wait_for
+from tests.flows.runs import Run, wait_for
 
 FIRST_LIMIT, MORE_EACH_RUN = 20, 8  # items: each run of a chain wants more than the one before
 MOST_ITEMS = 100
@@ -39,7 +41,9 @@ class Chain:
     """Kills of one command on one output. `prepare` lays out what it works on, `command` is for its nth try.
 
     `held` says what is wrong after a kill and `ended` after the command was left alone at last. `env` and `files` are
-    its environment besides the nursery's, and what of its work can be seen.
+    its environment besides the nursery's, and what of its work can be seen. `victim` kills something else than the
+    command, which must then end by itself, and says whether it was there. `is_done_once`: once it has ended there is
+    nothing left for it to do.
     """
 
     kind: str
@@ -50,6 +54,8 @@ class Chain:
     ended: Callable[[Lab, Path, int], list[str]]
     env: Callable[[Lab, Path, int], Mapping[str, str | None]] = lambda lab, folder, number: {}
     files: Callable[[Lab, Path], dict[str, object]] = lambda lab, folder: local_files(folder)
+    victim: Callable[[Lab, Run], bool] | None = None
+    is_done_once: bool = False
 
     def __call__(self, lab: Lab, draws: random.Random, folder: Path, num_kills: int) -> None:
         """Kill it `num_kills` times in a folder of the chain's own, and then let it end."""
@@ -57,8 +63,11 @@ class Chain:
         self.prepare(lab, folder)
         tries = killed = 0
         while killed < num_kills and tries < ATTEMPTS * num_kills:
-            killed += self._kill(lab, draws, folder, tries)
-            tries += 1
+            was_killed = self._kill(lab, draws, folder, tries)
+            if self.is_done_once and not was_killed:
+                shutil.rmtree(folder / "out")
+                self.prepare(lab, folder)
+            killed, tries = killed + was_killed, tries + 1
         env = self.env(lab, folder, tries)
         run = lab.nursery.start(self.command(folder, tries), folder / "last.log", env=env)
         code = run.wait()
@@ -73,13 +82,31 @@ class Chain:
         run = lab.nursery.start(self.command(folder, number), log, env=self.env(lab, folder, number))
         seen = Seen(run, files, before)
         wait_until(seen, reached, delay)
-        run.send(signal.SIGKILL)
-        code = run.wait()
-        killed = code == -signal.SIGKILL
+        killed, wrong = self._kill_other(lab, run) if self.victim else _kill_run(run)
         lab.count(self.kind, where, killed, f"+ {delay:.3f} s")
-        wrong = [] if killed or code == 0 else [f"exit code {code}: {run.said()[-500:]}"]
         lab.note(self.kind, where, run, [*wrong, *self.held(lab, folder), *survivors(run)])
         return killed
+
+    def _kill_other(self, lab: Lab, run: Run) -> tuple[bool, list[str]]:
+        assert self.victim
+        try:
+            killed = self.victim(lab, run)
+        except psutil.Error:  # it ended meanwhile
+            killed = False
+        try:
+            code = run.wait()
+        except TimeoutError:
+            return killed, ["it hangs"]
+        wrong = [] if code in (0, 1) else [f"exit code {code}"]
+        return killed, wrong + (check_last_line(run.said()) if code else [])
+
+
+def _kill_run(run: Run) -> tuple[bool, list[str]]:
+    """Whether SIGKILL ended it, and what is wrong with how it ended before that."""
+    run.send(signal.SIGKILL)
+    code = run.wait()
+    killed = code == -signal.SIGKILL
+    return killed, [] if killed or code == 0 else [f"exit code {code}: {run.said()[-500:]}"]
 
 
 def after(words: str) -> Callable[[Seen], bool]:
@@ -250,11 +277,12 @@ PRUNE = Chain(
         "at the start": (lambda seen: True, 0.1),
         "when the first file is gone": (gone(1), 0.002),
         "when 10 files are gone": (gone(10), 0.005),
-        "when 30 files are gone": (gone(30), 0.01),
-        "late": (gone(50), 0.01),
+        "when 30 files are gone": (gone(30), 0.005),
+        "late": (gone(45), 0.005),
     },
     _kept,
     _pruned,
+    is_done_once=True,
 )
 
 
@@ -299,13 +327,14 @@ COMPARE = Chain(
     _compare_command,
     {
         "at the start": (lambda seen: True, 0.3),
-        "while the page is written": (writing("page/*"), 0.001),
-        "after the page was written": (writing("page/page.html"), 0.02),
+        "while the page is written": (writing("*"), 0.002),
+        "after the page was written": (writing("page.html"), 0.02),
     },
     _whole_page,
     lambda lab, folder, number: (
         _whole_page(lab, folder) if (folder / "page" / "page.html").exists() else ["there is no page"]
     ),
+    files=lambda lab, folder: local_files(folder / "page"),
 )
 VERIFY = Chain(
     "verify",

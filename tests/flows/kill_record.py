@@ -54,18 +54,18 @@ def is_there(path: Path, seed: int, commit: str) -> bool:
     return any((batch.seed, batch.commit) == (seed, commit) for batch in read_record(path))
 
 
-def add_batch(path: Path, batch: Batch, about: Mapping[str, str]) -> list[Batch]:
-    """Write a batch into the record, and the page anew; returns all batches. Raises ValueError for one that is there.
-
-    about: what each kind's kills are and what is checked, in words.
-    """
+def add_batch(path: Path, batch: Batch) -> None:
+    """Write a batch into the record. Raises ValueError for one that is there."""
     if is_there(path, batch.seed, batch.commit):
         raise ValueError(f"seed {batch.seed} has its batch at {batch.commit} in {path}")
     batches = [*read_record(path), batch]
     lines = ",\n".join(json.dumps(batch.model_dump(exclude_defaults=True), ensure_ascii=False) for batch in batches)
     _write(path, f"[\n{lines}\n]\n")
-    _write(path.with_name("KILLS.md"), render(batches, about))
-    return batches
+
+
+def write_page(path: Path, about: Mapping[str, str]) -> None:
+    """Write the page of a record, beside it; `about`: what each kind's kills are and what is checked, in words."""
+    _write(path.with_name("KILLS.md"), render(read_record(path), about))
 
 
 def _write(path: Path, text: str) -> None:

@@ -5,10 +5,11 @@ Invariant: the servers are real ones on loopback. A run whose server was killed 
 
 import os
 import random
+import secrets
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,18 +18,16 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.flows.buckets import Apart, client, serve_bucket_apart
-from tests.flows.kill_checks import check_last_line, check_readable, compare
-from tests.flows.kill_lab import ATTEMPTS, Instants, Lab, Seen, draw, local_files, survivors, wait_until
+from tests.flows.buckets import client
+from tests.flows.kill_bucket import BucketServer, serve_bucket_apart
+from tests.flows.kill_checks import check_readable, compare
+from tests.flows.kill_lab import Lab, Seen, local_files, survivors, wait_until
 from tests.flows.kill_local import (
-    PUBLISHING,
     RUN,
     SAMPLE,
-    SCORING,
     Chain,
     readable,
     run_command,
-    same_scores,
     undisturbed_run,
     wanted,
     writing,
@@ -40,10 +39,11 @@ BUCKET = "kills"
 # Outputs in a bucket
 
 
-def bucket(lab: Lab) -> Apart:
+def bucket(lab: Lab) -> BucketServer:
     """The lab's S3 server."""
     if lab.bucket is None:
-        lab.bucket = lab.running.enter_context(serve_bucket_apart(BUCKET, lab.folder / "s3-requests"))
+        recording = lab.folder / f"requests-{secrets.token_hex(4)}"
+        lab.bucket = lab.running.enter_context(serve_bucket_apart(BUCKET, recording))
     return lab.bucket
 
 
@@ -117,6 +117,24 @@ S3 = Chain(
 )
 
 
+def _new_bucket(lab: Lab, folder: Path) -> None:
+    """A server that has been asked for nothing: it has to be asked for all of it again after each kill."""
+    if lab.bucket is not None:
+        lab.bucket.close()
+        lab.bucket = None
+
+
+def _restart_bucket(lab: Lab, run: Run) -> bool:
+    if not run.alive():
+        return False
+    bucket(lab).kill()
+    bucket(lab).start()
+    return True
+
+
+S3_SERVER = replace(S3, kind="s3 server", prepare=_new_bucket, victim=_restart_bucket)
+
+
 # The embedded Prefect server
 
 
@@ -125,83 +143,20 @@ def _own_server(lab: Lab, folder: Path, number: int) -> Mapping[str, str | None]
 
 
 EMBEDDED_RUN = replace(RUN, kind="run with its server", env=_own_server)
-WITH_ITS_SERVER: Instants = {**SCORING, **PUBLISHING, "at the start": (lambda seen: True, 5.0)}
-
-
-def kill_embedded_servers(lab: Lab, draws: random.Random, folder: Path, num_kills: int) -> None:
-    """Kill the embedded server of a run, alone: the run ends well or in one line, and the next one is right."""
-    folder.mkdir()
-    tries = killed = 0
-    while killed < num_kills and tries < ATTEMPTS * num_kills:
-        killed += _kill_server(lab, draws, folder, tries, _embedded_server, _own_server, "embedded server")
-        tries += 1
-    _finish(lab, folder, tries, "embedded server", _own_server(lab, folder, tries))
-
-
-def _embedded_server(lab: Lab, run: Run) -> bool:
-    for child in psutil.Process(run.pid).children(recursive=True):
-        if "flows.embedded" in child.cmdline():
-            child.kill()
-            return True
-    return False
-
-
-def _kill_server(
-    lab: Lab,
-    draws: random.Random,
-    folder: Path,
-    number: int,
-    kill: Callable[[Lab, Run], bool],
-    env: Callable[[Lab, Path, int], Mapping[str, str | None]],
-    kind: str,
-) -> bool:
-    where, reached, delay = draw(WITH_ITS_SERVER, draws)
-    log = folder.with_name(f"{folder.name}-{number}.log")
-    files = partial(local_files, folder)
-    before = files()
-    run = lab.nursery.start(run_command(folder / "out", wanted(number)), log, env=env(lab, folder, number))
-    wait_until(Seen(run, files, before), reached, delay)
-    try:
-        killed = kill(lab, run)
-    except psutil.Error:
-        killed = False
-    started = time.monotonic()
-    wrong = _end_well(run)
-    took = time.monotonic() - started
-    lab.count(kind, where, killed, f"+ {delay:.3f} s; the run ended after {took:.1f} s")
-    lab.note(kind, where, run, [*wrong, *readable(lab, folder), *survivors(run)])
-    return killed
-
-
-def _end_well(run: Run) -> list[str]:
-    """Whatever is wrong with how a run ends that nobody killed."""
-    try:
-        code = run.wait()
-    except TimeoutError:
-        return ["it hangs"]
-    if code == 0:
-        return []
-    return [*([] if code == 1 else [f"exit code {code}"]), *check_last_line(run.said())]
-
-
-def _finish(lab: Lab, folder: Path, number: int, kind: str, env: Mapping[str, str | None]) -> None:
-    run = lab.nursery.start(run_command(folder / "out", wanted(number)), folder / "last.log", env=env)
-    code = run.wait()
-    lab.outcome.undisturbed += 1
-    wrong = [f"exit code {code}: {run.said()[-500:]}"] if code else same_scores(lab, folder, number)
-    lab.outcome.wrong += [f"{kind}, undisturbed at last ({folder.name}): {what}" for what in wrong]
 
 
 # Schedules
 
 FREQUENT = {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+WITHOUT_OR_WITH = {"without a run": 4, "with a run at work": 4, "together with its run": 1}  # the last takes minutes
 LONGEST_STATE = 200  # seconds: three heartbeats and the automation's own rounds
 OVER = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 def kill_serve(lab: Lab, draws: random.Random, folder: Path, num_kills: int) -> None:
-    """Kill `serve` alone, with a run at work or without: no process stays, no run is `Running` for ever, and a new
-    `serve` goes on."""
+    """Kill `serve` without a run, with one at work, or together with that: no process stays, no run is `Running` for
+    ever, and a new `serve` goes on.
+    """
     folder.mkdir()
     for number in range(num_kills):
         _kill_serve(lab, draws, folder, number)
@@ -230,19 +185,23 @@ def _start_serve(lab: Lab, folder: Path, log: str) -> Run:
 
 
 def _kill_serve(lab: Lab, draws: random.Random, folder: Path, number: int) -> None:
-    with_run, seconds = draws.random() < 0.5, draws.uniform(0, 1.0)
+    where = draws.choices(list(WITHOUT_OR_WITH), list(WITHOUT_OR_WITH.values()))[0]
+    seconds = draws.uniform(0, 1.0)
     served = _start_serve(lab, folder, f"{number}.log")
     run_id = None
     with httpx.Client(base_url=lab.env["PREFECT_API_URL"], timeout=60) as api:
-        if with_run:
+        if where != "without a run":
             run_id = _create_run(api, folder.name)
             seen = Seen(served, partial(local_files, folder), local_files(folder))
             wait_until(seen, writing("out/*"), seconds)
         else:
             time.sleep(seconds)
+        children = psutil.Process(served.pid).children(recursive=True) if where == "together with its run" else []
         served.send(signal.SIGKILL)
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
         killed = served.wait() == -signal.SIGKILL
-        where = "with a run at work" if with_run else "without a run"
         lab.count("serve", where, killed, f"+ {seconds:.3f} s")
         state = _wait_for_end(api, run_id) if run_id else "COMPLETED"
     wrong = [] if state in OVER else [f"its run is still {state} after {LONGEST_STATE} s"]

@@ -130,8 +130,8 @@ class Nursery:
 
         `env`: what its environment has besides the nursery's, or in its place; None takes a variable away.
         """
-        request = {"argv": list(argv), "log": str(log), "max_file_bytes": max_file_bytes, "env": dict(env or {})}
-        pid = self._ask(request)
+        options = {"max_file_bytes": max_file_bytes, "env": dict(env or {})}
+        pid = self._ask({"argv": list(argv), "log": str(log), **options})
         return Run(pid, log, lambda: os.waitstatus_to_exitcode(self._ask({"wait": pid})))
 
     def _ask(self, request: Mapping[str, object]) -> int:
