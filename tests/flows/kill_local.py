@@ -225,8 +225,7 @@ def much_to_prune(lab: Lab) -> Path:
 
 
 def _make_much_to_prune(lab: Lab, out: Path) -> None:
-    for limit in ("40", "50"):
-        _make(lab, out, 12, "--shard-size", "1", "--max-text-tokens", limit)
+    _make(lab, out, 40, "--shard-size", "1", "--max-text-tokens", "40")
     stale = set(local_files(out / "store"))
     part = next(path for path in out.glob("store/*/*.parquet"))
     (out / "store" / "set-aside").mkdir()
@@ -291,7 +290,7 @@ PRUNE = Chain(
 
 def _two_runs(lab: Lab, folder: Path) -> None:
     copy(undisturbed_run(lab), folder / "out")
-    copy(lab.template("other", lambda lab, out: _make(lab, out, 40, "--max-text-tokens", "30")), folder / "other")
+    copy(undisturbed_run(lab), folder / "other")
     (folder / "page").mkdir()
     (folder / "before.json").write_text(json.dumps(_outputs(folder)))
 
