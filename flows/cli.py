@@ -400,11 +400,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write(file: str, page: str) -> None:
+    target = Path(file)
     try:
-        Path(file).write_text(page, encoding="utf-8")
+        if target.exists() and not target.is_file():  # a pipe or a terminal
+            target.write_text(page, encoding="utf-8")
+        else:
+            _write_whole(target.resolve(), page)  # where a link leads
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"cannot write {file!r}: {reason}; name another file with --html") from error
+
+
+def _write_whole(target: Path, page: str) -> None:
+    """So that whoever opens the file sees the old page or the new one, also where this process is killed."""
+    aside = target.with_name(f".tmp-{os.getpid()}.html")
+    try:
+        aside.write_text(page, encoding="utf-8")
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _check_encoding(arguments: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ Invariant: nothing is simulated. A run is the command's own `main` in a process 
 from a `Nursery` that has made the imports already, because those are most of the work of a run this small.
 """
 
+import gc
 import json
 import os
 import resource
@@ -13,12 +14,29 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST_RUN = 300  # seconds; only a run that hangs meets it
+IMPORTS = (  # of a run with the bundled model, some of which it would make late
+    "flows.run",
+    "flows.command",
+    "pandas",
+    "prefect.engine",
+    "prefect.flow_engine",
+    "prefect.task_engine",
+    "pyarrow.dataset",
+    "pyarrow.pandas_compat",
+    "pipeline.reporting.compare_sections",
+    "pipeline.storing.upkeep",
+    "sentencepiece",
+    "transformers.generation.utils",
+    "transformers.models.gemma.modeling_gemma",
+    "transformers.models.gemma.tokenization_gemma",
+)
 
 
 class Run:
@@ -100,9 +118,20 @@ class Nursery:
             text=True,
         )
 
-    def start(self, argv: Sequence[str], log: Path, *, max_file_bytes: int | None = None) -> Run:
-        """Fork a run; with `max_file_bytes` no file that it writes may be larger (RLIMIT_FSIZE)."""
-        pid = self._ask({"argv": list(argv), "log": str(log), "max_file_bytes": max_file_bytes})
+    def start(
+        self,
+        argv: Sequence[str],
+        log: Path,
+        *,
+        max_file_bytes: int | None = None,
+        env: Mapping[str, str | None] | None = None,
+    ) -> Run:
+        """Fork a run; with `max_file_bytes` no file that it writes may be larger (RLIMIT_FSIZE).
+
+        `env`: what its environment has besides the nursery's, or in its place; None takes a variable away.
+        """
+        options = {"max_file_bytes": max_file_bytes, "env": dict(env or {})}
+        pid = self._ask({"argv": list(argv), "log": str(log), **options})
         return Run(pid, log, lambda: os.waitstatus_to_exitcode(self._ask({"wait": pid})))
 
     def _ask(self, request: Mapping[str, object]) -> int:
@@ -123,11 +152,12 @@ class Nursery:
 
 def serve_nursery() -> None:
     """Fork a run for each request on standard input, until it closes."""
-    import flows.command
-    import flows.run  # noqa: F401  # with Prefect, torch, transformers and polars
+    for name in IMPORTS:
+        import_module(name)
     from flows.cli import main
 
     sys.argv[:] = ["labelscore"]
+    gc.freeze()  # a fork that ends would look through all that was imported, and copy it in doing so
     # A line at a time and unbuffered: a fork must not inherit requests that are read but not served.
     while line := sys.stdin.readline():
         request = json.loads(line)
@@ -150,6 +180,22 @@ def _become_run(request: Mapping[str, object]) -> None:
     os.dup2(log, 2)
     if isinstance(limit := request["max_file_bytes"], int):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    os.environ["LABELSCORE_RUN"] = str(request["log"])
+    if isinstance(env := request["env"], dict) and env:
+        _change_environment(env)
+
+
+def _change_environment(env: Mapping[str, str | None]) -> None:
+    """Change the environment of this process, and let Prefect, which has read it, read it again."""
+    from prefect.context import SettingsContext, get_settings_context
+    from prefect.settings import Settings
+
+    for name, value in env.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    SettingsContext(profile=get_settings_context().profile, settings=Settings()).__enter__()
 
 
 @contextmanager

@@ -14,9 +14,9 @@ import polars as pl
 import pytest
 
 from pipeline.storing.files import LOCK, WORK, Output
+from pipeline.storing.layout import SCORES
 from pipeline.storing.upkeep import verify
 from tests.flows.conftest import Command
-from tests.flows.kill_harness import SCORES
 from tests.flows.runs import Nursery
 
 PUBLISHED = (
@@ -358,6 +358,18 @@ def test_a_file_that_cannot_grow_ends_the_run_in_one_line(
     assert "Traceback" not in run.said()
     assert [line for line in run.said().splitlines() if "error:" in line and "File too large" in line]
     _goes_on(out, tmp_path, nursery)
+
+
+def test_a_page_that_cannot_be_written_whole_leaves_the_one_before(out: Path, tmp_path: Path, nursery: Nursery) -> None:
+    """`compare --html` with RLIMIT_FSIZE below its size: one line, the old page, and nothing beside it."""
+    page = tmp_path / "pages" / "page.html"
+    page.parent.mkdir()
+    page.write_text("the old page")
+    command = ["compare", str(out), str(out), "--html", str(page)]
+    run = nursery.start(command, tmp_path / "log", max_file_bytes=20_000)
+    assert run.wait() == 2
+    assert run.said().startswith(f"labelscore: error: cannot write '{page}': File too large")
+    assert [path.read_text() for path in page.parent.iterdir()] == ["the old page"]
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipeline.storing.layout import SCORES
 from tests.flows.conftest import Command
-from tests.flows.kill_harness import KEYS, SCORES
+from tests.flows.kill_checks import KEYS
 
 COMMAND = ("run", "--limit", "60", "--prompt", "answer", "--prompt", "described", "--notebook-rule")
 FLOATS = ("logprob", "logit", "notebook_logit")

@@ -11,8 +11,9 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from pipeline.storing.files import LOCK, WORK, Output
+from pipeline.storing.layout import SCORES
 from pipeline.storing.upkeep import verify
-from tests.flows.kill_harness import KEYS, SCORES
+from tests.flows.kill_checks import KEYS
 from tests.flows.runs import Nursery
 from tests.pipeline.test_analysis import DOCUMENT, FOLDER, blocks_of, plain
 
