@@ -66,8 +66,8 @@ def _prefect(config: Config, check: Callable[[Config], None], module: str) -> It
     with stop_in_time():
         try:
             fitted = fit_prefect(config)
-            check(config)
             check_cluster()
+            check(config)
         except LabelscoreError as error:
             # There is no flow run yet that would tell it.
             post_failure("failed", config.output, str(error), config.title)

@@ -17,7 +17,7 @@ from types import FrameType
 from flows.processes import Process, descendants, kill
 from flows.stopping import SIGNALS
 
-SECONDS_TO_STOP = 8.0  # after the first request
+SECONDS_TO_STOP = 7.0  # after the first request
 SECONDS_AFTER_SECOND = 2.0  # a second one ends a run that can still be ended in good order
 EXIT_CODE = 1  # as of a run that stopped in good order
 # What a thread waits for by the module it waits in, the innermost that is listed; None: what called it says more.

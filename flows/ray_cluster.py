@@ -24,7 +24,7 @@ SETTINGS = {
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a late call shall fail, not start Ray anew
     "RAY_task_events_report_interval_ms": "0",  # for a dashboard, which is not started; they cost the workers' cores
 }
-SECONDS_TO_LEAVE = 2.5  # a raylet or a head that hangs lets Ray wait for minutes, a stopped actor for seconds
+SECONDS_TO_LEAVE = 2.0  # a raylet or a head that hangs lets Ray wait for minutes, a stopped actor for seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def names_cluster() -> bool:
 def check_cluster() -> None:
     """Raises InputError where RAY_ADDRESS names a cluster and none answers, or Ray is not installed."""
     if names_cluster():
-        check_address(import_ray(), os.environ["RAY_ADDRESS"])
+        check_address(os.environ["RAY_ADDRESS"], import_ray)
 
 
 def import_ray() -> Any:

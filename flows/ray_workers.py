@@ -30,7 +30,7 @@ DEATHS_OF_A_SHARD = 4  # then the shard is what kills
 SHARDS_IN_HAND = 2  # one is scored, the next encoded meanwhile
 CALLS_AT_ONCE = 2 * SHARDS_IN_HAND + 1  # each shard with a look at it, and a request to stop
 SECONDS_BETWEEN_LOOKS = 1.0
-SECONDS_TO_FINISH = 4.0  # a batch, once a stop was asked for; leaving Ray has to fit into a run's deadline, too
+SECONDS_TO_FINISH = 3.5  # a batch, once a stop was asked for; leaving Ray has to fit into a run's deadline, too
 
 log = logging.getLogger("labelscore")
 quiet_log = logging.getLogger("labelscore.shards")  # for lines that a progress bar stands for on a terminal
