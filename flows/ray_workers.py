@@ -134,7 +134,7 @@ class RayWorkers:
         for worker in self._workers:
             self._kill(worker.actor)
         with self._changed:
-            self._changed.wait_for(lambda: not any(worker.num_in_hand for worker in self._workers), timeout=10)
+            self._changed.wait_for(lambda: not any(worker.num_in_hand for worker in self._workers), SECONDS_TO_FINISH)
 
     def _take(self) -> tuple[Worker, Any]:
         def take() -> tuple[Worker, Any] | None:
