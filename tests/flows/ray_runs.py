@@ -27,6 +27,18 @@ def write_rows(path: Path) -> Path:
     return path
 
 
+def actors_of(parent: psutil.Process) -> list[psutil.Process]:
+    """The processes of actors below a process."""
+    found = []
+    for child in parent.children(recursive=True):
+        try:
+            if "".join(child.cmdline()[:1]).startswith("ray::ScoringActor"):  # asked once: it may just end
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
 class Run:
     """`labelscore run` over `rows` in a process of its own, with one thread for each worker."""
 
@@ -41,14 +53,7 @@ class Run:
 
     def actors(self) -> list[psutil.Process]:
         """The processes of the run's actors."""
-        found = []
-        for child in self.family():
-            try:
-                if "".join(child.cmdline()[:1]).startswith("ray::ScoringActor"):  # asked once: it may just end
-                    found.append(child)
-            except psutil.NoSuchProcess:
-                continue
-        return found
+        return actors_of(psutil.Process(self.process.pid))
 
     def family(self) -> list[psutil.Process]:
         """All processes that it has started so far."""
