@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar, cast
 
+from flows.deadline import ASKED, stop_in_time
 from flows.embedded import prefect_server
 from flows.hooks import post_failure
 from flows.patience import ServerLost, end_without_goodbye, kept_results, patient_client, server_explained
+from flows.ray_cluster import check_cluster
 from flows.server import QUIET_SETTINGS, Config, find_server, fit_prefect, make_settings
 from flows.stopping import lose_no_ctrl_c
 from flows.terminal import LineHandler, err, paste, print_report, say, warn
@@ -65,17 +67,19 @@ def _prefect(config: Config, check: Callable[[Config], None], module: str) -> It
     make_settings(QUIET_SETTINGS)
     signal.signal(signal.SIGTERM, _interrupt)
     lose_no_ctrl_c()
-    try:
-        fitted = fit_prefect(config)
-        check(config)
-    except LabelscoreError as error:
-        # There is no flow run yet that would tell it.
-        post_failure("failed", config.output, str(error), config.title)
-        raise
-    warnings.filterwarnings("ignore", message="Failed to create the Prefect home")  # we say it in a line of our own
-    _log_to_terminal()
-    with _server(module):
-        yield fitted
+    with stop_in_time():
+        try:
+            fitted = fit_prefect(config)
+            check_cluster()
+            check(config)
+        except LabelscoreError as error:
+            # There is no flow run yet that would tell it.
+            post_failure("failed", config.output, str(error), config.title)
+            raise
+        warnings.filterwarnings("ignore", message="Failed to create the Prefect home")  # we say it in a line of our own
+        _log_to_terminal()
+        with _server(module):
+            yield fitted
 
 
 def _finish(flow: Callable[[Config], T], config: Config) -> T:
@@ -126,5 +130,6 @@ def _server(module: str) -> Iterator[None]:
                 yield
             finally:
                 # Both send in the background, and complain when their server has gone.
-                EventsWorker.drain_all(timeout=5)
-                APILogWorker.drain_all(timeout=5)
+                seconds = 1 if ASKED.is_set() else 5
+                EventsWorker.drain_all(timeout=seconds)
+                APILogWorker.drain_all(timeout=seconds)

@@ -6,9 +6,8 @@ the shards it had in hand; others score these, and a new actor takes its place u
 
 import contextvars
 import logging
-import os
 import threading
-from collections import deque
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -19,21 +18,19 @@ import pyarrow as pa
 from prefect.futures import PrefectFuture, as_completed, wait
 from prefect.tasks import Task
 
+from flows.pulse import Hung, Pulse, Usual
+from flows.ray_cluster import Room, open_cluster
 from flows.scoring_actor import ScoringActor
-from flows.stopping import restored_signals
-from pipeline.errors import InputError, Interrupted, LabelscoreError, RunError
+from flows.shard_queue import ShardQueue
+from pipeline.errors import Interrupted, LabelscoreError, RunError
 from pipeline.shard import ScoringSpec, Shard, ShardResult, read_texts
 
-SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would make an environment for its actors
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray 3 will do; Ray 2 warns about it
-    "RAY_ENABLE_AUTO_CONNECT": "0",  # a late call shall fail, not start Ray anew
-}
 DEATHS_IN_A_ROW = 4  # an actor is started again three times
 DEATHS_OF_A_SHARD = 4  # then the shard is what kills
 SHARDS_IN_HAND = 2  # one is scored, the next encoded meanwhile
+CALLS_AT_ONCE = 2 * SHARDS_IN_HAND + 1  # each shard with a look at it, and a request to stop
 SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_TO_FINISH = 3.5  # a batch, once a stop was asked for; leaving Ray has to fit into a run's deadline, too
 
 log = logging.getLogger("labelscore")
 quiet_log = logging.getLogger("labelscore.shards")  # for lines that a progress bar stands for on a terminal
@@ -43,69 +40,15 @@ quiet_log = logging.getLogger("labelscore.shards")  # for lines that a progress 
 def open_ray(spec: ScoringSpec, num_workers: int, should_stop: Callable[[], bool]) -> Iterator["RayWorkers"]:
     """A pool of actors, of which one at least has its model loaded; after the block they are gone.
 
-    Raises InputError without the extra 'ray' or with fewer GPUs than workers, RunError where Ray does not start.
+    Raises what `open_cluster` and loading a model raise.
     """
-    ray = import_ray()
-    try:
-        num_workers, num_threads, resources = start_ray(ray, num_workers, spec.model.device)
+    with open_cluster(num_workers, spec.model.device) as (ray, room):
         # Restarts are ours: only a new actor that has loaded its model gets shards.
-        options = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": SHARDS_IN_HAND + 2, **resources}
-        make_actor = partial(ray.remote(**options)(ScoringActor).remote, ray.put(spec), num_threads)
-        with closing(RayWorkers(ray, num_workers, make_actor, should_stop)) as workers:
+        options = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": CALLS_AT_ONCE, **room.resources}
+        make_actor = partial(ray.remote(**options)(ScoringActor).remote, ray.put(spec), room.num_threads)
+        with closing(RayWorkers(ray, room, make_actor, should_stop)) as workers:
             workers.wait_for_one()
             yield workers
-    finally:
-        ray.shutdown()
-
-
-def import_ray() -> Any:
-    """The module `ray`, told to keep to itself. Raises InputError where it is not installed."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    try:
-        import ray
-    except ImportError:
-        raise InputError(
-            "several workers need Ray: pip install 'labelscore[ray]' (or leave out --workers and RAY_ADDRESS)"
-        ) from None
-    with suppress(ImportError, AttributeError):
-        import ray._private.worker
-
-        # What became of an actor is told in a line of ours; Ray prints a page of it to standard output.
-        ray._private.worker._worker_logs_enabled = False
-    return ray
-
-
-def start_ray(ray: Any, wanted: int, device: str) -> tuple[int, int, dict[str, int]]:
-    """Start Ray here or join the cluster of RAY_ADDRESS: (workers, threads of each, what Ray reserves for each).
-
-    One wanted worker means all that the cluster has room for. Raises as `open_ray` does.
-    """
-    import torch
-
-    address = os.environ.get("RAY_ADDRESS")
-    own_threads = torch.get_num_threads()
-    num_threads = max(1, own_threads // wanted)
-    # A cluster knows its processors better than we do. Without "local" Ray would join one that happens to run here.
-    here = {"address": "local", "num_cpus": wanted * num_threads, "include_dashboard": False}
-    place: dict[str, Any] = {} if address else here
-    with restored_signals():  # Ray's would end the process at once on SIGTERM, where the run stops in good order
-        try:
-            ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **place)
-        except Exception as error:
-            what = f"no Ray cluster answers at RAY_ADDRESS={address}" if address else "Ray does not start"
-            raise RunError(f"{what}: {error}; start one with 'ray start --head', or unset RAY_ADDRESS") from error
-    total = ray.cluster_resources()
-    if device == "cuda":
-        room, what, resources = int(total.get("GPU", 0)), "GPUs", {"num_gpus": 1}
-    else:
-        if address:
-            num_threads = max(1, min(own_threads, int(total.get("CPU", 0)) // wanted))
-        room, what, resources = int(total.get("CPU", 0)) // num_threads, "CPU slots", {"num_cpus": num_threads}
-    num_workers = room if address and wanted == 1 else wanted
-    if not 1 <= num_workers <= room:
-        raise InputError(f"{num_workers} workers need as many {what}, and Ray has {room}; choose --workers to fit")
-    return num_workers, num_threads, resources
 
 
 @dataclass(eq=False)
@@ -123,16 +66,16 @@ class Worker:
 class RayWorkers:
     """The pool. Each shard is a Prefect task in a thread of this process that waits for its actor."""
 
-    def __init__(
-        self, ray: Any, num_workers: int, make_actor: Callable[[], Any], should_stop: Callable[[], bool]
-    ) -> None:
+    def __init__(self, ray: Any, room: Room, make_actor: Callable[[], Any], should_stop: Callable[[], bool]) -> None:
         self._ray = ray
+        self._has_room = room.is_own
+        self._usual = Usual()
         self._make_actor = make_actor
         self._stop_requested = should_stop
         self._ending = False  # no more shards are begun, and those in hand end with their batches
         self._error: LabelscoreError | None = None
         self._changed = threading.Condition()
-        self._workers = [Worker(number) for number in range(1, num_workers + 1)]
+        self._workers = [Worker(number) for number in range(1, room.num_workers + 1)]
         for worker in self._workers:
             self._start_actor(worker)
 
@@ -143,18 +86,18 @@ class RayWorkers:
     def score(
         self, shards: list[Shard], score_shard: Task[..., ShardResult], advance: Callable[[int], None]
     ) -> Iterator[ShardResult]:
-        """Hand out the shards in order, as many at a time as the actors can have in hand."""
-        waiting, running = deque(shards), set[PrefectFuture[ShardResult]]()
+        """Hand out the shards, dearest first, as many at a time as the actors can have in hand."""
+        waiting, running = ShardQueue(shards, len(self._workers)), set[PrefectFuture[ShardResult]]()
         try:
             while waiting or running:
                 while waiting and len(running) < SHARDS_IN_HAND * len(self._workers):
-                    running.add(score_shard.submit(self, waiting.popleft(), advance))
+                    running.add(score_shard.submit(self, waiting.pop(), advance))
                 done = next(as_completed(list(running)))
                 running.remove(done)
                 yield done.result()
         except Exception:
             self._ending = True
-            wait(list(running))
+            wait(list(running), timeout=SECONDS_TO_FINISH)
             raise
 
     def score_one(self, shard: Shard, advance: Callable[[int], None]) -> ShardResult:
@@ -167,19 +110,19 @@ class RayWorkers:
             worker, actor = self._take()
             try:
                 result = self._follow(actor, shard, texts, advance)
-            except self._ray.exceptions.RayError as error:
+            except (self._ray.exceptions.RayError, Hung) as error:
                 if isinstance(cause := getattr(error, "cause", None), LabelscoreError):
                     raise cause from None
                 self._raise_if_stopping()
                 reason = _reason(error)
-                self._bury(worker, actor, reason)
+                self._bury(worker, actor, error)
             else:
                 worker.num_deaths = 0
                 return result
             finally:
                 self._give_back(worker)
         raise RunError(
-            f"{DEATHS_OF_A_SHARD} workers died while they scored {shard.name} (the last: {reason}); "
+            f"{DEATHS_OF_A_SHARD} workers died or hung while they scored {shard.name} (the last: {reason}); "
             "what is finished is kept; try a smaller --shard-size or --batch-tokens"
         )
 
@@ -191,7 +134,7 @@ class RayWorkers:
         for worker in self._workers:
             self._kill(worker.actor)
         with self._changed:
-            self._changed.wait_for(lambda: not any(worker.num_in_hand for worker in self._workers), timeout=10)
+            self._changed.wait_for(lambda: not any(worker.num_in_hand for worker in self._workers), SECONDS_TO_FINISH)
 
     def _take(self) -> tuple[Worker, Any]:
         def take() -> tuple[Worker, Any] | None:
@@ -225,15 +168,20 @@ class RayWorkers:
             self._changed.notify_all()
 
     def _follow(self, actor: Any, shard: Shard, texts: pa.Table, advance: Callable[[int], None]) -> ShardResult:
-        """Have the actor score the shard, and show how far it is."""
+        """Have the actor score the shard, and show how far it is. Raises Hung where it does not get on."""
         call, num_shown = actor.score.remote(shard, texts), 0
+        pulse, stopped_at = Pulse(self._ray, actor, self._usual), None
         try:
-            while not self._ray.wait([call], timeout=SECONDS_BETWEEN_LOOKS)[0]:
-                num_scored = self._ray.get(actor.num_scored.remote(shard.name))
-                advance(num_scored - num_shown)
-                num_shown = num_scored
+            while not self._ray.wait([call], timeout=0.2 if stopped_at else SECONDS_BETWEEN_LOOKS)[0]:
+                if (num_scored := pulse.look(shard.name)) is not None:
+                    advance(num_scored - num_shown)
+                    num_shown = num_scored
                 if self._is_stopping():
-                    actor.stop.remote()
+                    if stopped_at is None:
+                        actor.stop.remote()
+                        stopped_at = time.monotonic()
+                    elif time.monotonic() - stopped_at > SECONDS_TO_FINISH:
+                        self._raise_if_stopping()
             result: ShardResult = self._ray.get(call)
         except BaseException:
             advance(-num_shown)  # another actor begins from the start
@@ -255,26 +203,33 @@ class RayWorkers:
         threading.Thread(target=context.run, args=(self._bring_up, worker), daemon=True).start()
 
     def _bring_up(self, worker: Worker) -> None:
-        """Start an actor and wait, however long the cluster takes, until it has loaded its model."""
+        """Start an actor and wait until it has loaded its model, however long the cluster takes to have room for it."""
         actor = None
         try:
             actor = worker.actor = self._make_actor()
-            seconds = self._ray.get(actor.load.remote())
+            loading = actor.load.remote()
+            pulse = Pulse(self._ray, actor, self._usual, is_loading=True, has_room=self._has_room)
+            while not self._ray.wait([loading], timeout=SECONDS_BETWEEN_LOOKS)[0] and not self._ending:
+                pulse.look()
+            if self._ending:
+                return
+            seconds = self._ray.get(loading)
         except Exception as error:
             if isinstance(cause := getattr(error, "cause", None), LabelscoreError):
                 with self._changed:
                     self._error = cause
                     self._changed.notify_all()
             elif not self._ending:
-                self._bury(worker, actor, _reason(error))
+                self._bury(worker, actor, error)
             return
         quiet_log.info("worker %d has loaded the model (%.1f s)", worker.number, seconds)
         with self._changed:
             worker.ready = True
             self._changed.notify_all()
 
-    def _bury(self, worker: Worker, actor: Any, reason: str) -> None:
-        """Start another actor in place of a dead one, unless this place has seen too many die in a row."""
+    def _bury(self, worker: Worker, actor: Any, error: Exception) -> None:
+        """Start another actor in place of one that died or hangs, unless this place has seen too many in a row."""
+        reason, is_hung = _reason(error), isinstance(error, Hung)
         with self._changed:
             if worker.actor is not actor:  # the other shard that it had in hand has told it already
                 return
@@ -283,12 +238,13 @@ class RayWorkers:
             worker.retired = worker.num_deaths >= DEATHS_IN_A_ROW
             if all(worker.retired for worker in self._workers):
                 self._error = RunError(
-                    f"all workers died {DEATHS_IN_A_ROW} times in a row (the last: {reason}); what is finished is "
-                    "kept; see to the memory of the machines and run the same command to go on"
+                    f"all workers died or hung {DEATHS_IN_A_ROW} times in a row (the last: {reason}); what is "
+                    "finished is kept; see to the memory of the machines and run the same command to go on"
                 )
             self._changed.notify_all()
-        log.warning("worker %d died (%s)%s", worker.number, reason, "" if worker.retired else "; starting another")
-        self._kill(actor)
+        what = "hangs" if is_hung else "died"
+        log.warning("worker %d %s (%s)%s", worker.number, what, reason, "" if worker.retired else "; starting another")
+        self._kill(actor)  # Ray ends its process for good, after some seconds also where it was stopped
         if not worker.retired:
             self._start_actor(worker)
 

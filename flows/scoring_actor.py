@@ -26,6 +26,7 @@ class ScoringActor:
         self._model_thread = ThreadPoolExecutor(1, "model", torch.set_num_threads, (num_threads,))
         self._stop = threading.Event()
         self._num_scored = Counter[str]()
+        self._num_beats = 0  # batches and shards that were finished here
 
     def load(self) -> float:
         """Load the model; returns the seconds it took. Raises what loading raises."""
@@ -42,15 +43,18 @@ class ScoringActor:
     def _score(self, shard: Shard, texts: pa.Table) -> ShardResult:
         self._num_scored[shard.name] = 0
         try:
-            return self._scorer.score(
-                shard, lambda num: self._num_scored.update({shard.name: num}), self._stop.is_set, texts
-            )
+            return self._scorer.score(shard, lambda num: self._beat(shard.name, num), self._stop.is_set, texts)
         finally:
             self._scorer.drain()
+            self._beat(shard.name, 0)
 
-    def num_scored(self, name: str) -> int:
-        """The texts of a shard that have been scored so far."""
-        return self._num_scored[name]
+    def _beat(self, name: str, num_texts: int) -> None:
+        self._num_scored[name] += num_texts
+        self._num_beats += 1
+
+    def progress(self, name: str) -> tuple[int, int]:
+        """The texts of a shard that have been scored so far, and a number that grows as long as anything is."""
+        return self._num_scored[name], self._num_beats
 
     def stop(self) -> None:
         """Let the current batch be the last: what is scored is stored, and the calls in hand raise Interrupted."""

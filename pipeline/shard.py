@@ -4,14 +4,17 @@ Invariant: a text is written with the scores of all its labels or not at all, an
 stopped is written before it ends.
 """
 
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -26,6 +29,11 @@ from pipeline.wording import show
 # What a killed run loses at most is what it scored since the last part: on a slow model a shard takes hours.
 SECONDS_BETWEEN_PARTS = 30.0
 BYTES_IN_SHARD = 64_000_000  # of texts: they are in memory several times over
+SECONDS_BETWEEN_LOOKS = 0.1  # for a request to stop, while texts are encoded
+ITEMS_AT_ONCE = 250  # are encoded between two looks, or fewer where a shard has more than BYTES_AT_ONCE
+BYTES_AT_ONCE = 4_000_000
+
+Encoded = tuple[pa.Table, list[TokenSequences]]  # the texts of a shard, and each one's tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,37 @@ def read_texts(shard: Shard) -> pa.Table:
         return file.read_row_groups(groups).slice(shard.start - offset, shard.stop - shard.start)
 
 
+def count_characters(shards: Sequence[Shard]) -> list[float]:
+    """About how many characters the items of each shard have, from one look over the files that they lie in."""
+    found = np.zeros(len(shards))
+    for path in dict.fromkeys(shard.pending for shard in shards):
+        mine = np.array([number for number, shard in enumerate(shards) if shard.pending == path])
+        starts = np.array([shards[number].start for number in mine])
+        order = np.argsort(starts)
+        mine, starts = mine[order], starts[order]
+        stops = np.array([shards[number].stop for number in mine])
+        first = 0
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=[name for name in file.schema_arrow.names if name != "text_hash"]):
+                rows = np.arange(first, first + batch.num_rows)
+                first += batch.num_rows
+                place = np.searchsorted(starts, rows, side="right") - 1
+                is_in = (place >= 0) & (rows < stops[place])
+                np.add.at(found, mine[place[is_in]], _lengths(batch)[is_in])
+    return found.tolist()
+
+
+def _lengths(batch: pa.RecordBatch) -> npt.NDArray[np.float64]:
+    """The bytes of each row's strings  # (rows,); those in lists as they are on average."""
+    lengths = np.zeros(batch.num_rows)
+    for column in batch.columns:
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            lengths += np.asarray(pc.fill_null(pc.binary_length(column), 0))
+        else:
+            lengths += column.nbytes / max(1, batch.num_rows)
+    return lengths
+
+
 @dataclass(frozen=True, slots=True)
 class ShardResult:
     """What scoring a shard did; `counts` covers this shard alone."""
@@ -134,7 +173,8 @@ class ShardScorer:
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._write: Future[str] | None = None
-        self._ahead: dict[str, Future[tuple[pa.Table, list[TokenSequences]]]] = {}
+        self._ahead: dict[str, Future[Encoded]] = {}
+        self._closing = threading.Event()
         try:
             if first:
                 self.encode_ahead(first)
@@ -164,7 +204,7 @@ class ShardScorer:
         """
         started = time.perf_counter()
         self.encode_ahead(shard, texts)
-        texts, encoded = self._ahead.pop(shard.name).result()
+        texts, encoded = self._wait_for(self._ahead.pop(shard.name), shard, should_stop)
         self._scorer.counts = Counts()
         batches: list[ScoredBatch] = []
         last_part = started
@@ -188,6 +228,13 @@ class ShardScorer:
             shard.name, len(texts), seconds, scorer.counts, scorer.path, scorer.path_reason, scorer.remark
         )
 
+    def _wait_for(self, encoded: Future[Encoded], shard: Shard, should_stop: Callable[[], bool]) -> Encoded:
+        while not wait([encoded], timeout=SECONDS_BETWEEN_LOOKS).done:
+            if should_stop():
+                self._closing.set()
+                raise Interrupted(f"stopped on request while encoding {shard.name}; run the same command to go on")
+        return encoded.result()
+
     def drain(self) -> None:
         """Wait until all that was scored is on disk. Raises what went wrong in writing it."""
         if self._write is not None:
@@ -196,6 +243,7 @@ class ShardScorer:
 
     def close(self) -> None:
         """Drain, and end the background threads."""
+        self._closing.set()
         for ahead in self._ahead.values():
             ahead.cancel()
         try:
@@ -204,9 +252,16 @@ class ShardScorer:
             self._encoding.shutdown(wait=False, cancel_futures=True)
             self._writing.shutdown(wait=True)
 
-    def _encode(self, shard: Shard, texts: pa.Table | None) -> tuple[pa.Table, list[TokenSequences]]:
+    def _encode(self, shard: Shard, texts: pa.Table | None) -> Encoded:
         texts = read_texts(shard) if texts is None else texts
-        return texts, _encode(self._encoders[shard.prompt], item_values(texts))
+        encoder, encoded = self._encoders[shard.prompt], list[TokenSequences]()
+        # Strings of Python's take up to four bytes a character, and a tokenizer makes much of each.
+        num_at_once = max(1, min(ITEMS_AT_ONCE, ITEMS_AT_ONCE * BYTES_AT_ONCE // max(1, texts.nbytes)))
+        for start in range(0, len(texts), num_at_once):
+            if self._closing.is_set():
+                raise Interrupted(f"stopped on request while encoding {shard.name}; run the same command to go on")
+            encoded += _encode(encoder, item_values(texts.slice(start, num_at_once)))
+        return texts, encoded
 
     def _write_soon(
         self, shard: Shard, texts: pa.Table, encoded: Sequence[TokenSequences], batches: Sequence[ScoredBatch]

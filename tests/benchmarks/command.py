@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,13 @@ def run_labelscore(dataset: Path, model: Path | str, prompt: str, out: Path, *op
     return run_with(out, "--dataset", str(dataset), "--model", str(model), "--prompt", prompt, *options)
 
 
-def run_with(out: Path, *options: str) -> CommandRun:
-    """The same with any options, a configuration's file among them."""
+def run_with(
+    out: Path, *options: str, poll_seconds: float = POLL_SECONDS, look: Callable[[int], None] = lambda pid: None
+) -> CommandRun:
+    """The same with any options, a configuration's file among them.
+
+    `look` is called with the run's process at every poll. Looking every POLL_SECONDS takes a good part of a processor.
+    """
     arguments = [sys.executable, "-m", "flows.cli", "run", *options, "--out", str(out)]
     log = out.with_suffix(".log")
     start = time.perf_counter()
@@ -40,7 +46,8 @@ def run_with(out: Path, *options: str) -> CommandRun:
         peak = 0
         while process.poll() is None:
             peak = max(peak, tree_bytes(process.pid))
-            time.sleep(POLL_SECONDS)
+            look(process.pid)
+            time.sleep(poll_seconds)
     seconds = time.perf_counter() - start
     if process.returncode != 0:
         raise SystemExit(f"labelscore run ended with {process.returncode}:\n{log.read_text(errors='replace')[-2000:]}")

@@ -12,62 +12,15 @@ import polars as pl
 import psutil
 import pytest
 
-from pipeline.bundled import sample_path
+from tests.flows.ray_runs import NUM_ROWS, SLOWLY, Run, write_rows
 
 pytestmark = pytest.mark.ray
-NUM_ROWS = 5_000
-SLOWLY = ("--shard-size", "250", "--batch-tokens", "500")  # so that there is time to kill
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """More items than the sample's: each several times, with a number after it."""
-    sample = pl.read_ndjson(sample_path("test"))
-    num_parts = -(-NUM_ROWS // len(sample))
-    path = tmp_path_factory.mktemp("rows") / "rows.parquet"
-    parts = [sample.with_columns(pl.col("text") + f" {part}") for part in range(num_parts)]
-    pl.concat(parts).head(NUM_ROWS).write_parquet(path)
-    return path
-
-
-class Run:
-    """`labelscore run` over `rows` in a process of its own, with one thread for each worker."""
-
-    def __init__(self, rows: Path, out: Path, home: Path, *options: str) -> None:
-        self.out = out
-        self.log = out.with_suffix(".log")
-        env = {**os.environ, "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-m", "flows.cli", "run", "--dataset", str(rows), "--out", str(out), *options]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=out.parent, env=env, stdout=log, stderr=log)
-
-    def actors(self) -> list[psutil.Process]:
-        """The processes of the run's actors."""
-        found = []
-        for child in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                if "".join(child.cmdline()[:1]).startswith("ray::ScoringActor"):  # asked once: it may just end
-                    found.append(child)
-            except psutil.NoSuchProcess:
-                continue
-        return found
-
-    def parts(self) -> int:
-        return len(list(self.out.glob("store/*/*.parquet")))
-
-    def lines(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def wait_for(self, what: str, find: Callable[[], object], seconds: float = 240) -> None:
-        """The limit is for a machine under load and no claim."""
-        deadline = time.monotonic() + seconds
-        while not find():
-            assert self.process.poll() is None, f"ended before {what}:\n{self.lines()}"
-            assert time.monotonic() < deadline, f"waited {seconds} s for {what}:\n{self.lines()}"
-            time.sleep(0.02)
-
-    def finish(self) -> int:
-        return self.process.wait(timeout=480)
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.parquet")
 
 
 @pytest.fixture
@@ -81,11 +34,7 @@ def start(rows: Path, tmp_path: Path, prefect_home: Path) -> Iterator[Callable[.
 
     yield begin
     for run in runs:
-        if run.process.poll() is None:
-            for child in psutil.Process(run.process.pid).children(recursive=True):
-                child.kill()
-            run.process.kill()
-            run.process.wait()
+        run.kill()
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +58,7 @@ def test_two_workers_make_the_table_of_one(start: Callable[..., Run], one_worker
     """The same table; each actor loads its model once for all its shards; nothing of Ray is left or printed."""
     run = start("two", "--workers", "2", "--shard-size", "250")
     run.wait_for("two actors", lambda: len(run.actors()) == 2)
-    family = psutil.Process(run.process.pid).children(recursive=True)
+    family = run.family()
     assert run.finish() == 0, run.lines()
     assert_same(run.out, one_worker)
     assert run.parts() >= NUM_ROWS // 250
@@ -162,7 +111,7 @@ def test_a_stopped_run_takes_its_actors_along(start: Callable[..., Run], number:
     run = start("stopped", "--workers", "2", *SLOWLY)
     run.wait_for("scores", lambda: run.parts() > 0)
     # After SIGKILL Ray's own helpers follow by themselves, in a minute or two.
-    family = run.actors() if number == signal.SIGKILL else psutil.Process(run.process.pid).children(recursive=True)
+    family = run.actors() if number == signal.SIGKILL else run.family()
     run.process.send_signal(number)
     code = run.finish()
     assert code == (-number if number == signal.SIGKILL else 1)

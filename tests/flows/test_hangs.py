@@ -1,0 +1,134 @@
+"""What hangs and does not die: stopped processes, servers that never answer, addresses where no Ray is."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import psutil
+import pytest
+
+from flows.ray_address import check_address
+from flows.ray_cluster import import_ray
+from pipeline.errors import InputError
+from tests.flows.ray_runs import MAIN, NUM_ROWS, SLOWLY, Run, actors_of, write_rows
+
+# The limit of a run that was asked to stop is 10 seconds; a test machine under load may take longer to end processes.
+SECONDS_TO_STOP = 25
+IMPATIENT = "import flows.pulse; flows.pulse.LOOKS_TO_ANSWER = 8; " + MAIN
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.parquet")
+
+
+@pytest.fixture
+def start(rows: Path, tmp_path: Path, prefect_home: Path) -> Iterator[Callable[..., Run]]:
+    """Starts runs into tmp_path/NAME; what is left of them at the end of the test is killed."""
+    runs: list[Run] = []
+
+    def begin(name: str, *options: str, **more: str) -> Run:
+        runs.append(Run(rows, tmp_path / name, prefect_home, *options, **more))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.kill()
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """HOST:PORT of a server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.ray
+def test_a_stop_does_not_wait_for_what_hangs(start: Callable[..., Run]) -> None:
+    """Not for actors, Ray's own processes or the Prefect server; nothing of them is left."""
+    run = start("hung", "--workers", "2", *SLOWLY)
+    run.wait_for("scores", lambda: run.parts() > 0)
+    family = run.family()
+    for process in family:
+        process.send_signal(signal.SIGSTOP)
+    asked = time.monotonic()
+    run.process.send_signal(signal.SIGTERM)
+    assert run.finish() == 1, run.lines()
+    assert time.monotonic() - asked < SECONDS_TO_STOP
+    assert run.lines().splitlines()[-1].startswith("labelscore: error: stopped on request"), run.lines()
+    assert "Traceback" not in run.lines()
+    assert not psutil.wait_procs(family, timeout=30)[1]
+
+
+def test_a_stop_does_not_wait_for_an_object_store(silent: str, tmp_path: Path, prefect_home: Path) -> None:
+    """It took the connection and never answered, before anything was scored."""
+    keys = {"AWS_ENDPOINT_URL": f"http://{silent}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    env = {**os.environ, **keys, "PREFECT_HOME": str(prefect_home), "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "flows.cli", "run", "--out", "s3://bucket/run"]
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as run:
+        while not psutil.Process(run.pid).net_connections() or not _is_waiting_for(run.pid, silent):
+            assert run.poll() is None
+            time.sleep(0.1)
+        asked = time.monotonic()
+        run.send_signal(signal.SIGTERM)
+        _, said = run.communicate(timeout=100)
+    assert time.monotonic() - asked < SECONDS_TO_STOP
+    assert run.returncode == 1
+    assert said.splitlines()[-1].startswith("labelscore: error: stopped on request"), said
+
+
+def _is_waiting_for(pid: int, address: str) -> bool:
+    port = int(address.partition(":")[2])
+    return any(each.raddr and each.raddr.port == port for each in psutil.Process(pid).net_connections())
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "host:port", "ray://", "no-such-host.invalid:6379"])
+def test_an_address_where_no_ray_is_is_one_line(address: str) -> None:
+    """Ray is not asked, as it would try for minutes."""
+    with pytest.raises(InputError, match=r"no Ray cluster answers at RAY_ADDRESS=.* unset RAY_ADDRESS"):
+        check_address(address, import_ray)
+
+
+@pytest.mark.ray
+def test_an_address_where_something_else_is_is_one_line(silent: str) -> None:
+    """What takes the connection and does not speak as Ray does is no cluster."""
+    with pytest.raises(InputError, match="no Ray that answers"):
+        check_address(silent, import_ray)
+
+
+@pytest.fixture
+def three_nodes() -> Iterator[Any]:
+    """A cluster of three nodes with a processor each, all on this machine."""
+    import_ray()
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    yield cluster
+    for process in psutil.Process().children(recursive=True):  # which takes a second, where a shutdown takes many
+        if "ray" in process.name() or "/ray/" in " ".join(process.cmdline()) or process.name() == "gcs_server":
+            process.kill()
+
+
+@pytest.mark.ray
+def test_on_three_nodes_a_stopped_actor_is_replaced(start: Callable[..., Run], three_nodes: Any) -> None:
+    """RAY_ADDRESS names the cluster, whose nodes have a worker each. The one that hangs is told once, with why, and
+    ended; every item has its scores. The limit is shortened to seconds.
+    """
+    run = start("cluster", *SLOWLY, main=IMPATIENT, RAY_ADDRESS=three_nodes.address)
+    run.wait_for("three models", lambda: run.lines().count("has loaded the model") == 3)
+    actor = actors_of(psutil.Process())[0]
+    actor.send_signal(signal.SIGSTOP)
+    assert run.finish() == 0, run.lines()
+    assert "hangs (it has not answered for about" in run.lines()
+    assert not psutil.wait_procs([actor], timeout=30)[1]
+    assert pl.read_parquet(run.out / "scores" / "scores.parquet")["item_id"].n_unique() == NUM_ROWS
