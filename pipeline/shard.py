@@ -30,7 +30,7 @@ from pipeline.wording import show
 SECONDS_BETWEEN_PARTS = 30.0
 BYTES_IN_SHARD = 64_000_000  # of texts: they are in memory several times over
 SECONDS_BETWEEN_LOOKS = 0.1  # for a request to stop, while texts are encoded
-ITEMS_AT_ONCE = 250  # are encoded between two looks, or fewer where a shard has more than BYTES_AT_ONCE
+ITEMS_AT_ONCE = 250  # are encoded between two looks, or fewer where they have more bytes than these
 BYTES_AT_ONCE = 4_000_000
 
 Encoded = tuple[pa.Table, list[TokenSequences]]  # the texts of a shard, and each one's tokens
@@ -256,7 +256,7 @@ class ShardScorer:
         texts = read_texts(shard) if texts is None else texts
         encoder, encoded = self._encoders[shard.prompt], list[TokenSequences]()
         # Strings of Python's take up to four bytes a character, and a tokenizer makes much of each.
-        num_at_once = max(1, min(ITEMS_AT_ONCE, ITEMS_AT_ONCE * BYTES_AT_ONCE // max(1, texts.nbytes)))
+        num_at_once = max(1, min(ITEMS_AT_ONCE, len(texts) * BYTES_AT_ONCE // max(1, texts.nbytes)))
         for start in range(0, len(texts), num_at_once):
             if self._closing.is_set():
                 raise Interrupted(f"stopped on request while encoding {shard.name}; run the same command to go on")
