@@ -60,6 +60,9 @@ KINDS = {
         "the S3 server of a run, which comes back with what it held: the run ends, well or in one line",
     ),
     "run with its server": Kind(1, 2, kill_servers.EMBEDDED_RUN, "a run with its embedded Prefect server"),
+    "embedded server": Kind(
+        1, 2, kill_servers.EMBEDDED_SERVER, "the embedded Prefect server alone: its run ends, well or in one line"
+    ),
     "serve": Kind(
         1,
         2,

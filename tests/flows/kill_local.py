@@ -9,7 +9,7 @@ import random
 import shutil
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,7 @@ class Chain:
     `held` says what is wrong after a kill and `ended` after the command was left alone at last. `env` and `files` are
     its environment besides the nursery's, and what of its work can be seen. `victim` kills something else than the
     command, which must then end by itself, and says whether it was there. `is_done_once`: once it has ended there is
-    nothing left for it to do.
+    nothing left for it to do. `waits` are cut short in a command that is killed, see `Nursery.start`.
     """
 
     kind: str
@@ -56,6 +56,7 @@ class Chain:
     files: Callable[[Lab, Path], dict[str, object]] = lambda lab, folder: local_files(folder)
     victim: Callable[[Lab, Run], bool] | None = None
     is_done_once: bool = False
+    waits: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self, lab: Lab, draws: random.Random, folder: Path, num_kills: int) -> None:
         """Kill it `num_kills` times in a folder of the chain's own, and then let it end."""
@@ -79,7 +80,7 @@ class Chain:
         where, reached, delay = draw(self.instants, draws)
         files = partial(self.files, lab, folder)
         before, log = files(), folder.with_name(f"{folder.name}-{number}.log")
-        run = lab.nursery.start(self.command(folder, number), log, env=self.env(lab, folder, number))
+        run = lab.nursery.start(self.command(folder, number), log, env=self.env(lab, folder, number), waits=self.waits)
         seen = Seen(run, files, before)
         wait_until(seen, reached, delay)
         killed, wrong = self._kill_other(lab, run) if self.victim else _kill_run(run)

@@ -23,8 +23,10 @@ from tests.flows.kill_bucket import BucketServer, serve_bucket_apart
 from tests.flows.kill_checks import check_readable, compare
 from tests.flows.kill_lab import Lab, Seen, local_files, survivors, wait_until
 from tests.flows.kill_local import (
+    PUBLISHING,
     RUN,
     SAMPLE,
+    SCORING,
     Chain,
     readable,
     run_command,
@@ -142,7 +144,22 @@ def _own_server(lab: Lab, folder: Path, number: int) -> Mapping[str, str | None]
     return {"PREFECT_API_URL": None, "PREFECT_HOME": str(lab.folder / "embedded")}
 
 
+def _kill_embedded(lab: Lab, run: Run) -> bool:
+    for child in psutil.Process(run.pid).children(recursive=True):
+        if "flows.embedded" in child.cmdline():
+            child.kill()
+            return True
+    return False
+
+
 EMBEDDED_RUN = replace(RUN, kind="run with its server", env=_own_server)
+EMBEDDED_SERVER = replace(
+    EMBEDDED_RUN,
+    kind="embedded server",
+    instants={**SCORING, **PUBLISHING, "at the start": (lambda seen: True, 5.0)},
+    victim=_kill_embedded,
+    waits={"flows.patience.SECONDS_SILENT": 6.0, "flows.patience.SECONDS_A_TRY": 3.0},  # else most of a minute a kill
+)
 
 
 # Schedules

@@ -125,12 +125,14 @@ class Nursery:
         *,
         max_file_bytes: int | None = None,
         env: Mapping[str, str | None] | None = None,
+        waits: Mapping[str, float] | None = None,
     ) -> Run:
         """Fork a run; with `max_file_bytes` no file that it writes may be larger (RLIMIT_FSIZE).
 
-        `env`: what its environment has besides the nursery's, or in its place; None takes a variable away.
+        `env`: what its environment has besides the nursery's, or in its place; None takes a variable away. `waits`:
+        seconds to wait that are cut short in this run, by module and name.
         """
-        options = {"max_file_bytes": max_file_bytes, "env": dict(env or {})}
+        options = {"max_file_bytes": max_file_bytes, "env": dict(env or {}), "waits": dict(waits or {})}
         pid = self._ask({"argv": list(argv), "log": str(log), **options})
         return Run(pid, log, lambda: os.waitstatus_to_exitcode(self._ask({"wait": pid})))
 
@@ -183,6 +185,10 @@ def _become_run(request: Mapping[str, object]) -> None:
     os.environ["LABELSCORE_RUN"] = str(request["log"])
     if isinstance(env := request["env"], dict) and env:
         _change_environment(env)
+    if isinstance(waits := request["waits"], dict):
+        for name, seconds in waits.items():
+            module, _, wait = name.rpartition(".")
+            setattr(import_module(module), wait, seconds)
 
 
 def _change_environment(env: Mapping[str, str | None]) -> None:
