@@ -89,7 +89,8 @@ class Case:
         known = self.measured.setdefault(name, {"commit": commit(), "done": False, "stages": {}})
         if known["done"]:
             return
-        stages = {stage: Stage(**numbers) for stage, numbers in known["stages"].items()}
+        # What was scored is stored; the other stages of an interrupted run begin anew.
+        stages = {stage: Stage(**numbers) for stage, numbers in known["stages"].items() if stage == "score"}
         num_samples = 0
 
         def add(stage: str, sample: Stage) -> None:
