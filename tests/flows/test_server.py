@@ -103,8 +103,10 @@ def test_an_address_is_shown_without_its_password() -> None:
     assert bare(f"https://a:{SECRET}@host/x/api/flows?token={SECRET}") == "https://host/x/api"
 
 
-def test_patience_with_a_silent_server_ends_and_costs_little_after_that() -> None:
+def test_patience_with_a_silent_server_ends_and_costs_little_after_that(monkeypatch: pytest.MonkeyPatch) -> None:
     """All tries of a request together wait for so many seconds; a later request gets one try, and any answer resets."""
+    monkeypatch.setattr("flows.patience.SECONDS_BETWEEN_TRIES", 0.0)
+    monkeypatch.setattr("flows.patience.SECONDS_WHEN_LOST", 1.0)
     patience = Patience(1.0)
 
     def ask(url: str) -> float:
