@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -32,6 +33,7 @@ out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty()
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 DASHES = "\N{MINUS SIGN}\N{EN DASH}"
+MANY_FILES = 12  # of one folder: more are told by their number
 HYPHENS = str.maketrans({**dict.fromkeys(DASHES, "-"), "…": "..."})
 
 
@@ -345,11 +347,16 @@ def print_findings(findings: "list[Finding]") -> int:
 
 
 def print_prunable(files: "list[Pruned]") -> None:
-    """The files that prune would remove, why, and how much that frees."""
-    for file in files:
-        say(f"{file.name}  {decimal(file.num_bytes)}  {file.reason}")
+    """The files that prune would remove, why, and how much that frees; many of one folder are one line."""
+    for (folder, reason), found in groupby(files, lambda file: (file.name.rpartition("/")[0], file.reason)):
+        own = list(found)
+        if len(own) > MANY_FILES:
+            say(f"{folder}/ ({len(own):,} files)  {decimal(sum(file.num_bytes for file in own))}  {reason}")
+            continue
+        for file in own:
+            say(f"{file.name}  {decimal(file.num_bytes)}  {reason}")
     total = decimal(sum(file.num_bytes for file in files))
-    say(f"{len(files)} files, {total}" if files else "nothing to remove: all that is stored is in use")
+    say(f"{len(files):,} files, {total}" if files else "nothing to remove: all that is stored is in use")
 
 
 def print_history(lines: list[dict[str, Any]]) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from flows.cli import _mark_values, app, main
-from flows.terminal import say
+from flows.terminal import print_prunable, say
 from pipeline.choice_loading import NO_KEYS, ChoiceKeys
 from pipeline.config import RunConfig
+from pipeline.storing.upkeep import Pruned
 from tests.pipeline.reporting import tables
 
 OPTIONS = {name: field for name, field in RunConfig.model_fields.items() if name not in ("prompts", "published")}
@@ -161,3 +162,16 @@ def test_a_difference_keeps_its_sign_on_a_terminal_that_lacks_the_minus(
     assert re.search(rf"{minus}\d\.\d to \d\.\d \|", text)
     assert "?" not in text.partition("## Flipped")[0]
     assert f"{minus}1.2 to 3.4" in text
+
+
+def test_many_files_of_one_folder_are_one_line_of_prune(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten million items have five thousand parts; what is removed of a folder, and why, is still said."""
+    parts = [Pruned(f"store/{'a' * 16}/{number}.parquet", 1000, "stale") for number in range(2000)]
+    few = [Pruned(f"runs/x/{name}", 10, "replaced") for name in ("items.parquet", "manifest.json")]
+    print_prunable([*parts, *few])
+    assert capsys.readouterr().out.splitlines() == [
+        f"store/{'a' * 16}/ (2,000 files)  2.0 MB  stale",
+        "runs/x/items.parquet  10 bytes  replaced",
+        "runs/x/manifest.json  10 bytes  replaced",
+        "2,002 files, 2.0 MB",
+    ]
