@@ -192,7 +192,9 @@ class RunConfig(BaseModel):
         "auto", description="the model's number format; auto is bfloat16 on a GPU and float32 on a CPU"
     )
     batch_tokens: Count | None = Field(None, description="tokens in one forward pass; halved when memory runs out")
-    shard_size: Count | None = Field(None, description="items in one task; auto is 2000 on a CPU, 8000 on a GPU")
+    shard_size: Count | None = Field(
+        None, description="items in one task; auto is 2000 on a CPU, 8000 on a GPU, more for millions"
+    )
     workers: Annotated[int, Field(ge=1, le=4096), NO_TRUTH] = Field(
         1, description="processes that score, each with the model loaded (more than one needs the extra 'ray')"
     )

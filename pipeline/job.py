@@ -54,6 +54,7 @@ from pipeline.target import Target, make_target
 
 # The fewer texts a shard has, the further apart their lengths lie, and the more attention pads.
 SHARD_TEXTS = {"cpu": 2000, "cuda": 8000}
+MOST_SHARDS = 1000  # of a run: each is a task that Prefect keeps some 20 kB of, and a part that is listed and verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ class Job:
             found = [(s, store.pending(pulled.items, s, extra_texts=CONTENT_FREE_TEXTS, **options)) for s in distinct]
             for stored, pending in found:
                 check_pending(pulled.target, stored.prompt, pending.path, config.chat_answer or "")
-            size = config.shard_size or SHARD_TEXTS[model.device]
+            size = config.shard_size or _shard_size(model.device, sum(pending.num_missing for _, pending in found))
             shards = [shard for s, pending in found for shard in cut_shards(s.prompt.name, pending.path, size)]
             writers = tuple(map(store.writer, store.prompts))
         spec = ScoringSpec(model, writers, config.max_text_tokens, config.notebook_rule, config.batch_tokens)
@@ -201,6 +202,10 @@ class Job:
     def publish(self, folder: Output, manifest: Manifest) -> Manifest:
         """Let readers see this run instead of the one before it."""
         return publish(self.output, folder, manifest.model_copy(update={"timings": dict(self.timings)}))
+
+
+def _shard_size(device: str, num_missing: int) -> int:
+    return max(SHARD_TEXTS[device], -(-num_missing // MOST_SHARDS))
 
 
 def check_pending(target: Target, prompt: Prompt, pending: Path, answer: str) -> None:

@@ -14,6 +14,7 @@ from transformers.utils import chat_template_utils
 from pipeline.bundled import demo_model_path
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import InputError
+from pipeline.job import _shard_size
 from pipeline.shard import cut_shards
 from pipeline.target import make_target
 from tests.pipeline.chat_templates import KNOWN
@@ -131,6 +132,12 @@ def test_shards_cover_the_missing_texts_once(num_texts: int, shard_size: int) ->
     shards = cut_shards("p", pa.BufferReader(pending.getvalue()), shard_size)  # type: ignore[arg-type]
     assert [i for shard in shards for i in range(shard.start, shard.stop)] == list(range(num_texts))
     assert all(shard.stop - shard.start <= shard_size for shard in shards)
+
+
+def test_a_run_of_millions_has_a_thousand_shards() -> None:
+    """Each is a task and a part: what has to be listed does not grow with the items."""
+    assert [_shard_size("cpu", num) for num in (0, 10, 2_000_000, 10_000_000)] == [2000, 2000, 2000, 10_000]
+    assert _shard_size("cuda", 10_000_001) == 10_001
 
 
 @given(st.lists(st.integers(0, 3000), min_size=1, max_size=60), st.integers(1, 60), st.integers(1, 20))
