@@ -22,6 +22,7 @@ CLASS_RULES = ("pmi", "contextual", "batch")
 AG_NEWS = ("World", "Sports", "Business", "Sci/Tech")
 REQUEST = ("{context}", "continuation", f"{{{CHOICE}}}")  # template, choices and choice where all is written already
 EACH_CHOICE = f" {{{CHOICE}}}"  # how a choice is written after the prompt, unless a prompt says otherwise
+CHARS_AT_END = 256  # of a text that is shortened
 
 Values: TypeAlias = Mapping[str, str | list[str]]
 """An item's columns: a text each; a list where it holds its choices, or (requests) something of each choice."""
@@ -183,11 +184,16 @@ class Prompt:
         return tuple(slot for slot in slots if slot.column != CHOICE or not self.has_choices)
 
     @property
+    def read_columns(self) -> set[str]:
+        """The columns of whose values a slot reads a part, which may stand far behind: up to a mark, or from one on."""
+        return {slot.column for slot in self.all_slots if slot.calls}
+
+    @property
     def cut_columns(self) -> tuple[str, ...]:
         """The columns that may be cut where a prompt is too long: those of the template, but for what is scored."""
         if self.is_requests:
             return ()
-        kept = {slot.column for slot in self.parsed.slots if slot.calls}  # a mark in them must stay
+        kept = self.read_columns & set(self.parsed.columns)  # a mark in them must stay
         if self.has_choices:
             kept |= {CHOICE, *parse(self.choice).columns}
         roots = {root_of(column) for column in self.choice_columns}
@@ -418,3 +424,12 @@ BUILT_IN: dict[str, Prompt] = {
 # What another tool has written, scored as it stands: see reading/requests.py.
 REQUESTS = Prompt("requests", REQUEST[0], choices=REQUEST[1], choice=REQUEST[2], boundary="harness")
 KNOWN = {**BUILT_IN, REQUESTS.name: REQUESTS}
+
+
+def shorten(text: str, num_chars: int) -> str:
+    """The beginning of a text that is longer, and its end: how that joins what follows tells what may be kept of it."""
+    if len(text) <= num_chars:
+        return text
+    num_visible = max(num_chars, len(text.rstrip()))
+    end = text[max(num_chars, num_visible - CHARS_AT_END) : num_visible] + text[num_visible:][-CHARS_AT_END:]
+    return text[:num_chars] + end if num_chars + len(end) < len(text) else text

@@ -16,6 +16,7 @@ from pipeline.reporting.predictions import Block, drop_outdated
 from pipeline.storing.spill import Array, Spill, num_buckets
 
 ITEMS_AT_ONCE = 1 << 17  # read at once: of eight rules some 100 MB
+NONE = 0  # the prediction under a rule that an item lacks, which cannot have changed
 SCHEMA = {"prompt": pl.String, "rule": pl.String, "num_common": pl.Int64, "num_changed": pl.Int64}
 
 
@@ -68,7 +69,8 @@ def _count(before: pl.LazyFrame, after: pl.LazyFrame, rules: Sequence[str]) -> t
             there, here = (_first_of_each(spill.read(bucket)) for spill in (old, new))
             _, i, j = np.intersect1d(there["key"], here["key"], assume_unique=True, return_indices=True)
             num_common += len(i)
-            num_changed += (there["predicted"][i] != here["predicted"][j]).sum(axis=0)
+            was, now = there["predicted"][i], here["predicted"][j]
+            num_changed += ((was != now) & (was != NONE) & (now != NONE)).sum(axis=0)
     return num_common, num_changed
 
 
@@ -79,8 +81,7 @@ def _by_text(table: pl.LazyFrame, blocks: Sequence[Block], rules: Sequence[str])
         rows = table.filter(in_block(block)).select("item_id", "rule", "predicted", "text_hash").collect()
         keys = rows.filter(pl.col("rule") == rules[0]).select("item_id", key=text_key())
         items = keys.join(rows.group_by("item_id").agg(cells), on="item_id", how="left")
-        # A rule that an item lacks has no prediction: nothing is not changed into something unseen.
-        yield items["key"].to_numpy(), items.select(pl.col(rules).fill_null(0)).to_numpy()
+        yield items["key"].to_numpy(), items.select(pl.col(rules).fill_null(NONE)).to_numpy()
 
 
 def _first_of_each(records: Array) -> Array:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
-from pipeline.prompts import Prompt, Values, Written
+from pipeline.prompts import CHARS_AT_END, Prompt, Values, Written, shorten
 from pipeline.scoring.markup import Markup
 from pipeline.scoring.strings import Ids, StringEncoder, num_common
 from pipeline.templates import TEXT
@@ -62,7 +62,7 @@ class _Piece:
 
 
 def most_chars(context_tokens: int) -> int:
-    """So many characters of a text are handed to an encoder, which needs no more to fill the context."""
+    """So many characters of a text, and its end, are handed to an encoder, which needs no more to fill the context."""
     return MOST_CHARS_A_TOKEN * (context_tokens + MARGIN_TOKENS)
 
 
@@ -277,34 +277,53 @@ class Encoder:
     def _bounded(self, item: Values) -> Values:
         """The item, with no more of the column that is cut than can be kept of it, so that memory stays bounded.
 
+        Its end stays, too: what is cut depends on how it joins what follows.
+
         Raises InputError where another column alone is longer than the context, and for a text that was cut to
         `most_chars` and does not fill it.
         """
         cut = self._cut_column(item)
-        for column in self._prompt.columns:
-            value = item[column]
-            if not isinstance(value, str):  # a list of choices, or of the contexts of requests
-                continue
-            limit = self._most_tokens if column == cut else self._context_tokens
-            window = self._window(value, limit)
-            if window < len(value):
-                if column != cut:
-                    raise self._too_long(f"more than {limit:,}", cut)
-                item = {**item, column: value[:window]}
-            elif len(value) == most_chars(self._context_tokens):
+        strings = {column: value for column in self._prompt.columns if isinstance(value := item[column], str)}
+        for column, value in strings.items():  # the others are lists of choices, or of the contexts of requests
+            if column == cut or (column in self._columns and not self._has_own_cut):
+                window = self._window(value, self._most_tokens if column == cut else self._context_tokens)
+                if not self._has_own_cut:  # the longest is cut: it stays the longest
+                    others = (len(other) for name, other in strings.items() if name != column)
+                    window = max([window, *(size + 1 for size in others if size < len(value))])
+                if window < len(value):
+                    item = {**item, column: shorten(value, window)}
+                    continue
+            elif any(self._window(part, self._context_tokens) < len(part) for part in self._put_in(column, value)):
+                raise self._too_long(f"more than {self._context_tokens:,}", cut)
+            most = most_chars(self._context_tokens)
+            if most < len(value) <= most + 2 * CHARS_AT_END and column not in self._prompt.read_columns:
                 raise InputError(
-                    f"prompt '{self._prompt.name}': an item's '{column}' is so long that {len(value):,} characters of "
-                    "it were read, and these have too few tokens to stand for it; shorten it"
+                    f"prompt '{self._prompt.name}': an item's '{column}' is so long that {most:,} characters of it "
+                    "were read, and these have too few tokens to stand for it; shorten it"
                 )
         return item
 
+    def _put_in(self, column: str, value: str) -> list[str]:
+        """What of a column's value is put into each of its slots, which may be little of it."""
+        parts = [slot.read(value) for slot in self._prompt.all_slots if slot.column == column] or [value]
+        return [part.strip() for part in parts] if self._prompt.strip else parts
+
     def _window(self, text: str, limit: int, *, at_end: bool = False) -> int:
-        """How many characters of a text have its first (or last) `limit` tokens in them, whatever comes after."""
+        """How many characters of a text have its first (or last) `limit` tokens in them, whatever comes after.
+
+        White space at its beginning does not count where a prompt or its chat template takes it away.
+        """
+        is_trimmed = self._prompt.strip or (
+            self._prompt.chat is not None and self._prompt.chat.trim in ("left", "both")
+        )
+        lead = len(text) - len(text.lstrip()) if is_trimmed and not at_end else 0
         window = CHARS_A_TOKEN * (limit + MARGIN_TOKENS)
-        while window < len(text):
-            part = text[-window:] if at_end else text[:window]
-            if len(self._strings.encode([part])[0]) >= limit + MARGIN_TOKENS:
-                return window
+        while lead + window < len(text):
+            if at_end:  # a run of letters is encoded from where it begins
+                window = len(text) - _beginning_before(text, len(text) - window)
+            part = text[-window:] if at_end else text[lead : lead + window]
+            if len(self._strings.encode([part], markup=self._prompt.has_markup)[0]) >= limit + MARGIN_TOKENS:
+                return lead + window
             window *= 2
         return len(text)
 
@@ -333,11 +352,16 @@ class Encoder:
                 f"tokenizer, at most {MAX_SIZE:,} can be kept; shorten them, or cut the texts (max_text_tokens)"
             )
 
+    @property
+    def _has_own_cut(self) -> bool:
+        """Whether the same column is cut of every item."""
+        return bool(self._prompt.cut) or TEXT in self._columns
+
     def _cut_column(self, item: Values) -> str | None:
         """The column of an item that may be cut; None where it has none."""
         if not self._columns:
             return None
-        if self._prompt.cut or TEXT in self._columns:
+        if self._has_own_cut:
             return self._prompt.cut or TEXT
         return max(self._columns, key=lambda column: len(item[column]))
 
@@ -412,6 +436,7 @@ def _merge(parts: Sequence[TokenSequences]) -> TokenSequences:
 # A place where every tokenizer begins anew: a single blank between two visible characters. After punctuation a line
 # break may belong to the token before it; a space does not.
 LAST_BLANK = re.compile(r".*\S([ \n]\S.*)", re.DOTALL)
+BLANK = re.compile(r"\S \S")
 LAST_SPACE = re.compile(r".*\S( \S.*)", re.DOTALL)
 
 
@@ -424,3 +449,13 @@ def end_window(blank: re.Pattern[str], string: str) -> str:
 def ends_with(ids: Ids, tail: Ids) -> bool:
     """Whether the last ids are these."""
     return ids[len(ids) - len(tail) :] == tail and len(tail) <= len(ids)
+
+
+def _beginning_before(text: str, place: int) -> int:
+    """The last place up to this one where a tokenizer begins anew: a blank, or without any where a run begins."""
+    blank = place
+    while blank > 0 and not BLANK.match(text, blank - 1):
+        blank = text.rfind(" ", 0, blank)
+    while blank <= 0 < place and text[place - 1] == text[place]:
+        place -= 1
+    return blank if blank > 0 else place

@@ -13,7 +13,9 @@ from collections.abc import Iterable
 from pipeline.storing import dictionary
 from pipeline.storing.dictionary import make_schema
 
-SCHEMA_VERSION = 1  # of the manifest
+# Of the manifest. From 2 on parts tell more in their names and a score table may have several files: a labelscore that
+# reads up to 1 would put such parts aside, and read the first file alone. It refuses both.
+SCHEMA_VERSION = 2
 
 # A run's files, in its folder.
 SCORES, ITEMS, REJECTED = "scores/scores.parquet", "items.parquet", "rejected.parquet"

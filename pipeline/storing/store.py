@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.prompts import Prompt, hash_item, same_text
+from pipeline.prompts import Prompt, hash_item, same_text, shorten
 from pipeline.storing.files import Finding, Output
 from pipeline.storing.fingerprint import Fingerprint, StoredPrompt
 from pipeline.storing.layout import ITEM_CHOICES, PART, PLAN, SET_ASIDE
@@ -106,7 +106,8 @@ class Store:
     ) -> Pending:
         """The distinct texts of an items file (and `extra_texts`, after them) that have to be scored, staged in a file.
 
-        Of each text no more than `max_chars` characters are staged, the hash being that of all of it.
+        Of each text no more than `max_chars` characters and its end are staged, the hash being that of all of it; all
+        are where a slot reads a part of a text, as far as its mark.
 
         A text is missing when no part has it, or the part that is read for it has no `notebook_logit` though `notebook`
         asks for it; with `force` all are.
@@ -262,7 +263,9 @@ def _stage(
             mask = missing[start : start + batch.num_rows]
             start += batch.num_rows
             if mask.any():
-                columns = [batch[prompt.hash_column], *(_cut(batch[column], max_chars) for column in prompt.columns)]
+                whole = prompt.read_columns
+                cut = (batch[c] if c in whole else _cut(batch[c], max_chars) for c in prompt.columns)
+                columns = [batch[prompt.hash_column], *cut]
                 yield pa.record_batch(columns, names=schema.names).filter(pa.array(mask)).cast(schema)
         extra = [text for text, lacks in zip(extra_texts, missing[num_items:], strict=True) if lacks]
         hashes = [hash_item(prompt, same_text(prompt, text)) for text in extra]
@@ -273,7 +276,11 @@ def _stage(
 
 
 def _cut(column: pa.Array, max_chars: int | None) -> pa.Array:
-    """Strings with no more than so many characters; lists, of choices or contexts, as they are."""
-    if max_chars is None or pa.types.is_list(column.type):
+    """Strings with no more than so many characters and their end; lists, of choices or contexts, as they are."""
+    if max_chars is None or pa.types.is_list(column.type) or (pc.max(pc.utf8_length(column)).as_py() or 0) <= max_chars:
         return column
-    return pc.utf8_slice_codeunits(column, 0, max_chars)
+    return pa.array([text if text is None else shorten(text, max_chars) for text in map(_as_py, column)], column.type)
+
+
+def _as_py(text: pa.Scalar) -> Any:
+    return text.as_py()

@@ -39,7 +39,7 @@ from pipeline.storing.layout import (
     score_files,
 )
 from pipeline.storing.manifest import Manifest, NewerSchema, read_manifest
-from pipeline.storing.parts import BadPart, Part, facts_in, num_pending, read_stored
+from pipeline.storing.parts import BadPart, Part, facts_in, load_keys, num_pending, read_stored
 from pipeline.storing.runs import changed_files, files_of_run, old_folders, run_folders
 from pipeline.storing.tables import read_batches
 
@@ -102,7 +102,7 @@ def status(out: Output) -> Status:
         held = _peek(out, {name: files[name] for name in names})
         findings += held.findings
         if held.parts or held.plan or not held.is_known:
-            stored.append(_stored(folder, held, manifest, offered))
+            stored.append(_stored(out, folder, held, manifest, offered))
     current = manifest.folder if manifest else ""
     replaced = [size for name, size in files.items() if (run := RUN_FOLDER.match(name)) and run[0] != current]
     return Status(
@@ -135,7 +135,7 @@ class _Held:
     """What lies in a fingerprint's folder; `is_known`: whether all that tells what is pending could be read."""
 
     plan: dict[str, Any] | None = None
-    parts: list[tuple[int, int]] = field(default_factory=list)  # generation, number of texts
+    parts: dict[str, tuple[int, int]] = field(default_factory=dict)  # generation, number of texts
     num_bytes: int = 0  # of them
     whose: tuple[str, str, str] = ("", "", "")  # model, revision and prompt
     findings: list[Finding] = field(default_factory=list)
@@ -163,13 +163,13 @@ def _peek(out: Output, files: dict[str, int]) -> _Held:
             facts = found.generation, found.num_texts
             if not held.plan and found.generation > newest:
                 newest, held.whose = found.generation, (found.model, found.revision, found.prompt)
-        held.parts.append(facts)
+        held.parts[name] = facts
         held.num_bytes += size
     return held
 
 
-def _stored(folder: str, held: _Held, manifest: Manifest | None, offered: set[str] | None) -> Stored:
-    plan, parts = held.plan, held.parts
+def _stored(out: Output, folder: str, held: _Held, manifest: Manifest | None, offered: set[str] | None) -> Stored:
+    plan, parts = held.plan, held.parts.values()
     pending = num_pending(plan, parts) if plan else 0
     is_known = held.is_known and offered is not None
     state: State = "stale"
@@ -177,7 +177,7 @@ def _stored(folder: str, held: _Held, manifest: Manifest | None, offered: set[st
         state = "published"
     elif offered and folder in offered:
         state = "offered"
-    elif manifest is None or pending or not is_known:
+    elif manifest is None or pending or not is_known or (pending := _num_hidden(out, held)):
         state = "unfinished"  # whatever the clocks say of a run that finished since
     return Stored(
         folder,
@@ -188,6 +188,22 @@ def _stored(folder: str, held: _Held, manifest: Manifest | None, offered: set[st
         num_bytes=held.num_bytes,
         is_known=is_known,
     )
+
+
+def _num_hidden(out: Output, held: _Held) -> int:
+    """How many texts are pending though as many were written: some twice, by --force or two workers, others never."""
+    if not held.plan:
+        return 0
+    own = {name: facts for name, facts in held.parts.items() if facts[0] >= held.plan["generation"]}
+    num_texts, missing = sum(n for _, n in own.values()), int(held.plan["num_missing"])
+    if num_texts == missing and len({generation for generation, _ in own.values()}) < 2:  # nothing twice
+        return 0
+    try:
+        parts = [read_stored(out, name, 0, verify=False) for name in own]
+        keys = [load_keys(out, part) for part in parts if isinstance(part, Part)]
+    except (BadPart, RunError):  # it will be found by whoever needs it
+        return missing
+    return max(0, missing - len(np.unique(np.concatenate(keys).astype("<u8"), axis=0))) if keys else missing
 
 
 def prune(out: Output, *, dry_run: bool, unfinished: bool = False) -> list[Pruned]:

@@ -105,6 +105,21 @@ def test_changed_predictions_are_those_of_a_loop_over_texts(runs: tuple[Run, Run
         assert row["num_changed"] == sum(before[text] != after[text] for text in both)
 
 
+def test_what_an_item_was_not_predicted_under_cannot_have_changed(runs: tuple[Run, Run]) -> None:
+    """A rule that some items of one table lack."""
+    old, new = runs
+    key = pl.col("text_hash").str.head(1) < "8"
+    some = old.predictions.filter((pl.col("rule") != "mean_token") | key)
+    rows = {
+        row["rule"]: row for row in changed_predictions(some, new.predictions).to_dicts() if row["prompt"] == "topic"
+    }
+    before, after = (
+        {row["text_hash"]: row["predicted"] for row in rows_of(run, "topic", "mean_token")} for run in runs
+    )
+    both = [text for text in before.keys() & after.keys() if text < "8"]
+    assert rows["mean_token"]["num_changed"] == sum(before[text] != after[text] for text in both) > 0
+
+
 def test_of_many_flips_the_surest_are_kept(runs: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch) -> None:
     """A page shows so many; how many there are is counted."""
     everything = compare_runs(*runs)

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import InputError, RunError
 from pipeline.storing.files import Output
-from pipeline.storing.layout import MANIFEST
+from pipeline.storing.layout import MANIFEST, SCHEMA_VERSION
 from pipeline.storing.manifest import need_manifest, read_manifest, write_manifest
 from pipeline.storing.sealed import seal
 from tests.pipeline.storing.stored import ANSWER, TOPIC, manifest, wanted
@@ -26,7 +26,7 @@ def test_the_manifest_comes_back_as_it_was_written(out: Output) -> None:
         need_manifest(out)
     written = manifest([wanted(ANSWER), wanted(TOPIC)], 3, run_id="é\ud800", counts={"items": 3})
     write_manifest(out, written)
-    assert need_manifest(out) == written.model_copy(update={"schema_version": 1})
+    assert need_manifest(out) == written.model_copy(update={"schema_version": SCHEMA_VERSION})
     assert json.loads(out.read_bytes(MANIFEST))["run_id"] == "é\ud800"
     assert written["dataset"]["num_items"] == written.dataset.num_items == 3
     with pytest.raises(KeyError, match="nothing"):
@@ -70,3 +70,17 @@ def test_a_manifest_of_a_newer_version_is_refused_with_what_to_do(out: Output) -
     out.write_bytes(MANIFEST, b'{"schema_version": 7}')
     with pytest.raises(RunError, match=r"schema version 7.*upgrade labelscore"):
         read_manifest(out)
+
+
+def test_an_output_of_version_1_is_read_and_one_of_today_refused_by_who_reads_up_to_1(
+    out: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a labelscore would put today's parts aside, and take a score table's first file for all of it."""
+    write_manifest(out, manifest([wanted(ANSWER)], 3))
+    values = json.loads(out.read_bytes(MANIFEST))
+    monkeypatch.setattr("pipeline.storing.manifest.SCHEMA_VERSION", 1)
+    with pytest.raises(RunError, match="upgrade labelscore or use another --out"):
+        read_manifest(out)
+    monkeypatch.undo()
+    out.write_bytes(MANIFEST, seal({**values, "schema_version": 1}))
+    assert need_manifest(out).dataset.num_items == 3

@@ -166,10 +166,11 @@ def test_status_and_prune_of_many_parts_take_few_requests(
     run(out, TEXTS, [ANSWER])
     local = Output(tmp_path / "local")
     store = open_store(local, [TOPIC], weights="old")
-    items = write_items(local.work / "items.parquet", ["a text that is pending"])
+    texts = [f"item {number}" for number in range(60)]
+    items = write_items(local.work / "items.parquet", texts)
     store.pending(items, wanted(TOPIC, "old"))
-    for number in range(120):
-        store.writer(wanted(TOPIC, "old")).append(scored([hash_text(f"item {number}")], fingerprint(TOPIC, "old")))
+    for text in texts:
+        store.writer(wanted(TOPIC, "old")).append(scored([hash_text(text)], fingerprint(TOPIC, "old")))
     client, parts = boto3.client("s3"), [name for name in local.list("store") if name.endswith(".parquet")]
     for name in local.list("store"):
         of_before = f"{name[: name.index('-')]}.parquet" if name in parts[:3] else name
@@ -178,12 +179,12 @@ def test_status_and_prune_of_many_parts_take_few_requests(
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         seen = elsewhere(out, monkeypatch, tmp_path / "machine-2")
         stale = status(seen).stored[-1]
-        assert (stale.model, stale.prompt, stale.num_texts, stale.num_pending) == ("model-old", "topic", 120, 0)
+        assert (stale.model, stale.prompt, stale.num_texts, stale.num_pending) == ("model-old", "topic", 60, 0)
         assert stale.num_bytes == sum(local.list("store")[name] for name in parts)
         assert len(asked) < 40
         asked.clear()
-        assert len(prune(seen, dry_run=False)) == 121
-        assert len(asked) < 60
+        assert len(prune(seen, dry_run=False)) == 61
+        assert len(asked) < 40
         assert sum("delete" in each for each in asked) == 1
     assert verify(out) == []
 

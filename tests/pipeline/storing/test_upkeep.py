@@ -369,3 +369,17 @@ def test_history_is_read_oldest_first(out: Output) -> None:
     open_run(out)[0].write_bytes("history.parquet", b"torn")
     with pytest.raises(RunError, match=r"history\.parquet.*keeps this file aside"):
         history(out)
+
+
+def test_texts_scored_twice_do_not_stand_for_those_never_scored(out: Output) -> None:
+    """A shard that a second worker took over, or --force: as many were written as were missing, and some still are."""
+    cut_short(out, TEXTS, 12)
+    twice = scored([hash_text(text) for text in TEXTS[:12]], fingerprint(TOPIC), salt=1)
+    open_store(out, [TOPIC]).writer(wanted(TOPIC)).append(twice)
+    run(out, TEXTS, [ANSWER])
+    (held,) = (stored for stored in status(out).stored if stored.prompt == "topic")
+    assert (held.state, held.num_pending) == ("unfinished", len(set(TEXTS)) - 12)
+    assert pruned(out) == {}
+    run(out, TEXTS, [TOPIC])
+    run(out, TEXTS, [ANSWER])
+    assert len(pruned(out)) > 2
