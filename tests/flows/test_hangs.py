@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,3 +133,24 @@ def test_on_three_nodes_a_stopped_actor_is_replaced(start: Callable[..., Run], t
     assert "hangs (it has not answered for about" in run.lines()
     assert not psutil.wait_procs([actor], timeout=30)[1]
     assert pl.read_parquet(run.out / "scores" / "scores.parquet")["item_id"].n_unique() == NUM_ROWS
+
+
+def test_a_second_stop_of_serve_leaves_no_run_behind() -> None:
+    """Whatever serve and the runs that it has started are doing: they are ended two seconds later."""
+    serving = "import asyncio, subprocess, flows.serving as s\n" + textwrap.dedent("""
+        async def serve():
+            with s._stop_event() as stop:
+                print(subprocess.Popen(["sleep", "600"]).pid, flush=True)
+                await stop.wait()
+                print("asked", flush=True)
+                await asyncio.sleep(600)
+        asyncio.run(serve())
+    """)
+    with subprocess.Popen([sys.executable, "-c", serving], stdout=subprocess.PIPE, text=True) as served:
+        assert served.stdout
+        at_work = psutil.Process(int(served.stdout.readline()))
+        served.terminate()
+        assert served.stdout.readline() == "asked\n"
+        served.terminate()
+        assert served.wait(timeout=100) == 0
+    assert not psutil.wait_procs([at_work], timeout=30)[1]
