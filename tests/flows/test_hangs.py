@@ -8,6 +8,8 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tests.flows.ray_runs import MAIN, NUM_ROWS, SLOWLY, Run, actors_of, write_r
 
 # The limit of a run that was asked to stop is 10 seconds; a test machine under load may take longer to end processes.
 SECONDS_TO_STOP = 25
+TOKEN = "0123456789abcdef" * 4
 IMPATIENT = "import flows.pulse; flows.pulse.LOOKS_TO_ANSWER = 8; " + MAIN
 
 
@@ -103,6 +106,56 @@ def test_an_address_where_something_else_is_is_one_line(silent: str) -> None:
     """What takes the connection and does not speak as Ray does is no cluster."""
     with pytest.raises(InputError, match="no Ray that answers"):
         check_address(silent, import_ray)
+
+
+CHECK = """
+import sys
+from flows.ray_address import check_address
+from flows.ray_cluster import import_ray
+try:
+    check_address(sys.argv[1], import_ray)
+except Exception as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def guarded() -> Iterator[str]:
+    """HOST:PORT of a server that answers as a Ray does that asks for a token, which is TOKEN."""
+    import_ray()
+    grpc = import_module("grpc")
+
+    def answer(request: bytes, context: Any) -> bytes:
+        if ("authorization", f"Bearer {TOKEN}") not in context.invocation_metadata():
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+        return b""
+
+    class Handler(grpc.GenericRpcHandler):  # type: ignore[misc, name-defined]
+        def service(self, details: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Handler()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [({}, "asks for a token that we lack; set RAY_AUTH_MODE=token here"), ({"RAY_AUTH_MODE": "token"}, "")],
+)
+def test_a_cluster_that_asks_for_a_token_is_told_as_one(guarded: str, env: dict[str, str], said: str) -> None:
+    """As one that 'ray start' starts does; Ray itself sends none to an address unless told to, and tries for long."""
+    unset = {key: value for key, value in os.environ.items() if key != "RAY_AUTH_MODE"}
+    command = [sys.executable, "-c", CHECK, guarded]
+    done = subprocess.run(
+        command, env={**unset, "RAY_AUTH_TOKEN": TOKEN, **env}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("\n") == bool(said)
+    assert said in done.stdout
+    assert TOKEN not in done.stdout + done.stderr
 
 
 @pytest.fixture
