@@ -136,6 +136,7 @@ def end_without_goodbye(code: int, is_lost: Callable[[], bool] = lambda: True) -
 
     Called where the server is lost, which may have come back by then.
     """
+
     def end() -> None:
         if not is_lost():
             return
