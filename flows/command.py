@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar, cast
 
+import httpx
+
 from flows.deadline import ASKED, stop_in_time
 from flows.embedded import prefect_server
 from flows.hooks import post_failure
@@ -89,12 +91,24 @@ def _finish(flow: Callable[[Config], T], config: Config) -> T:
             with server_explained():
                 return flow(config)
         except ServerLost as error:
-            end_without_goodbye(0 if results else RunError.exit_code)
+            own = _reason_before(error)
+            end_without_goodbye(0 if results else (own or error).exit_code)
+            if own is not None:
+                warn(f"{error}: its pages do not show how this run ended")
+                raise own from None
             if not results:
                 advice = "what was scored is kept, run the same command to go on once it answers, or without a server"
                 raise RunError(f"{error}; {advice} (unset PREFECT_API_URL)") from None
             warn(f"{error}: this run is finished, and its pages do not show it")
             return cast(T, results[0])
+
+
+def _reason_before(error: ServerLost) -> LabelscoreError | None:
+    """Why the run had ended before its server could not be told so."""
+    before: BaseException | None = error
+    while isinstance(before, ServerLost | httpx.HTTPError):
+        before = before.__context__
+    return before if isinstance(before, LabelscoreError) else None
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

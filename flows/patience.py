@@ -90,6 +90,7 @@ def be_patient() -> None:
     """The same for a run that Prefect itself started, from here to its end."""
     from prefect.context import SyncClientContext
 
+    logging.raiseExceptions = False  # or Prefect's thread for log lines complains of each that it could not send
     context = SyncClientContext.get()
     if context is None:
         return
@@ -135,7 +136,6 @@ def end_without_goodbye(code: int, is_lost: Callable[[], bool] = lambda: True) -
 
     Called where the server is lost, which may have come back by then.
     """
-    logging.raiseExceptions = False  # or its thread for log lines complains of each that it could not send
 
     def end() -> None:
         if not is_lost():

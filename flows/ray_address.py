@@ -18,10 +18,15 @@ from pipeline.errors import InputError
 SECONDS_TO_CONNECT = 4.0
 SECONDS_TO_ANSWER = 4.0
 ADVICE = "start one with 'ray start --head', or unset RAY_ADDRESS"
+REFUSED = "it asks for a token"
+TOKEN_ADVICE = (
+    "set RAY_AUTH_MODE=token here and give this machine the token of the cluster's in ~/.ray/auth_token, or start the "
+    "cluster with RAY_AUTH_MODE=disabled"
+)
 
 
 def check_address(address: str, import_ray: Callable[[], Any]) -> None:
-    """Raises InputError where no Ray cluster answers at the address: HOST:PORT, ray://HOST:PORT, or auto.
+    """Raises InputError where no Ray cluster lets us in at the address: HOST:PORT, ray://HOST:PORT, or auto.
 
     Ray takes seconds to import and is not, where nothing listens.
     """
@@ -43,8 +48,21 @@ def _problem(address: str, import_ray: Callable[[], Any]) -> str | None:
         return problem
     import_ray()
     # Who speaks first where RAY_USE_TLS is set is for certificates to say.
-    uses_tls = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
-    return None if uses_tls else _ask(place, is_client=found.startswith("ray://"))
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return None
+    problem = _ask(place, _token(is_auto=address == "auto"), is_client=found.startswith("ray://"))
+    if problem == REFUSED:
+        raise InputError(f"the Ray cluster at RAY_ADDRESS={address} asks for a token that we lack; {TOKEN_ADVICE}")
+    return problem
+
+
+def _token(*, is_auto: bool) -> tuple[tuple[str, str], ...]:
+    """What Ray sends to be let in: nothing, unless RAY_AUTH_MODE says so, or it found the cluster itself."""
+    with suppress(ImportError):  # of a Ray that knows no tokens
+        loader = import_module("ray._raylet").AuthenticationTokenLoader.instance()
+        if loader.has_token(ignore_auth_mode=is_auto and "RAY_AUTH_MODE" not in os.environ):
+            return tuple(loader.get_token_for_http_header().items())
+    return ()
 
 
 def _connect(place: tuple[str, int]) -> str | None:
@@ -66,7 +84,7 @@ def _connect(place: tuple[str, int]) -> str | None:
     return problem[0]
 
 
-def _ask(place: tuple[str, int], *, is_client: bool) -> str | None:
+def _ask(place: tuple[str, int], token: tuple[tuple[str, str], ...], *, is_client: bool) -> str | None:
     """Ask as Ray's own programs do; `is_client`: its server for ray:// addresses, which is another one."""
     grpc = import_module("grpc")
     names = ("gcs_service_pb2", "gcs_service_pb2_grpc", "ray_client_pb2", "ray_client_pb2_grpc")
@@ -77,13 +95,13 @@ def _ask(place: tuple[str, int], *, is_client: bool) -> str | None:
         with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
             if is_client:
                 ping = client.ClusterInfoRequest(type=client.ClusterInfoType.PING)
-                client_stubs.RayletDriverStub(channel).ClusterInfo(ping, timeout=SECONDS_TO_ANSWER)
+                client_stubs.RayletDriverStub(channel).ClusterInfo(ping, timeout=SECONDS_TO_ANSWER, metadata=token)
             else:
                 server = gcs_stubs.NodeInfoGcsServiceStub(channel)
-                server.CheckAlive(gcs.CheckAliveRequest(), timeout=SECONDS_TO_ANSWER)
+                server.CheckAlive(gcs.CheckAliveRequest(), timeout=SECONDS_TO_ANSWER, metadata=token)
     except grpc.RpcError as error:
-        # A Ray that wants a token is one; whether we have it is for Ray to say.
-        return None if error.code() == grpc.StatusCode.UNAUTHENTICATED else "what listens there is no Ray that answers"
+        refused = error.code() == grpc.StatusCode.UNAUTHENTICATED
+        return REFUSED if refused else "what listens there is no Ray that answers"
     return None
 
 

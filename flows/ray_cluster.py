@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from flows.deadline import ASKED
 from flows.processes import descendants, kill
 from flows.ray_address import ADVICE, check_address
 from flows.stopping import restored_signals
@@ -24,7 +25,9 @@ SETTINGS = {
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a late call shall fail, not start Ray anew
     "RAY_task_events_report_interval_ms": "0",  # for a dashboard, which is not started; they cost the workers' cores
 }
-SECONDS_TO_LEAVE = 2.0  # a raylet or a head that hangs lets Ray wait for minutes, a stopped actor for seconds
+# A raylet or a head that hangs lets Ray wait for minutes, a stopped actor for seconds. Where nothing hangs it is gone
+# in one or two; while it still leaves it must not be started again, as for the next model of a choice.
+SECONDS_TO_LEAVE, SECONDS_TO_LEAVE_ON_STOP = 20.0, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ def open_cluster(num_workers: int, device: str) -> Iterator[tuple[Any, Room]]:
         helpers = descendants() - others
         leaving = threading.Thread(target=ray.shutdown, daemon=True)
         leaving.start()
-        leaving.join(SECONDS_TO_LEAVE)
+        leaving.join(SECONDS_TO_LEAVE_ON_STOP if ASKED.is_set() else SECONDS_TO_LEAVE)
         if is_own:
             kill(helpers | (descendants() - others))
 

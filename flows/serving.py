@@ -7,7 +7,6 @@ was changed on Prefect's pages stays: a deployment that is there is only looked 
 import asyncio
 import logging
 import os
-import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,8 +23,11 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runner import Runner
 from prefect.settings import PREFECT_API_URL
 
+from flows.deadline import SECONDS_AFTER_SECOND
 from flows.patience import bare, server_explained
+from flows.processes import descendants, kill
 from flows.server import explain_refusal
+from flows.stopping import SIGNALS
 from flows.terminal import say, warn
 from pipeline.errors import RunError
 
@@ -71,8 +73,13 @@ async def _serve(deployment: RunnerDeployment, watch: Callable[[], object]) -> R
 
 
 def end_at_the_latest(seconds: float, code: int) -> None:
-    """A server that hangs must not keep what waits for its goodbye."""
-    timer = threading.Timer(seconds, os._exit, [code])
+    """A server that hangs must not keep what waits for its goodbye; no run is left behind."""
+
+    def end() -> None:
+        kill(descendants())
+        os._exit(code)
+
+    timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
 
@@ -93,16 +100,15 @@ def _keep_looking_for_cancelled(runner: Runner) -> None:
 
 @contextmanager
 def _stop_event() -> Iterator[asyncio.Event]:
-    """Set by the first signal; the next one interrupts."""
+    """Set by the first signal; after the next one what is left of the runs and of this process ends hard."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
 
     def ask() -> None:
+        if stop.is_set():
+            end_at_the_latest(SECONDS_AFTER_SECOND, 0)
         stop.set()
-        for number in signals:
-            loop.remove_signal_handler(number)
 
-    for number in signals:
+    for number in SIGNALS:
         loop.add_signal_handler(number, ask)
     yield stop
 

@@ -5,8 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from tests.flows.ray_runs import MAIN, NUM_ROWS, SLOWLY, Run, actors_of, write_r
 
 # The limit of a run that was asked to stop is 10 seconds; a test machine under load may take longer to end processes.
 SECONDS_TO_STOP = 25
+TOKEN = "0123456789abcdef" * 4
 IMPATIENT = "import flows.pulse; flows.pulse.LOOKS_TO_ANSWER = 8; " + MAIN
 
 
@@ -104,6 +108,56 @@ def test_an_address_where_something_else_is_is_one_line(silent: str) -> None:
         check_address(silent, import_ray)
 
 
+CHECK = """
+import sys
+from flows.ray_address import check_address
+from flows.ray_cluster import import_ray
+try:
+    check_address(sys.argv[1], import_ray)
+except Exception as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def guarded() -> Iterator[str]:
+    """HOST:PORT of a server that answers as a Ray does that asks for a token, which is TOKEN."""
+    import_ray()
+    grpc = import_module("grpc")
+
+    def answer(request: bytes, context: Any) -> bytes:
+        if ("authorization", f"Bearer {TOKEN}") not in context.invocation_metadata():
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+        return b""
+
+    class Handler(grpc.GenericRpcHandler):  # type: ignore[misc, name-defined]
+        def service(self, details: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Handler()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [({}, "asks for a token that we lack; set RAY_AUTH_MODE=token here"), ({"RAY_AUTH_MODE": "token"}, "")],
+)
+def test_a_cluster_that_asks_for_a_token_is_told_as_one(guarded: str, env: dict[str, str], said: str) -> None:
+    """As one that 'ray start' starts does; Ray itself sends none to an address unless told to, and tries for long."""
+    unset = {key: value for key, value in os.environ.items() if key != "RAY_AUTH_MODE"}
+    command = [sys.executable, "-c", CHECK, guarded]
+    done = subprocess.run(
+        command, env={**unset, "RAY_AUTH_TOKEN": TOKEN, **env}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("\n") == bool(said)
+    assert said in done.stdout
+    assert TOKEN not in done.stdout + done.stderr
+
+
 @pytest.fixture
 def three_nodes() -> Iterator[Any]:
     """A cluster of three nodes with a processor each, all on this machine."""
@@ -132,3 +186,24 @@ def test_on_three_nodes_a_stopped_actor_is_replaced(start: Callable[..., Run], t
     assert "hangs (it has not answered for about" in run.lines()
     assert not psutil.wait_procs([actor], timeout=30)[1]
     assert pl.read_parquet(run.out / "scores" / "scores.parquet")["item_id"].n_unique() == NUM_ROWS
+
+
+def test_a_second_stop_of_serve_leaves_no_run_behind() -> None:
+    """Whatever serve and the runs that it has started are doing: they are ended two seconds later."""
+    serving = "import asyncio, subprocess, flows.serving as s\n" + textwrap.dedent("""
+        async def serve():
+            with s._stop_event() as stop:
+                print(subprocess.Popen(["sleep", "600"]).pid, flush=True)
+                await stop.wait()
+                print("asked", flush=True)
+                await asyncio.sleep(600)
+        asyncio.run(serve())
+    """)
+    with subprocess.Popen([sys.executable, "-c", serving], stdout=subprocess.PIPE, text=True) as served:
+        assert served.stdout
+        at_work = psutil.Process(int(served.stdout.readline()))
+        served.terminate()
+        assert served.stdout.readline() == "asked\n"
+        served.terminate()
+        assert served.wait(timeout=100) == 0
+    assert not psutil.wait_procs([at_work], timeout=30)[1]

@@ -10,10 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
+from flows.command import _reason_before
+from flows.patience import ServerLost, server_explained
 from pipeline.analysis import load_run
+from pipeline.errors import RunError
 from tests.conftest import ROOT
 from tests.flows.test_schedule import write_rows
 from tests.flows.unresponsive import answering
@@ -77,3 +81,25 @@ def test_a_run_that_cannot_begin_ends_in_one_line(env: dict[str, str], tmp_path:
     [line] = (tmp_path / "log").read_text().splitlines()
     assert line.startswith(f"labelscore: error: the Prefect server at {url}/api does not answer any more; what was")
     assert not (tmp_path / "out").exists()
+
+
+def test_why_a_run_failed_is_told_though_its_server_is_gone() -> None:
+    """That the server could not be told so comes second, however often it was tried."""
+
+    def tell_server() -> None:
+        try:
+            raise httpx.ReadTimeout("timed out")
+        except httpx.ReadTimeout:
+            raise ServerLost("the server does not answer") from None
+
+    def fail(error: Exception) -> None:
+        try:
+            raise error
+        except Exception:
+            with server_explained():
+                tell_server()
+
+    for error, told in ((RunError("no finite number"), "no finite number"), (KeyError("a bug"), "None")):
+        with pytest.raises(ServerLost) as lost:
+            fail(error)
+        assert str(_reason_before(lost.value)) == told
