@@ -12,6 +12,7 @@ from typing import Any
 # times the work that it has processors for; loading also waits for a disk or a network with the interpreter held.
 LOOKS_TO_ANSWER = 30
 LOOKS_TO_ANSWER_LOADING = 120
+LOOKS_TO_LOAD = 4 * 3600  # a large model may come from a hub first
 LOOKS_TO_START = 300  # until it answers first: it imports torch, on a cold disk beside others that do
 TIMES_USUAL_ANSWER = 5
 # A batch is no more than the budget of tokens, or a single item, and the longest come first: those that follow take
@@ -77,9 +78,10 @@ class Pulse:
         )
         if self._num_unanswered > limit:
             raise Hung(f"it has not answered for about {limit} seconds")
-        limit = max(
-            LOOKS_TO_NEXT_BATCH if self._num_beats > 0 else LOOKS_TO_FIRST_BATCH, TIMES_USUAL_BATCH * self._usual.batch
-        )
+        if self._is_loading:
+            what, limit = "the model was not loaded", LOOKS_TO_LOAD
+        else:
+            first = LOOKS_TO_NEXT_BATCH if self._num_beats > 0 else LOOKS_TO_FIRST_BATCH
+            what, limit = "no batch was finished", max(first, TIMES_USUAL_BATCH * self._usual.batch)
         if self._num_still > limit:
-            what = "the model was not loaded" if self._is_loading else "no batch was finished"
             raise Hung(f"{what} in about {limit} seconds")

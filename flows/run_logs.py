@@ -12,7 +12,7 @@ from pipeline.errors import LabelscoreError, RunError
 
 # Prefect's loggers of runs, of their steps, and of what is left to say where the process of a run ends.
 RUNS, TASKS, ENGINE = "prefect.flow_runs", "prefect.task_runs", "prefect.engine"
-UNDERSTOOD = (LabelscoreError, ParameterTypeError, ValidationError)
+CONFIGURATIONS = ("RunConfig", "ChoiceConfig")
 
 
 class OneLine(logging.Filter):
@@ -20,16 +20,17 @@ class OneLine(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._told: BaseException | None = None
+        self._told: tuple[object, str] | None = None  # of which run, and what
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is to be shown, which may have been shortened."""
         error = record.exc_info[1] if record.exc_info else _among(record.args)
-        if not isinstance(error, UNDERSTOOD):
+        if error is None or not _is_understood(error):
             return True
-        if self._told is not None and str(self._told) == str(error):
+        run, words = getattr(record, "flow_run_id", None), str(error)
+        if self._told is not None and self._told[1] == words and run in (None, self._told[0]):
             return False
-        self._told = error
+        self._told = run, words
         record.msg, record.args, record.exc_info, record.exc_text = "%s", (RunError(str(error)),), None, None
         return True
 
@@ -40,6 +41,11 @@ def tell_errors_in_one_line() -> None:
         logger = logging.getLogger(name)
         if not any(isinstance(known, OneLine) for known in logger.filters):
             logger.addFilter(_ONE_LINE)
+
+
+def _is_understood(error: BaseException) -> bool:
+    is_of_form = isinstance(error, ValidationError) and error.title in CONFIGURATIONS
+    return is_of_form or isinstance(error, LabelscoreError | ParameterTypeError)
 
 
 def _among(values: object) -> BaseException | None:

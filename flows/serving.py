@@ -33,7 +33,7 @@ from pipeline.errors import RunError
 
 SECONDS_BETWEEN_CHECKS = 15.0  # of whether the deployment is still there
 SECONDS_TO_ANSWER = 20.0
-SECONDS_TO_END, SECONDS_TO_END_RUNS = 8.0, 30.0  # the second where runs are at work, which are ended first
+SECONDS_TO_END, SECONDS_TO_END_RUNS = 8.0, 9.0  # the second where runs are at work, which are ended first
 PASSING = (408, 425, 429)  # and 500 and above: a server that starts, or is busy
 
 

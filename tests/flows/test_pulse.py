@@ -5,7 +5,9 @@ from typing import Any
 
 from flows.pulse import (
     LOOKS_TO_ANSWER,
+    LOOKS_TO_ANSWER_LOADING,
     LOOKS_TO_FIRST_BATCH,
+    LOOKS_TO_LOAD,
     LOOKS_TO_NEXT_BATCH,
     LOOKS_TO_START,
     TIMES_USUAL_BATCH,
@@ -63,6 +65,13 @@ def test_a_slow_worker_is_left_alone() -> None:
     slow: list[tuple[int, int] | None] = [(n, n) for n in range(1, 20) for _ in range(gap)]
     assert looks_until_hung(slow) is None
     assert looks_until_hung([(0, 0)] * LOOKS_TO_FIRST_BATCH) is None
+
+
+def test_a_model_may_take_hours_to_load() -> None:
+    """It may be hundreds of gigabytes of a hub; but one that does not answer meanwhile hangs."""
+    assert looks_until_hung([(0, 0)] * LOOKS_TO_LOAD, is_loading=True) is None
+    assert looks_until_hung([(0, 0)] * 2 * LOOKS_TO_LOAD, is_loading=True) == 1 + LOOKS_TO_LOAD + 1
+    assert looks_until_hung([(0, 0), *[None] * 1000], is_loading=True) == 1 + LOOKS_TO_ANSWER_LOADING + 1
 
 
 def test_one_whose_batches_stop_is_given_up() -> None:

@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from flows.run_logs import OneLine
 from flows.shown import REPORTS_URL, artifact_key, artifact_title, page_link, place_of
+from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.storing.files import Output
 from pipeline.storing.layout import PAGE
@@ -90,3 +92,18 @@ def test_an_understood_error_is_its_line_once_and_a_bug_keeps_its_traceback() ->
     assert other.getMessage() == "another"
     assert bug.exc_info is not None
     assert "KeyError" in bug.getMessage()
+    of_one, of_another = record(InputError("no such file")), record(InputError("no such file"))
+    of_one.flow_run_id, of_another.flow_run_id = "a", "b"
+    assert [line.filter(each) for each in (of_one, of_one, of_another)] == [True, False, True]
+
+
+def test_an_error_of_pydantic_is_understood_where_it_is_of_a_form() -> None:
+    """Of anything else it is a bug of ours."""
+    with pytest.raises(ValidationError) as of_form:
+        RunConfig.model_validate({"limit": "few"})
+    with pytest.raises(ValidationError) as bug:
+        TypeAdapter(int).validate_python("few")
+    line = OneLine()
+    shown = [record(of_form.value), record(bug.value)]
+    assert [line.filter(each) for each in shown] == [True, True]
+    assert [each.exc_info is None for each in shown] == [True, False]
