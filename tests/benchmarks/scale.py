@@ -89,6 +89,8 @@ class Case:
         known = self.measured.setdefault(name, {"commit": commit(), "done": False, "stages": {}})
         if known["done"]:
             return
+        if commit() not in known["commit"]:  # it goes on with another version than it began with
+            known["commit"] += f" and {commit()}"
         # What was scored is stored; the other stages of an interrupted run begin anew.
         stages = {stage: Stage(**numbers) for stage, numbers in known["stages"].items() if stage == "score"}
         num_samples = 0
