@@ -117,12 +117,12 @@ def watch_heartbeats() -> dict[str, Any]:
     It is one for all deployments of the flow; also a step of prefect.yaml, which is why it returns a mapping.
     """
     seconds = MISSED_HEARTBEATS * (get_current_settings().flows.heartbeat_frequency or 180)
-    heartbeat = "prefect.flow-run.heartbeat"
+    heartbeat, begun = "prefect.flow-run.heartbeat", "prefect.flow-run.Running"
     ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
     trigger = EventTrigger(
         match={"prefect.resource.id": "prefect.flow-run.*"},
         match_related={"prefect.resource.role": "flow", "prefect.resource.name": "labelscore"},
-        after={heartbeat},
+        after={begun, heartbeat},  # one that is killed in its first second has sent none
         expect={heartbeat, *ends},
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
@@ -134,7 +134,8 @@ def watch_heartbeats() -> dict[str, Any]:
     automation = AutomationCore(name=AUTOMATION, trigger=trigger, actions=[action])
     with get_client(sync_client=True) as client:
         found = client.read_automations_by_name(AUTOMATION)
-        if any(isinstance(known.trigger, EventTrigger) and known.trigger.within == trigger.within for known in found):
+        terms = (trigger.after, trigger.within)
+        if any(isinstance(k.trigger, EventTrigger) and (k.trigger.after, k.trigger.within) == terms for k in found):
             return {}  # a new one would forget the runs that the old one watches
         for known in found:
             client.delete_automation(known.id)

@@ -23,7 +23,6 @@ from tests.benchmarks.results import RESULTS, command_line, number, table, write
 TITLE = "Workers on Ray, CPU"
 COMMAND = "python -m tests.benchmarks.ray_scaling"
 MODEL = "agnews-tiny-gemma"
-NUM_PRIORS = 3  # content-free texts, in a part of their own
 FILES = {"scores": "scores", "items": "items.parquet", "predictions": "report/predictions.parquet"}
 
 
@@ -78,9 +77,6 @@ def rate(run: CommandRun) -> float:
 def bytes_each(out: Path, num_items: int) -> list[str]:
     """Of the store: parts, texts a part, bytes an item; of each other kind of file: bytes an item."""
     parts = list((out / "store").rglob("*.parquet"))
-    parts = [
-        part for part in parts if pl.read_parquet(part, columns=["text_hash"])["text_hash"].n_unique() > NUM_PRIORS
-    ]
     sizes = [
         f"{len(parts):,}",
         number(num_items / len(parts)),

@@ -16,19 +16,23 @@ from flows.stopping import lose_no_ctrl_c
 from pipeline.storing.files import Output
 from pipeline.storing.layout import SCORES
 from pipeline.storing.upkeep import verify
+from tests.flows import kill_servers
 from tests.flows.kill_harness import KINDS, campaign
 from tests.flows.kill_lab import Lab
 from tests.flows.runs import Nursery, Run, start_command, wait_for
 
 
 def test_whatever_was_killed_an_undisturbed_run_ends_as_if_nothing_had_been(
-    tmp_path: Path, server_env: dict[str, str], nursery: Nursery
+    tmp_path: Path, server_env: dict[str, str], nursery: Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """20 kills at random instants, some of every kind: no row lost, doubled or changed, no published file torn, no
     process left.
 
-    `python -m tests.flows.kill_harness --until 1000` does more.
+    `python -m tests.flows.kill_harness --until 1000` does more, and kills `serve` together with its run, too: until the
+    server misses its heartbeats takes minutes.
     """
+    few = {name: share for name, share in kill_servers.WITHOUT_OR_WITH.items() if name != "together with its run"}
+    monkeypatch.setattr(kill_servers, "WITHOUT_OR_WITH", few)
     with ExitStack() as running:
         lab = Lab(tmp_path, server_env, nursery, running)
         outcome = campaign(lab, 20, int(os.environ.get("LABELSCORE_SEED", "4")))
