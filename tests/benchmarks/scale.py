@@ -241,7 +241,8 @@ def stage_rows(cases: list[Case]) -> list[list[str]]:
 
 
 def _stages_of(cases: list[Case], step: str) -> list[str]:
-    return list(dict.fromkeys(stage for case in cases for stage in case.measured.get(step, {}).get("stages", {})))
+    found = {stage for case in cases for stage in case.measured.get(step, {}).get("stages", {})}
+    return [stage for stage in (*STAGES, "all") if stage in found]
 
 
 def growth(cases: list[Case]) -> str:
