@@ -94,6 +94,11 @@ def _problem_at(url: str) -> str | None:
     return _wrong_version(url, version)
 
 
+def is_passing(status: int) -> bool:
+    """Whether a server that answers so may answer otherwise later: it starts, or is busy."""
+    return status in (408, 425, 429) or status >= 500
+
+
 def explain_refusal(url: str, status: int) -> str:
     """What a status that is an error means for an address."""
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_CLOUD_API_URL
@@ -108,7 +113,7 @@ def explain_refusal(url: str, status: int) -> str:
         what = "refuses what is in PREFECT_API_AUTH_STRING" if has_string else "asks for PREFECT_API_AUTH_STRING"
         key = " (PREFECT_API_KEY is for Prefect Cloud)" if has_key and not has_string else ""
         return f"{where} {what}{key}; set it to what PREFECT_SERVER_API_AUTH_STRING is on the server"
-    if status in (408, 425, 429) or status >= 500:
+    if is_passing(status):
         return f"{where} answers with status {status}; look at its log, or try again later"
     return f"{_other_kind(url)} (status {status}); {ADVICE}"
 

@@ -26,7 +26,7 @@ from prefect.settings import PREFECT_API_URL
 from flows.deadline import SECONDS_AFTER_SECOND
 from flows.patience import bare, server_explained
 from flows.processes import descendants, kill
-from flows.server import explain_refusal
+from flows.server import explain_refusal, is_passing
 from flows.stopping import SIGNALS
 from flows.terminal import say, warn
 from pipeline.errors import RunError
@@ -34,7 +34,6 @@ from pipeline.errors import RunError
 SECONDS_BETWEEN_CHECKS = 15.0  # of whether the deployment is still there
 SECONDS_TO_ANSWER = 20.0
 SECONDS_TO_END, SECONDS_TO_END_RUNS = 8.0, 9.0  # the second where runs are at work, which are ended first
-PASSING = (408, 425, 429)  # and 500 and above: a server that starts, or is busy
 
 
 def serve_until_stopped(deployment: RunnerDeployment, watch: Callable[[], object]) -> None:
@@ -141,7 +140,7 @@ class Served:
             self._fell_silent()
         except httpx.HTTPStatusError as error:
             status = error.response.status_code
-            if status < 500 and status not in PASSING:
+            if not is_passing(status):
                 raise RunError(explain_refusal(PREFECT_API_URL.value() or "", status)) from None
             self._fell_silent()
         except DeploymentApplyError as error:

@@ -13,7 +13,7 @@ import polars as pl
 
 from pipeline.reporting.items import in_block, text_key
 from pipeline.reporting.predictions import Block, drop_outdated
-from pipeline.storing.spill import Array, Spill, num_buckets
+from pipeline.storing.spill import Array, Spill, bucket_of, num_buckets
 
 ITEMS_AT_ONCE = 1 << 17  # read at once: of eight rules some 100 MB
 NONE = 0  # the prediction under a rule that an item lacks, which cannot have changed
@@ -63,7 +63,7 @@ def _count(before: pl.LazyFrame, after: pl.LazyFrame, rules: Sequence[str]) -> t
     with Spill(scratch, dtype, buckets) as old, Spill(scratch, dtype, buckets) as new:
         for spill, (table, blocks) in zip((old, new), sides, strict=True):
             for keys, predicted in _by_text(table, blocks, rules):
-                spill.add((keys >> np.uint64(48)).astype(np.int64) * buckets >> 16, key=keys, predicted=predicted)
+                spill.add(bucket_of(keys[:, None], buckets), key=keys, predicted=predicted)
             spill.flush()
         for bucket in range(buckets):
             there, here = (_first_of_each(spill.read(bucket)) for spill in (old, new))

@@ -13,13 +13,12 @@ from pipeline.errors import InputError
 from pipeline.reporting.agreement import Arm
 from pipeline.reporting.comparisons import compare_pairs
 from pipeline.reporting.items import TEXT_HASH, item_texts, text_column
-from pipeline.reporting.pairing import Met, meet, named_flips
+from pipeline.reporting.pairing import Met, meet, named_flips, own_items
 from pipeline.reporting.places import are_tasks, join_names
 from pipeline.reporting.predictions import drop_outdated, predict
 from pipeline.reporting.rules import NORM_RULES
 from pipeline.reporting.run_facts import run_differences
 from pipeline.storing.files import Output
-from pipeline.storing.layout import TASK
 from pipeline.storing.manifest import PromptRecord
 
 BY_TEXT, BY_COLUMNS, BY_ROW = "by their text", "by all that their prompts read", "by their row and its text"
@@ -144,13 +143,8 @@ def _flips(met: Met, a: Run, b: Run, x: PromptRecord, y: PromptRecord) -> pl.Dat
     name = x.name if x.name == y.name else f"{x.name} / {y.name}"
     flips = named_flips(met, a, b, x, y)
     chosen = pl.col("item_id").is_in(flips["item_id_a"].implode())
-    texts = item_texts(_own_items(a.items, x).filter(chosen), x).rename({"item_id": "item_id_a"}).collect()
+    texts = item_texts(own_items(a.items, x).filter(chosen), x).rename({"item_id": "item_id_a"}).collect()
     return flips.join(texts, on="item_id_a", how="left", maintain_order="left").select(
         pl.lit(name).alias("prompt"), "text", join_names(pl.col("gold_a")).alias("gold"), "predicted_a", "predicted_b",
         "confidence_a", "confidence_b", "correct_a", "correct_b", "item_id_a", "item_id_b",
     )  # fmt: skip
-
-
-def _own_items(items: pl.LazyFrame, prompt: PromptRecord) -> pl.LazyFrame:
-    """All items of a run, or those of one of its tasks."""
-    return items if prompt.task is None else items.filter(pl.col(TASK) == prompt.name)

@@ -100,6 +100,17 @@ def _own(run: Run, prompt: PromptRecord) -> pl.LazyFrame:
     return run.predictions.filter(pl.col("prompt") == prompt.name)
 
 
+def own_items(items: pl.LazyFrame, prompt: PromptRecord) -> pl.LazyFrame:
+    """All items of a run, or those of one of its tasks."""
+    return items if prompt.task is None else items.filter(pl.col(TASK) == prompt.name)
+
+
+def _with_places(run: Run, prompt: PromptRecord, chosen: pl.Expr) -> tuple[Places, pl.LazyFrame]:
+    """A run's predictions of the chosen items under one prompt, with what their places are told by."""
+    places = Places(prompt, own_items(run.items.filter(chosen), prompt))
+    return places, places.beside(with_gold_ids(_own(run, prompt).filter(chosen)))
+
+
 def _read(run: Run, prompt: PromptRecord, block: tuple[int, int], *, by_row: bool) -> tuple[Array, dict[str, Array]]:
     """Hashes of a run's items  # (n, 4), and FACTS of each as numbers.
 
@@ -107,14 +118,12 @@ def _read(run: Run, prompt: PromptRecord, block: tuple[int, int], *, by_row: boo
     ids. Numbers of names that are equal are equal; of a gold label that is not there it is 0.
     """
     chosen = in_block(block)
-    items = run.items.filter(chosen)
-    places = Places(prompt, items if prompt.task is None else items.filter(pl.col(TASK) == prompt.name))
-    rows = places.beside(with_gold_ids(_own(run, prompt).filter(chosen)))
+    places, rows = _with_places(run, prompt, chosen)
     rows = rows.with_columns(_number_of_list(places.right_names.list.sort()).alias("gold"))
     if by_row:
         has_choices = ITEM_CHOICES in run.items.collect_schema()
         choices = _number_of_list(pl.col(ITEM_CHOICES)) if has_choices else pl.lit(0, pl.UInt64)
-        texts = items.select("item_id", TEXT_HASH, choices=choices)
+        texts = run.items.filter(chosen).select("item_id", TEXT_HASH, choices=choices)
         rows = rows.drop(TEXT_HASH).join(texts.drop_nulls(TEXT_HASH), on="item_id")
     else:
         rows = rows.with_columns(choices=pl.lit(0, pl.UInt64))
@@ -161,8 +170,7 @@ def named_flips(met: Met, a: Run, b: Run, x: PromptRecord, y: PromptRecord) -> p
     flips = met.flips.with_columns(pl.col("correct_a", "correct_b").replace(UNKNOWN, None).cast(pl.Boolean))
     for run, prompt, letter in ((a, x, "a"), (b, y, "b")):
         chosen = pl.col("item_id").is_in(flips[f"item_id_{letter}"].implode())
-        places = Places(prompt, run.items.filter(chosen))
-        rows = places.beside(with_gold_ids(_own(run, prompt).filter(chosen)))
+        places, rows = _with_places(run, prompt, chosen)
         names = rows.select(
             pl.col("item_id").alias(f"item_id_{letter}"),
             pl.col("predicted").alias(f"predicted_{letter}"),

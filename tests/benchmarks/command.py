@@ -45,7 +45,7 @@ def run_with(
         process = subprocess.Popen(arguments, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT)
         peak = 0
         while process.poll() is None:
-            peak = max(peak, tree_bytes(process.pid))
+            peak = max(peak, tree_use(process.pid)[1])
             look(process.pid)
             time.sleep(poll_seconds)
     seconds = time.perf_counter() - start
@@ -54,17 +54,18 @@ def run_with(
     return CommandRun(json.loads((out / "manifest.json").read_text(encoding="utf-8")), seconds, peak)
 
 
-def tree_bytes(pid: int) -> int:
-    """Resident bytes of a process and its descendants; those that have just ended count nothing."""
-    total = 0
+def tree_use(pid: int) -> tuple[float, int]:
+    """Processor seconds and resident bytes of a process and its descendants, with those it has waited for."""
+    seconds, num_bytes = 0.0, 0
     try:
         root = psutil.Process(pid)
         processes = [root, *root.children(recursive=True)]
     except psutil.Error:
-        return 0
+        return 0.0, 0
     for process in processes:
         try:
-            total += process.memory_info().rss
+            seconds += sum(process.cpu_times()[:4])
+            num_bytes += process.memory_info().rss
         except psutil.Error:
             continue
-    return total
+    return seconds, num_bytes

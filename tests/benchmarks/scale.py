@@ -10,13 +10,10 @@ import argparse
 import json
 import os
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,10 +26,10 @@ from pipeline.storing.layout import RUNS
 from pipeline.storing.manifest import need_manifest
 from pipeline.storing.runs import run_folders
 from tests.benchmarks import inputs
-from tests.benchmarks.command import ROOT
 from tests.benchmarks.results import RESULTS, command_line, number, table, write_section
 from tests.benchmarks.watch import Stage, watch
-from tests.flows.buckets import client
+from tests.flows.kill_bucket import serve_bucket_apart
+from tests.flows.kill_record import this_commit
 
 TITLE = "Ten million items, CPU"
 COMMAND = "python -m tests.benchmarks.scale"
@@ -86,11 +83,11 @@ class Case:
 
     def step(self, name: str, *arguments: str, stage_of: Callable[[], str] | None = None) -> None:
         """Run a command and measure it, unless that was done before; interrupted, it goes on where it was."""
-        known = self.measured.setdefault(name, {"commit": commit(), "done": False, "stages": {}})
+        known = self.measured.setdefault(name, {"commit": this_commit(), "done": False, "stages": {}})
         if known["done"]:
             return
-        if commit() not in known["commit"]:  # it goes on with another version than it began with
-            known["commit"] += f" and {commit()}"
+        if this_commit() not in known["commit"]:  # it goes on with another version than it began with
+            known["commit"] += f" and {this_commit()}"
         # What was scored is stored; the other stages of an interrupted run begin anew.
         stages = {stage: Stage(**numbers) for stage, numbers in known["stages"].items() if stage == "score"}
         num_samples = 0
@@ -169,12 +166,6 @@ def measure(case: Case) -> None:
     case.step("prune", "prune", case.out, "--yes")
 
 
-def commit() -> str:
-    """The commit that is measured."""
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
 def _sizes(out: Output) -> dict[str, int]:
     """Bytes of the store and of the last run's largest files."""
     folder, files = need_manifest(out).folder, out.list()
@@ -188,35 +179,10 @@ def _sizes(out: Output) -> dict[str, int]:
 @contextmanager
 def bucket(folder: Path) -> Iterator[str]:
     """An S3 server in a process of its own, which dies with its objects, and the URL of a bucket there."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    os.environ |= {
-        "AWS_ENDPOINT_URL": address,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "XDG_CACHE_HOME": str(folder / "cache"),
-    }
     shutil.rmtree(folder, ignore_errors=True)
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        while not is_up(port):
-            time.sleep(0.1)
-        client(dict(os.environ)).create_bucket(Bucket="scale")
+    with serve_bucket_apart("scale") as server:
+        os.environ |= {**server.env, "XDG_CACHE_HOME": str(folder / "cache")}
         yield "s3://scale/out"
-    finally:
-        server.kill()
-        server.wait()
-
-
-def is_up(port: int) -> bool:
-    """Whether somebody listens."""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
 
 
 # The table

@@ -10,9 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
-
-from tests.benchmarks.command import ROOT
+from tests.benchmarks.command import ROOT, tree_use
 
 POLL_SECONDS = 0.1
 
@@ -58,20 +56,3 @@ def watch(
     if code:
         text = log.read_bytes()[start:].decode(errors="replace")
         raise SystemExit(f"{' '.join(arguments[2:])} ended with {code}:\n{text[-3000:]}")
-
-
-def tree_use(pid: int) -> tuple[float, int]:
-    """Processor seconds and resident bytes of a process and its descendants, with those it has waited for."""
-    seconds, num_bytes = 0.0, 0
-    try:
-        root = psutil.Process(pid)
-        processes = [root, *root.children(recursive=True)]
-    except psutil.Error:
-        return 0.0, 0
-    for process in processes:
-        try:
-            seconds += sum(process.cpu_times()[:4])
-            num_bytes += process.memory_info().rss
-        except psutil.Error:
-            continue
-    return seconds, num_bytes

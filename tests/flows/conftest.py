@@ -7,9 +7,11 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from tests.flows import ray_runs
 from tests.flows.runs import Nursery, quiet_server
 
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -74,3 +76,23 @@ def labelscore(server_env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> C
         return Ended(code, out.getvalue(), err.getvalue())
 
     return call
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the items of runs on Ray lie: more than the sample's."""
+    return ray_runs.write_rows(tmp_path_factory.mktemp("rows") / "rows.parquet")
+
+
+@pytest.fixture
+def start(rows: Path, tmp_path: Path, prefect_home: Path) -> Iterator[Callable[..., ray_runs.Run]]:
+    """Starts such runs into tmp_path/NAME; what is left of them at the end of the test is killed."""
+    runs: list[ray_runs.Run] = []
+
+    def begin(name: str, *options: str, **more: str) -> ray_runs.Run:
+        runs.append(ray_runs.Run(rows, tmp_path / name, prefect_home, *options, **more))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.kill()

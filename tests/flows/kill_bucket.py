@@ -19,9 +19,9 @@ from tests.flows.buckets import client
 
 
 class BucketServer:
-    """A process that serves the bucket `name`; `recording` is where it keeps what it was asked."""
+    """A process that serves the bucket `name`; `recording` is where it keeps what it was asked, to be killed."""
 
-    def __init__(self, name: str, recording: Path) -> None:
+    def __init__(self, name: str, recording: Path | None = None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self._port = listener.getsockname()[1]
         self.env = {
@@ -35,9 +35,12 @@ class BucketServer:
 
     def start(self) -> None:
         """Start it, after a kill again."""
-        env = {**os.environ, "MOTO_ENABLE_RECORDING": "1", "MOTO_RECORDER_FILEPATH": str(self._recording)}
+        env, places = dict(os.environ), []
+        if self._recording is not None:
+            env |= {"MOTO_ENABLE_RECORDING": "1", "MOTO_RECORDER_FILEPATH": str(self._recording)}
+            places = [str(self._recording)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.flows.kill_bucket", str(self._port), str(self._recording)],
+            [sys.executable, "-m", "tests.flows.kill_bucket", str(self._port), *places],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -60,7 +63,7 @@ class BucketServer:
 
 
 @contextmanager
-def serve_bucket_apart(name: str, recording: Path) -> Iterator[BucketServer]:
+def serve_bucket_apart(name: str, recording: Path | None = None) -> Iterator[BucketServer]:
     """A running server with an empty bucket."""
     with closing(BucketServer(name, recording)) as server:
         server.start()
@@ -68,9 +71,9 @@ def serve_bucket_apart(name: str, recording: Path) -> Iterator[BucketServer]:
         yield server
 
 
-def serve_until_closed(port: int, recording: Path) -> None:
+def serve_until_closed(port: int, recording: Path | None) -> None:
     """Serve in this process until standard input closes."""
-    if recording.exists():
+    if recording is not None and recording.exists():
         whole, _, _ = recording.read_bytes().rpartition(b"\n")  # the kill may have torn the last line
         recording.write_bytes(whole + b"\n")
         aside = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)  # servers of one process share it all
@@ -87,4 +90,4 @@ def serve_until_closed(port: int, recording: Path) -> None:
 
 
 if __name__ == "__main__":
-    serve_until_closed(int(sys.argv[1]), Path(sys.argv[2]))
+    serve_until_closed(int(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2:] else None)

@@ -9,7 +9,7 @@ import random
 import shutil
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -142,13 +142,16 @@ SCORING: Instants = {
     "while scoring": (stored(1), 0.2),
     "late in scoring": (stored(2), 0.2),
 }
+SWITCHING: Instants = {
+    "while the report is written": (writing("out/runs/*/report/*"), 0.05),
+    "before the switch": (writing("out/runs/*/manifest.json"), 0.002),
+    "after the switch": (writing("out/manifest.json"), 0.005),
+}
 PUBLISHING: Instants = {
     "while the tables are written": (writing("out/runs/*/scores/*"), 0.05),
     "after the tables were written": (writing("out/runs/*/items.parquet"), 0.05),
     "while reporting": (writing("out/runs/*/items.parquet"), 0.5),
-    "while the report is written": (writing("out/runs/*/report/*"), 0.05),
-    "before the switch": (writing("out/runs/*/manifest.json"), 0.002),
-    "after the switch": (writing("out/manifest.json"), 0.005),
+    **SWITCHING,
     "while the links are made": (writing("out/current"), 0.003),
     "at the end": (writing("out/current"), 0.3),
 }
@@ -184,14 +187,7 @@ RUN = Chain(
     readable,
     same_scores,
 )
-PUBLICATION = Chain(
-    "publication",
-    _all_scored,
-    lambda folder, number: run_command(folder / "out", wanted(number)),
-    PUBLISHING,
-    readable,
-    same_scores,
-)
+PUBLICATION = replace(RUN, kind="publication", prepare=_all_scored, instants=PUBLISHING)
 
 
 # Reports
@@ -204,9 +200,7 @@ REPORT = Chain(
         "at the start": (lambda seen: True, 0.3),
         "while the tables are linked": (writing("out/runs/*/scores/*"), 0.01),
         "while reporting": (writing("out/runs/*/history.parquet"), 0.5),
-        "while the report is written": (writing("out/runs/*/report/*"), 0.05),
-        "before the switch": (writing("out/runs/*/manifest.json"), 0.002),
-        "after the switch": (writing("out/manifest.json"), 0.005),
+        **SWITCHING,
         "at the end": (writing("out/current"), 0.2),
     },
     readable,

@@ -20,31 +20,12 @@ import pytest
 from flows.ray_address import check_address
 from flows.ray_cluster import import_ray
 from pipeline.errors import InputError
-from tests.flows.ray_runs import MAIN, NUM_ROWS, SLOWLY, Run, actors_of, write_rows
+from tests.flows.ray_runs import MAIN, NUM_ROWS, SLOWLY, Run, actors_of
 
 # The limit of a run that was asked to stop is 10 seconds; a test machine under load may take longer to end processes.
 SECONDS_TO_STOP = 25
 TOKEN = "0123456789abcdef" * 4
 IMPATIENT = "import flows.pulse; flows.pulse.LOOKS_TO_ANSWER = 8; " + MAIN
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("rows") / "rows.parquet")
-
-
-@pytest.fixture
-def start(rows: Path, tmp_path: Path, prefect_home: Path) -> Iterator[Callable[..., Run]]:
-    """Starts runs into tmp_path/NAME; what is left of them at the end of the test is killed."""
-    runs: list[Run] = []
-
-    def begin(name: str, *options: str, **more: str) -> Run:
-        runs.append(Run(rows, tmp_path / name, prefect_home, *options, **more))
-        return runs[-1]
-
-    yield begin
-    for run in runs:
-        run.kill()
 
 
 @pytest.fixture

@@ -5,36 +5,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import psutil
 import pytest
 
-from tests.flows.ray_runs import NUM_ROWS, SLOWLY, Run, write_rows
+from tests.flows.ray_runs import NUM_ROWS, SLOWLY, Run
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """More items than the sample's: each several times, with a number after it."""
-    return write_rows(tmp_path_factory.mktemp("rows") / "rows.parquet")
-
-
-@pytest.fixture
-def start(rows: Path, tmp_path: Path, prefect_home: Path) -> Iterator[Callable[..., Run]]:
-    """Starts runs into tmp_path/NAME; what is left of them at the end of the test is killed."""
-    runs: list[Run] = []
-
-    def begin(name: str, *options: str) -> Run:
-        runs.append(Run(rows, tmp_path / name, prefect_home, *options))
-        return runs[-1]
-
-    yield begin
-    for run in runs:
-        run.kill()
 
 
 @pytest.fixture(scope="module")
