@@ -310,9 +310,11 @@ def _verify_published(out: Output) -> Iterator[Finding]:
     names = COPIED if out.remote else [name for name in there if not _is_same(out, run, name)]
     yield from changed_files(out, {name: manifest.files[name] for name in names if name in manifest.files})
     yield from _strays(out, manifest)
+    removable = old_folders(out, manifest)
     for folder, is_finished in run_folders(out).items():
         if not is_finished:
-            yield Finding(folder, "its run is at work, or was cut short", "the next run removes it")
+            when = "the next run removes it" if folder in removable else "a run removes it when it is a day old"
+            yield Finding(folder, "its run is at work, or was cut short", when)
         try:
             read_manifest(out.inside(folder))
         except LabelscoreError as error:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -82,3 +83,14 @@ def test_a_bucket_gets_the_tables_that_a_folder_gets(
         page = fetch(s3, name, tmp_path).read_bytes()
         assert page == fetch(s3, f"{folder}/{name}", tmp_path).read_bytes()
     assert not [name for name in names if ".tmp-" in name or ".labelscore" in name]
+
+    # Nobody knows whether a run in a bucket is still at work: verify says how long its folder stays.
+    now, long_ago = datetime.now(UTC), datetime.now(UTC) - timedelta(days=2)
+    for when in (now, long_ago):
+        key = f"run/runs/{when:%Y%m%dT%H%M%S}-00000000/items.parquet"
+        client(s3).put_object(Bucket=BUCKET, Key=key, Body=b"cut short")
+    command = [sys.executable, "-m", "flows.cli", "verify", f"s3://{BUCKET}/run"]
+    env = {**os.environ, **s3, "XDG_CACHE_HOME": str(tmp_path / "e")}
+    told = subprocess.run(command, env=env, capture_output=True, text=True, check=False).stdout
+    for when, fix in ((now, "a run removes it when it is a day old"), (long_ago, "the next run removes it")):
+        assert f"{when:%Y%m%dT%H%M%S}-00000000: its run is at work, or was cut short; {fix}" in told
