@@ -159,8 +159,7 @@ def measure(case: Case) -> None:
     case.step("status", "status", case.out)
     case.step("verify", "verify", case.out)
     first = next(iter(run_folders(out)))
-    if not out.remote:
-        case.step("compare", "compare", f"{case.out}/{first}", case.out)
+    case.step("compare", "compare", f"{case.out}/{first}", case.out)
     # Another prompt takes the place of this one, whose millions of scores are stale then.
     case.step("other", *run, "--prompt", OTHER_PROMPT, "--limit", "1000")
     case.step("prune", "prune", case.out, "--yes")
