@@ -49,7 +49,7 @@ from pipeline.storing.runs import (
 )
 from pipeline.storing.score_tables import write_tables
 from pipeline.storing.store import Store
-from pipeline.storing.tables import write_table
+from pipeline.storing.tables import read_batches, write_table
 from pipeline.target import Target, make_target
 
 # The fewer texts a shard has, the further apart their lengths lie, and the more attention pads.
@@ -213,10 +213,8 @@ def check_pending(target: Target, prompt: Prompt, pending: Path, answer: str) ->
     with.
     """
     if target.chat_template is not None:
-        with pq.ParquetFile(pending) as file:
-            for batch in file.iter_batches():
-                items = item_values(pa.Table.from_batches([batch]))
-                check_messages(target.chat_template, prompt, items, answer)
+        for batch in read_batches(pending, pq.read_schema(pending).names):
+            check_messages(target.chat_template, prompt, item_values(pa.Table.from_batches([batch])), answer)
 
 
 def _write_task_metrics(folder: Output, target: Target) -> None:

@@ -24,6 +24,7 @@ from pipeline.reading.model import ModelRef, check_vocabulary, load_model, load_
 from pipeline.scoring.scorer import Counts, NonFiniteScore, ScoredBatch, Scorer
 from pipeline.scoring.tokens import Encoder, TokenSequences
 from pipeline.storing.parts import SCHEMA, PartWriter
+from pipeline.storing.tables import read_batches
 from pipeline.wording import show
 
 # What a killed run loses at most is what it scored since the last part: on a slow model a shard takes hours.
@@ -109,13 +110,12 @@ def count_characters(shards: Sequence[Shard]) -> list[float]:
         mine, starts = mine[order], starts[order]
         stops = np.array([shards[number].stop for number in mine])
         first = 0
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=[name for name in file.schema_arrow.names if name != "text_hash"]):
-                rows = np.arange(first, first + batch.num_rows)
-                first += batch.num_rows
-                place = np.searchsorted(starts, rows, side="right") - 1
-                is_in = (place >= 0) & (rows < stops[place])
-                np.add.at(found, mine[place[is_in]], _lengths(batch)[is_in])
+        for batch in read_batches(path, [name for name in pq.read_schema(path).names if name != "text_hash"]):
+            rows = np.arange(first, first + batch.num_rows)
+            first += batch.num_rows
+            place = np.searchsorted(starts, rows, side="right") - 1
+            is_in = (place >= 0) & (rows < stops[place])
+            np.add.at(found, mine[place[is_in]], _lengths(batch)[is_in])
     return found.tolist()
 
 

@@ -22,6 +22,15 @@ def clip(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+def num_chars(value: object) -> int:
+    """Characters of a text, or of all texts in a list, tuple or record; bytes count, too, other values do not."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        value = list(value.values())
+    return sum(map(num_chars, value)) if isinstance(value, list | tuple) else 0
+
+
 # Templates
 
 # What LaTeX begins with a backslash and one of these letters is no line break.

@@ -7,18 +7,19 @@ import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 import pyarrow as pa
 
 from pipeline.errors import InputError
+from pipeline.wording import num_chars
 
 Kind = Literal["parquet", "csv", "tsv", "jsonl", "json"]
 Compression = Literal["gzip", "zstd"]
 
 BATCH_ROWS = 1_000
+BATCH_CHARS = 4_000_000  # of texts: however long they are, memory holds about so much, or one of them
 KINDS: dict[str, Kind] = {
     ".parquet": "parquet",
     ".csv": "csv",
@@ -126,6 +127,14 @@ def one_line(error: object, limit: int = 200) -> str:
 
 
 def batched(rows: Iterator[T]) -> Iterator[list[T]]:
-    """Rows in lists of `BATCH_ROWS`; the last may be shorter."""
-    while batch := list(islice(rows, BATCH_ROWS)):
+    """Rows in lists of `BATCH_ROWS`; fewer of long texts, and at the end."""
+    batch: list[T] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += num_chars(row.raw if isinstance(row, Unreadable) else row)
+        if len(batch) == BATCH_ROWS or size >= BATCH_CHARS:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.reading.formats import BATCH_ROWS, Batch, Layout, Part, Unreadable
+from pipeline.reading.formats import BATCH_CHARS, BATCH_ROWS, Batch, Layout, Part, Unreadable
 
 
 def _open(file: Path) -> pq.ParquetFile:
@@ -52,7 +52,7 @@ def _read(file: Path, columns: Sequence[str]) -> Iterator[Batch]:
     """Batches of the columns asked for; nothing else is read. A column that is not there is None throughout."""
     with _open(file) as parquet:
         there = [column for column in dict.fromkeys(columns) if column in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(BATCH_ROWS, columns=there):
+        for batch in _batches(parquet, there):
             names = batch.schema.names  # of columns of one name the first counts, as in the other formats
             values = [
                 _objects(batch.column(names.index(column))) if column in there else [None] * batch.num_rows
@@ -63,6 +63,20 @@ def _read(file: Path, columns: Sequence[str]) -> Iterator[Batch]:
                 if Unreadable in map(type, found):  # then the whole row is
                     rows = [v if isinstance(v, Unreadable) else row for v, row in zip(found, rows, strict=True)]
             yield rows
+
+
+def _batches(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Batches of BATCH_ROWS, of fewer rows in a row group whose texts are long on average."""
+    for group in range(parquet.num_row_groups):
+        found = parquet.metadata.row_group(group)
+        leaves = map(found.column, range(found.num_columns))
+        num_bytes = sum(
+            leaf.total_uncompressed_size
+            for leaf in leaves
+            if any(f"{leaf.path_in_schema}.".startswith(f"{column}.") for column in columns)
+        )
+        num_rows = max(1, min(BATCH_ROWS, found.num_rows * BATCH_CHARS // max(1, num_bytes)))
+        yield from parquet.iter_batches(num_rows, columns=columns, row_groups=[group])
 
 
 def _objects(column: "pa.Array[Any]") -> list[object]:

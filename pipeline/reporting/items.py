@@ -83,14 +83,19 @@ def item_texts(items: pl.LazyFrame, prompt: PromptRecord) -> pl.LazyFrame:
     has no slot, because all that is read are the choices.
     """
     if prompt.columns == (TEXT,) or not (prompt.columns or prompt.has_choices):
-        return items.select("item_id", pl.col(TEXT).str.head(CHARS_SHOWN))
+        return items.select("item_id", text=_copied(pl.col(TEXT).str.head(CHARS_SHOWN)))
     kinds = items.collect_schema()
     if prompt.task is not None:
         (context,) = prompt.columns
-        return items.select("item_id", text=_as_text(context, kinds[context]).str.tail(CHARS_SHOWN))
+        return items.select("item_id", text=_copied(_as_text(context, kinds[context]).str.tail(CHARS_SHOWN)))
     shown = {column: _as_text(column, kinds[column]).str.head(CHARS_SHOWN) for column in prompt.columns}
     lines = [pl.concat_str(pl.lit(f"{column}: "), shown[column]) for column in prompt.columns]
     return items.select("item_id", text=pl.concat_str(lines, separator="\n") if lines else pl.lit(""))
+
+
+def _copied(cut: pl.Expr) -> pl.Expr:
+    """The same strings in memory of their own: what was cut off a text is a view that keeps the whole text."""
+    return pl.concat_str(cut, pl.lit(""))
 
 
 def _as_text(column: str, kind: pl.DataType) -> pl.Expr:

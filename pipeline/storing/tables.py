@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import RunError
 from pipeline.storing.dictionary import SORTED_KEY, VERSION_KEYS
 from pipeline.storing.files import Output
+from pipeline.wording import num_chars
 
 Row = tuple[Any, ...]
 
@@ -68,10 +69,6 @@ def write_until(file: Path, schema: pa.Schema, tables: Iterable[pa.Table], num_b
                 return
 
 
-def _num_chars(value: object) -> int:
-    return len(value) if isinstance(value, str) else sum(map(_num_chars, value)) if isinstance(value, list) else 0
-
-
 @contextmanager
 def writing_rows(path: Path, schema: pa.Schema) -> Iterator[Callable[[Row], None]]:
     """Yield what appends a row to a file of a run's work folder: values in the order of the schema.
@@ -80,15 +77,15 @@ def writing_rows(path: Path, schema: pa.Schema) -> Iterator[Callable[[Row], None
     where the disk is full or cannot be written.
     """
     rows: list[Row] = []
-    num_chars, partial = 0, path.with_name(f"{path.name}.partial")
+    size, partial = 0, path.with_name(f"{path.name}.partial")
 
     def add(row: Row) -> None:
-        nonlocal num_chars
+        nonlocal size
         rows.append(row)
-        num_chars += sum(map(_num_chars, row))
-        if len(rows) >= ROWS_IN_GROUP or num_chars >= CHARS_IN_GROUP:
+        size += num_chars(row)
+        if len(rows) >= ROWS_IN_GROUP or size >= CHARS_IN_GROUP:
             flush()
-            num_chars = 0
+            size = 0
 
     def flush() -> None:
         columns = list(zip(*rows, strict=True)) or [()] * len(schema)

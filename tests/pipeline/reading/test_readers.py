@@ -25,10 +25,22 @@ from hypothesis import strategies as st
 from pipeline.errors import InputError
 from pipeline.reading.csv_files import looks_like_data
 from pipeline.reading.csv_rows import MAX_OPEN_CHARS
-from pipeline.reading.formats import BATCH_ROWS, ENDINGS, FAMILY, PLAIN, Format, Layout, Unreadable, Values, format_of
+from pipeline.reading.formats import (
+    BATCH_CHARS,
+    BATCH_ROWS,
+    ENDINGS,
+    FAMILY,
+    PLAIN,
+    Format,
+    Layout,
+    Unreadable,
+    Values,
+    format_of,
+)
 from pipeline.reading.json_rows import CHUNK_CHARS
 from pipeline.reading.readers import open_file, read_batches
 from pipeline.reading.text_files import encoding_hint
+from pipeline.wording import num_chars
 from tests.pipeline.reading import data_files
 from tests.pipeline.reading.data_files import TEXT_KINDS, write_bytes, write_lines
 
@@ -185,6 +197,17 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path: Path, ending: st
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "json", "parquet"])
+def test_memory_is_that_of_a_few_long_texts(tmp_path: Path, ending: str) -> None:
+    """However many rows a batch may have, and where others are short."""
+    texts = [str(i) + ("long " if i % 10 else "short") * (200_000 if i % 10 else 1) for i in range(40)]
+    path = write(tmp_path / f"long.{ending}", [(text, "1") for text in texts])
+    batches = list(read_batches(open_file(path), COLUMNS))
+    assert [row[0] for batch in batches for row in batch if not isinstance(row, Unreadable)] == texts
+    assert max(num_chars(batch) for batch in batches) < BATCH_CHARS + 1_100_000
+    assert len(batches) > 5
 
 
 # Broken rows

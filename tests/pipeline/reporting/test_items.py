@@ -1,14 +1,16 @@
 """Texts that repeat and several right classes, as items.parquet has them, against loops over its rows."""
 
 from collections import Counter
+from pathlib import Path
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.reporting.items import read_item_facts, read_repeats, text_key
-from tests.pipeline.reporting.tables import hash_text
+from pipeline.analysis import load_run
+from pipeline.reporting.items import CHARS_SHOWN, item_texts, read_item_facts, read_repeats, text_key
+from tests.pipeline.reporting.tables import hash_text, write_report, write_run
 
 SCHEMA = {"item_id": pl.Int64, "text_hash": pl.String, "gold_id": pl.Int16, "gold_ids": pl.List(pl.Int16)}
 NO_GOLD, ONE, SEVERAL = "none", "one", "several"
@@ -53,3 +55,26 @@ def test_several_right_classes_are_looked_for_only_where_there_are_any(kinds: li
     found = read_item_facts(items.lazy(), ()).gold_ids((2, 4))
     assert found.rows() == ([(3, [0, 2])] if SEVERAL in kinds else [])
     assert read_item_facts(items.lazy().drop("gold_ids"), ()).gold_ids((0, 6)).is_empty()
+
+
+@pytest.mark.parametrize(
+    ("columns", "task", "expected"),
+    [
+        (("text",), None, "a" * CHARS_SHOWN),
+        (("text", "more"), None, f"text: {'a' * CHARS_SHOWN}\nmore: b"),
+        (("contexts",), "boolq", "z" * CHARS_SHOWN),
+    ],
+)
+def test_texts_that_are_shown_do_not_keep_whole_texts_in_memory(
+    tmp_path: Path, columns: tuple[str, ...], task: str | None, expected: str
+) -> None:
+    """What Polars cuts off a string is a view that holds all of it."""
+    write_report(write_run(tmp_path))
+    prompt = load_run(tmp_path).manifest.prompts[0].model_copy(update={"columns": columns, "task": task})
+    whole = pl.DataFrame(
+        {"item_id": [0, 1], "text": ["a" * 1_000_000] * 2, "more": ["b"] * 2, "contexts": [["z" * 1_000_000] * 2] * 2}
+    )
+    found = item_texts(whole.lazy(), prompt).collect(engine="streaming")["text"]
+    assert found.to_list() == [expected] * 2
+    held = found.to_arrow(compat_level=pl.CompatLevel.newest()).buffers()
+    assert sum(buffer.size for buffer in held if buffer) < 10_000
