@@ -233,7 +233,8 @@ def prune(out: Output, *, dry_run: bool, unfinished: bool = False) -> list[Prune
         files = out.list(folder)
         pruned += [Pruned(n, files[n], "its run was replaced, or cut short") for n in files_of_run(out, folder)]
     if not dry_run:
-        out.delete_all([file.name for file in pruned])
+        # Plans first: cut short, they would tell of the parts that are gone as pending, and what is left would be kept.
+        out.delete_all(sorted((file.name for file in pruned), key=lambda name: PurePosixPath(name).name != PLAN))
     return pruned
 
 

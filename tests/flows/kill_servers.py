@@ -227,22 +227,30 @@ def _kill_serve(lab: Lab, draws: random.Random, folder: Path, number: int) -> No
 
 def _create_run(api: httpx.Client, name: str) -> str:
     deadline = time.monotonic() + 60
-    while (found := api.get(f"/deployments/name/labelscore/{name}")).status_code == 404 and time.monotonic() < deadline:
+    while (found := _ask(api, "GET", f"/deployments/name/labelscore/{name}")).is_error and time.monotonic() < deadline:
         time.sleep(0.1)
-    deployment = _asked(found)["id"]
-    return str(_asked(api.post(f"/deployments/{deployment}/create_flow_run", json={}))["id"])
+    deployment = _checked(found)["id"]
+    return str(_checked(_ask(api, "POST", f"/deployments/{deployment}/create_flow_run", json={}))["id"])
 
 
 def _wait_for_end(api: httpx.Client, run_id: str) -> str:
     """The type of a run's last state, or of the one that it is in for too long."""
     deadline = time.monotonic() + LONGEST_STATE
-    while (state := str(_asked(api.get(f"/flow_runs/{run_id}"))["state_type"])) not in OVER:
+    while (state := str(_checked(_ask(api, "GET", f"/flow_runs/{run_id}"))["state_type"])) not in OVER:
         if time.monotonic() > deadline:
             break
         time.sleep(0.3)
     return state
 
 
-def _asked(answer: httpx.Response) -> Any:
+def _ask(api: httpx.Client, method: str, path: str, **more: Any) -> httpx.Response:
+    """What the server answers; asked again while its database is busy, as Prefect's own client does."""
+    deadline = time.monotonic() + 60
+    while (answer := api.request(method, path, **more)).status_code == 503 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return answer
+
+
+def _checked(answer: httpx.Response) -> Any:
     answer.raise_for_status()
     return answer.json()

@@ -1,6 +1,9 @@
 """An output tells what it holds; every changed byte in it is found; pruning takes what is stale and no more."""
 
+import errno
 import random
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -264,6 +267,29 @@ def test_prune_keeps_what_an_unfinished_run_has_stored_until_it_is_given_up(out:
     assert {"prompt 'topic' of model-weights is in no finished run"} <= set(pruned(out).values())
     prune(out, dry_run=False, unfinished=True)
     assert [stored.state for stored in status(out).stored] == ["published"]
+
+
+def test_a_prune_that_is_cut_short_is_finished_by_the_next(out: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After any number of files: what is left of finished scores does not pass for those of an unfinished run."""
+    unlink = Path.unlink
+    for num_removed in range(20):
+        run(out, TEXTS, [TOPIC])
+        run(out, TEXTS, [ANSWER])
+        stale = {name for name, reason in pruned(out).items() if "in no finished run" in reason}
+        assert len(stale) > 3
+        left = iter(range(num_removed))
+
+        def unlink_some(path: Path, *, missing_ok: bool, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise OSError(errno.EIO, "cut short")
+            unlink(path, missing_ok=missing_ok)
+
+        with monkeypatch.context() as patch, suppress(RunError):
+            patch.setattr(Path, "unlink", unlink_some)
+            prune(out, dry_run=False)
+        assert len(stale.difference(out.list())) == min(num_removed, len(stale))
+        prune(out, dry_run=False)
+        assert stale.isdisjoint(out.list())
 
 
 @pytest.mark.parametrize("num_texts", [2, 6])
