@@ -106,7 +106,7 @@ def server_explained() -> Iterator[None]:
     try:
         yield
     except httpx.HTTPStatusError as error:
-        said = str(error).splitlines()[0]
+        said = f"{error.response.status_code} {error.response.reason_phrase}"
         raise ServerLost(f"the Prefect server at {bare(error.request.url)} refused: {said}") from None
     except httpx.HTTPError as error:
         reason = str(error).strip() or type(error).__name__
@@ -149,8 +149,13 @@ def end_without_goodbye(code: int, is_lost: Callable[[], bool] = lambda: True) -
     threading._register_atexit(end)  # type: ignore[attr-defined]
 
 
+def without_passwords(text: str) -> str:
+    """The text, its addresses without their users and passwords."""
+    return re.sub(r"(?<=://)[^\s/?#]*@", "", text)
+
+
 def bare(url: "str | httpx.URL") -> str:
     """An address as it may be shown: without a user, a password or what follows a question mark, up to `/api`."""
-    text = re.sub(r"(?<=://)[^/@]*@", "", str(url)).partition("?")[0]
+    text = without_passwords(str(url)).partition("?")[0]
     found = re.match(r".*?/api(?=/|$)", text)
     return found[0] if found else text

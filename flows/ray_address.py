@@ -58,10 +58,15 @@ def _problem(address: str, import_ray: Callable[[], Any]) -> str | None:
 
 def _token(*, is_auto: bool) -> tuple[tuple[str, str], ...]:
     """What Ray sends to be let in: nothing, unless RAY_AUTH_MODE says so, or it found the cluster itself."""
-    with suppress(ImportError):  # of a Ray that knows no tokens
+    try:
         loader = import_module("ray._raylet").AuthenticationTokenLoader.instance()
+    except ImportError:  # of a Ray that knows no tokens
+        return ()
+    try:
         if loader.has_token(ignore_auth_mode=is_auto and "RAY_AUTH_MODE" not in os.environ):
             return tuple(loader.get_token_for_http_header().items())
+    except Exception as error:  # where RAY_AUTH_MODE asks for one that is not there
+        raise InputError(f"RAY_AUTH_MODE asks for a token that we lack; {TOKEN_ADVICE}") from error
     return ()
 
 

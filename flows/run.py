@@ -75,7 +75,7 @@ def score_dataset(config: RunConfig) -> tuple[Report, list[str]]:
         folder = tabulate(job, pulled, planned)
         manifest = record_run(job, pulled, planned, scored)
         report = write_report(job, folder, manifest, pulled.last)
-        manifest = publish(job, folder, manifest)
+        manifest = publish(job, planned, folder, manifest)
     publish_artifacts(output, folder, report)
     names = [name if output.exists(name) else f"{manifest.folder}/{name}" for name in (*manifest.files, MANIFEST)]
     keep_result(result := (report, sorted(names)))

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, StateType
-from prefect.deployments.runner import RunnerDeployment
+from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
@@ -22,12 +22,12 @@ from flows.options import Schedule
 from flows.patience import server_explained
 from flows.run import score_dataset
 from flows.server import fit_prefect
-from flows.serving import serve_until_stopped
+from flows.serving import refused_deployment, serve_until_stopped
 from flows.terminal import say
 from pipeline.bundled import MODELS, SAMPLE, named_model
 from pipeline.checks import refuse_forbidden
 from pipeline.config import RunConfig
-from pipeline.errors import InputError
+from pipeline.errors import InputError, RunError
 from pipeline.reading.places import existing_path
 from pipeline.reading.splits import SPLITS
 
@@ -55,7 +55,10 @@ def deploy(config: RunConfig, pool: str, when: Schedule) -> None:
         _need_pool(pool)
         deployment = make_deployment(config, when)
         watch_heartbeats()
-        deployment.apply(work_pool_name=pool)
+        try:
+            deployment.apply(work_pool_name=pool)
+        except DeploymentApplyError as error:
+            raise RunError(refused_deployment(error)) from None
     _describe(deployment)
     say(f"start a worker with: prefect worker start --pool {pool}")
 

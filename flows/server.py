@@ -28,6 +28,7 @@ QUIET_SETTINGS = {
     **SETTINGS,
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # pages about what its threads could not send
+    "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",  # `find_server` does it, and waits for no server in vain
 }
 ADVICE = (
     "start one with 'prefect server start' and point to it with "

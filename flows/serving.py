@@ -11,20 +11,23 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from json import JSONDecodeError
 from uuid import UUID
 
 import anyio
 import httpx
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import State
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runner import Runner
 from prefect.settings import PREFECT_API_URL
+from prefect.states import Cancelled
 
 from flows.deadline import SECONDS_AFTER_SECOND
-from flows.patience import bare, server_explained
+from flows.patience import bare, server_explained, without_passwords
 from flows.processes import descendants, kill
 from flows.server import explain_refusal, is_passing
 from flows.stopping import SIGNALS
@@ -41,8 +44,8 @@ def serve_until_stopped(deployment: RunnerDeployment, watch: Callable[[], object
 
     `watch` makes what else the server needs, where it is not there. Raises RunError where the server refuses us.
     """
-    for name in ("prefect.FlowRunCancellingObserver", "prefect.runner"):
-        logging.getLogger(name).addFilter(_without_lost_connections)
+    for handler in logging.getLogger("prefect").handlers:  # of the loggers below it, too
+        handler.addFilter(_without_lost_connections)
     with suppress(KeyboardInterrupt), server_explained():
         failure = asyncio.run(_serve(deployment, watch))
         if failure is not None:
@@ -74,8 +77,10 @@ async def _serve(deployment: RunnerDeployment, watch: Callable[[], object]) -> R
 def end_at_the_latest(seconds: float, code: int) -> None:
     """A server that hangs must not keep what waits for its goodbye; no run is left behind."""
 
+    seen = descendants()  # those whose parent ends first are nobody's children at the end
+
     def end() -> None:
-        kill(descendants())
+        kill(seen | descendants())
         os._exit(code)
 
     timer = threading.Timer(seconds, end)
@@ -103,8 +108,7 @@ def _stop_event() -> Iterator[asyncio.Event]:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def ask() -> None:
-        if stop.is_set():
-            end_at_the_latest(SECONDS_AFTER_SECOND, 0)
+        end_at_the_latest(SECONDS_AFTER_SECOND if stop.is_set() else SECONDS_TO_END_RUNS + 0.5, 0)
         stop.set()
 
     for number in SIGNALS:
@@ -144,8 +148,12 @@ class Served:
                 raise RunError(explain_refusal(PREFECT_API_URL.value() or "", status)) from None
             self._fell_silent()
         except DeploymentApplyError as error:
-            if not isinstance(error.__cause__, httpx.TransportError):
-                raise RunError(f"the Prefect server does not take the deployment: {error}") from None
+            cause = error.__cause__
+            is_passing_status = isinstance(cause, httpx.HTTPStatusError) and is_passing(cause.response.status_code)
+            if not (is_passing_status or isinstance(cause, httpx.TransportError)):
+                raise RunError(refused_deployment(error)) from None
+            self._fell_silent()
+        except (JSONDecodeError, ObjectNotFound):  # a page of a proxy's; gone again before it was looked at
             self._fell_silent()
         else:
             self._answered()
@@ -179,7 +187,7 @@ class Served:
             self._deployment.paused = seen.paused or (
                 bool(seen.schedules) and not any(s.active for s in seen.schedules)
             )
-        await anyio.to_thread.run_sync(self._watch)
+        await anyio.to_thread.run_sync(self._watch, abandon_on_cancel=True)
         known = self._runner._deployment_registry
         new = await self._runner.aadd_deployment(self._deployment)
         if self._id is not None and self._id != new:
@@ -200,15 +208,34 @@ class Served:
         """Whether a run is."""
         return bool(self._runner._scheduled_run_poller._submitting_flow_run_ids)
 
+    async def _say_stopped(self, run_id: UUID) -> None:
+        """Or a run that was ended would be Running for the server until its heartbeats are missed."""
+        state = (await self._client.read_flow_run(run_id)).state
+        if state is None or not state.is_final():
+            stopped: State[None] = Cancelled(
+                message="'labelscore serve' was stopped; the next run goes on with what is stored"
+            )
+            await self._client.set_flow_run_state(run_id, stopped, force=True)
+
     async def stop(self, seconds: float) -> None:
         """End the runs at work, and pause the schedule, which nobody would serve; for so long at most."""
+        at_work = list(self._runner._scheduled_run_poller._submitting_flow_run_ids)
         with anyio.move_on_after(seconds / 2), suppress(httpx.HTTPError, ObjectNotFound):
             if self._id is not None and not self.is_silent:
                 await self._client.pause_deployment(self._id)
         with anyio.move_on_after(seconds / 2):
             await self._runner.astop()
+        with anyio.move_on_after(seconds / 2), suppress(httpx.HTTPError, ObjectNotFound):
+            for run_id in at_work:  # Prefect's runner would look for their end longer than this lasts
+                await self._say_stopped(run_id)
         # As an interrupt would: what is still at work is ended on the way out, and not waited for.
         self._runner._runs_task_group.cancel_scope.cancel()
+
+
+def refused_deployment(error: DeploymentApplyError) -> str:
+    """That the server refuses a deployment, in one line."""
+    said = without_passwords(" ".join(str(error).split()))
+    return f"the Prefect server does not take the deployment: {said}"
 
 
 def _without_lost_connections(record: logging.LogRecord) -> bool:

@@ -327,7 +327,7 @@ def print_status(status: "Status") -> None:
     say("")
     print_table("store", map(asdict, status.stored), fields)
     if any(stored.state == "unfinished" for stored in status.stored) and status.published:
-        say("unfinished: kept until a run has scored what is pending, or removed by 'labelscore prune --unfinished'")
+        say("unfinished: kept until a run with it has finished, or removed by 'labelscore prune --unfinished'")
     if status.set_aside:
         aside = decimal(sum(status.set_aside.values()))
         say(f"set aside as unusable: {len(status.set_aside)} files, {aside} (removed by 'labelscore prune')")

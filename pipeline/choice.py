@@ -169,6 +169,11 @@ class Choosing:
             answers |= judge(store, [record_prompt(stored) for stored in prompts], self.offered.rules, items)
         return answers
 
+    def end_plans(self) -> None:
+        """The choice is published: what was scored for it is nothing unfinished."""
+        for store in self._stores.values():
+            store.end_plans()
+
     def _model(self, number: int) -> str:
         return self.offered.candidates[number].setting.model
 

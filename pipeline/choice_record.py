@@ -102,3 +102,4 @@ def publish_choice(choosing: Choosing, record: ChoiceRecord) -> None:
         files[CHOICE_RUN] = winner_toml(winner.setting, winner.offer.key, out, rule)
     encoded = {name: text.encode() for name, text in files.items()}
     write_choice(choosing.output, record.model_dump(mode="json"), encoded)
+    choosing.end_plans()

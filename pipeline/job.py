@@ -199,9 +199,11 @@ class Job:
             write_history(folder, last.history, report.history_rows.to_arrow())
         return report
 
-    def publish(self, folder: Output, manifest: Manifest) -> Manifest:
+    def publish(self, planned: Planned, folder: Output, manifest: Manifest) -> Manifest:
         """Let readers see this run instead of the one before it."""
-        return publish(self.output, folder, manifest.model_copy(update={"timings": dict(self.timings)}))
+        manifest = publish(self.output, folder, manifest.model_copy(update={"timings": dict(self.timings)}))
+        planned.store.end_plans()
+        return manifest
 
 
 def _shard_size(device: str, num_missing: int) -> int:

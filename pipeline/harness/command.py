@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError, Interrupted, LabelscoreError, RunError
@@ -91,9 +92,11 @@ def _refuse_foreign_code(parsed: Namespace) -> None:
     for name in ("include_path", "trust_remote_code", "confirm_run_unsafe_code"):
         if said.get(name):
             refuse_foreign_code(f"--{name}")
-    if re.search(r"trust_remote_code\W+(true|1)\b", str(said.get("model_args")), re.IGNORECASE):
+    if re.search(r"trust_remote_code\W+(?!(?:false|0)\b)", str(said.get("model_args")), re.IGNORECASE):
         refuse_foreign_code("model_args trust_remote_code")
-    if re.search(r"[/\\]|\.ya?ml\b", str(said.get("tasks", ""))):
+    tasks = said.get("tasks") or []
+    names = tasks.split(",") if isinstance(tasks, str) else [name for name in tasks if isinstance(name, str)]
+    if re.search(r"[/\\]|\.ya?ml\b", str(tasks)) or any(Path(name.strip()).exists() for name in names if name.strip()):
         refuse_foreign_code("a task's own file")
 
 

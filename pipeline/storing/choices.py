@@ -5,13 +5,11 @@ store, as those of a run do.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
-from pipeline.errors import LabelscoreError
 from pipeline.storing.files import Finding, Output, hash_bytes, hash_file
 from pipeline.storing.layout import CHOICE, CHOICE_FILES, CHOICE_MANIFEST, CHOICE_PLAN
-from pipeline.storing.manifest import Manifest, read_manifest
+from pipeline.storing.manifest import Manifest, is_damaged, read_manifest
 from pipeline.storing.sealed import seal, unseal
 
 AGAIN = "choose again: what was scored is stored"
@@ -34,9 +32,8 @@ def write_choice(out: Output, record: Mapping[str, Any], files: Mapping[str, byt
         if name not in (*files, CHOICE_MANIFEST) and out.exists(name):
             out.delete(name)
     hashes = {name: hash_bytes(data) for name, data in files.items()}
-    last_run = None
-    with suppress(LabelscoreError):  # a damaged manifest is for the next run to replace
-        last_run = (manifest := read_manifest(out)) and manifest.run_id
+    manifest = None if is_damaged(out) else read_manifest(out)  # a damaged one is for the next run to replace
+    last_run = manifest.run_id if manifest else None
     out.write_bytes(CHOICE_MANIFEST, seal({**record, "last_run": last_run, "files": hashes}))
     out.delete(CHOICE_PLAN)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.errors import InputError, RunError
+from pipeline.errors import InputError, LabelscoreError, RunError
 from pipeline.storing.files import Output, hash_bytes
 from pipeline.storing.layout import MANIFEST, SCHEMA_VERSION
 from pipeline.storing.sealed import seal, unseal
@@ -228,10 +228,22 @@ def read_manifest(out: Output) -> Manifest | None:
 
     Raises RunError for one that is damaged or was written by a newer labelscore, InputError where it lacks a fact.
     """
-    if not out.exists(MANIFEST):
-        return None
+    return _parse(out, out.read_bytes(MANIFEST)) if out.exists(MANIFEST) else None
+
+
+def is_damaged(out: Output) -> bool:
+    """Whether there is a manifest that cannot be used. Raises what reading it raises, and NewerSchema."""
+    data = out.read_bytes(MANIFEST) if out.exists(MANIFEST) else None
+    try:
+        return data is not None and not _parse(out, data)
+    except NewerSchema:
+        raise
+    except LabelscoreError:
+        return True
+
+
+def _parse(out: Output, data: bytes) -> Manifest:
     where = f"{out}/{MANIFEST}"
-    data = out.read_bytes(MANIFEST)
     try:
         version = int(json.loads(data)["schema_version"])
         if version > SCHEMA_VERSION:

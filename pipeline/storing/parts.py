@@ -168,11 +168,14 @@ def read_stored(out: Output, name: str, num_bytes: int, *, verify: bool = True) 
     if not PART.fullmatch(name):
         raise BadPart("stray", "it is no file of the store")
     source = io.BytesIO(_verified_bytes(out, name)) if verify else out.open(name)
-    try:
-        with source as file:
-            return _read_footer(name, num_bytes, pq.ParquetFile(file))
-    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadPart("foreign", "it is no Parquet file of labelscore, or its footer is damaged") from error
+    with out.explain_errors(f"read {name} from"):
+        try:
+            with source as file:
+                return _read_footer(name, num_bytes, pq.ParquetFile(file))
+        except (OSError, pa.ArrowException, ValueError, TypeError, KeyError, AttributeError) as error:
+            if out.remote and isinstance(error, OSError) and (error.errno or type(error) is not OSError):
+                raise  # of the object store: Arrow's own has neither
+            raise BadPart("foreign", "it is no Parquet file of labelscore, or its footer is damaged") from error
 
 
 def facts_in(name: str) -> tuple[int, int] | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import InputError, LabelscoreError, RunError
+from pipeline.errors import InputError, RunError
 from pipeline.storing.files import Finding, Output, hash_file
 from pipeline.storing.history import read_history
 from pipeline.storing.layout import (
@@ -40,7 +40,7 @@ from pipeline.storing.layout import (
     is_run_file,
     score_files,
 )
-from pipeline.storing.manifest import OWN_KEYS, Manifest, NewerSchema, need_manifest, read_manifest, write_manifest
+from pipeline.storing.manifest import OWN_KEYS, Manifest, is_damaged, need_manifest, read_manifest, write_manifest
 from pipeline.storing.sealed import is_sealed
 
 GRACE = timedelta(hours=1)  # how long a replaced run stays, for readers who have resolved its folder
@@ -170,14 +170,10 @@ def refuse_foreign(out: Output) -> None:
 
 
 def _set_damaged_manifest_aside(out: Output) -> list[Finding]:
-    try:
-        read_manifest(out)
-    except NewerSchema:
-        raise
-    except LabelscoreError:
-        target = out.move(MANIFEST, f"{SET_ASIDE}/damaged-{MANIFEST}")
-        return [Finding(MANIFEST, "it is damaged or was edited", f"moved to {target}, the run writes a new one")]
-    return []
+    if not is_damaged(out):
+        return []
+    target = out.move(MANIFEST, f"{SET_ASIDE}/damaged-{MANIFEST}")
+    return [Finding(MANIFEST, "it is damaged or was edited", f"moved to {target}, the run writes a new one")]
 
 
 def _move_into_folder(out: Output, manifest: Manifest) -> Manifest:

@@ -46,7 +46,7 @@ class S3(S3FileSystem):  # type: ignore[misc]
             "http_session_cls": Session,
         }
         pieces = {"default_block_size": PIECE, "max_concurrency": NUM_AT_ONCE}
-        super().__init__(config_kwargs={**(config_kwargs or {}), **limits}, **pieces, **options)
+        super().__init__(config_kwargs={**(config_kwargs or {}), **limits}, **{**pieces, **options})
 
     async def _put_file(self, lpath: str, rpath: str, **options: Any) -> None:
         size = max(PIECE, Path(lpath).stat().st_size // MOST_PIECES + 1)

@@ -60,6 +60,7 @@ class Store:
         self.findings: list[Finding] = []
         self._parts: dict[str, Part] = {}
         self._plans: dict[str, dict[str, Any]] = {}  # by folder
+        self._own_plans: set[str] = set()  # the folders whose plans end with this run
         self.refresh()
         self._generation = 1 + max((part.generation for part in self._parts.values()), default=0)
 
@@ -157,6 +158,12 @@ class Store:
         if pending.num_missing or is_unfinished:
             self.out.write_bytes(f"{folder}/{PLAN}", seal(plan))
             self._plans[folder] = plan
+        self._own_plans.add(folder)
+
+    def end_plans(self) -> None:
+        """The run is published: up to here `prune` keeps what it scored, as that of an unfinished run."""
+        self.out.delete_all([f"{folder}/{PLAN}" for folder in self._own_plans & self._plans.keys()])
+        self._plans = {folder: plan for folder, plan in self._plans.items() if folder not in self._own_plans}
 
     def scores(
         self, items: Path, stored: StoredPrompt, extra_texts: Sequence[str] = ()

@@ -125,7 +125,14 @@ def guarded() -> Iterator[str]:
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("env", "said"),
-    [({}, "asks for a token that we lack; set RAY_AUTH_MODE=token here"), ({"RAY_AUTH_MODE": "token"}, "")],
+    [
+        ({}, "asks for a token that we lack; set RAY_AUTH_MODE=token here"),
+        ({"RAY_AUTH_MODE": "token"}, ""),
+        (
+            {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "/nowhere"},
+            "RAY_AUTH_MODE asks for a token that we lack; set RAY_AUTH_MODE=token here and give this machine the token",
+        ),
+    ],
 )
 def test_a_cluster_that_asks_for_a_token_is_told_as_one(guarded: str, env: dict[str, str], said: str) -> None:
     """As one that 'ray start' starts does; Ray itself sends none to an address unless told to, and tries for long."""

@@ -285,6 +285,20 @@ def test_a_deployment_that_the_server_lost_is_registered_again(server: Server) -
     assert served.poll() is None
 
 
+def test_a_run_that_serve_takes_along_does_not_stay_running(server: Server) -> None:
+    """Its heartbeats would be missed after minutes, and the next run would wait for it."""
+    configure(server.folder, "taken", 6_000)
+    served = server.start("taken.log", "flows.cli", "serve", "taken.toml", "--cron", "0 6 * * *")
+    wait_for("the line", lambda: "serving; stop with Ctrl-C" in (server.folder / "taken.log").read_text())
+    server.post(f"/deployments/{server.deployment('taken')['id']}/create_flow_run")
+    wait_for("scores", lambda: parts(server.folder / "taken"))
+    served.send_signal(signal.SIGTERM)
+    assert served.wait(timeout=100) == 0
+    (stopped,) = [run for run in server.runs("taken") if run["start_time"]]
+    assert stopped["state_type"] == "CANCELLED"
+    assert "Traceback" not in (server.folder / "taken.log").read_text()
+
+
 def test_a_mistake_in_a_form_is_one_line_in_the_log_of_its_run(server: Server) -> None:
     """What the schema cannot refuse fails as `labelscore run` would, and no traceback says it again."""
     found = server.deployment("again")

@@ -12,7 +12,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from flows.patience import Patience, ServerLost, bare
+from flows.patience import Patience, ServerLost, bare, server_explained, without_passwords
 from flows.server import find_server, make_settings
 from pipeline.errors import InputError
 from tests.flows.unresponsive import answering, silent
@@ -101,6 +101,14 @@ def test_an_address_is_shown_without_its_password() -> None:
     with answering(401, REFUSED) as url:
         complaint(url.replace("://", f"://admin:{SECRET}@") + "/api")
     assert bare(f"https://a:{SECRET}@host/x/api/flows?token={SECRET}") == "https://host/x/api"
+
+
+def test_a_refusal_is_told_without_the_password_in_the_address() -> None:
+    """httpx quotes the whole address, and a password may hold an @."""
+    with answering(500, "{}") as url, pytest.raises(ServerLost) as lost, server_explained():
+        httpx.get(url.replace("://", f"://admin:p@{SECRET}@") + "/api/flows").raise_for_status()
+    assert str(lost.value) == f"the Prefect server at {url}/api refused: 500 Internal Server Error"
+    assert without_passwords(f"no: http://a:p@{SECRET}@host/api, s") == "no: http://host/api, s"
 
 
 def test_patience_with_a_silent_server_ends_and_costs_little_after_that(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,9 @@ def test_files_of_tasks_are_refused_before_they_are_read(monkeypatch: pytest.Mon
         ["--tasks", "piqa", "--include_path", "x"],
         ["--tasks", "x/mine.yaml"],
         ["--tasks", "piqa", "--trust_remote_code"],
+        ["--tasks", "piqa,mine"],
         ["--tasks", "piqa", "--model_args", "pretrained=x,trust_remote_code=True"],
+        ["--tasks", "piqa", "--model_args", "pretrained=x,trust_remote_code=yes"],
     ],
     ids=lambda arguments: arguments[-1],
 )
@@ -67,5 +69,6 @@ def test_the_harness_own_command_line_is_refused_it_too(
 
     monkeypatch.setenv(ALLOW, "0")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
     with pytest.raises(InputError, match=f"runs code of its own, which {ALLOW}=0 forbids"):
         run_harness(["run", *arguments])

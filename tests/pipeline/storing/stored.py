@@ -110,6 +110,7 @@ def run(
         write_tables(folder, store, items, PRIORS, notebook=options.get("notebook", False))
         write_history(folder, last.history, history_rows(f"run-{time.time_ns()}"))
         publish(out, folder, manifest(store.prompts, len(texts), run_id=folder.root.name))
+        store.end_plans()
     return new
 
 

@@ -7,10 +7,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from fsspec.config import conf
 
 from pipeline.errors import InputError, LabelscoreError, RunError
 from pipeline.storing import object_store, s3
 from pipeline.storing.files import Output
+from pipeline.storing.upkeep import status, verify
 from tests.flows.buckets import client, serve_bucket, serve_trouble
 
 BUCKET = "bucket"
@@ -83,8 +85,8 @@ def test_the_store_is_quoted_and_it_is_said_what_to_do(
     answers: list[tuple[int, str]] = []
     store(lambda method, path: answers[-1])
     out = Output(f"s3://{BUCKET}/x")
-    for status, code, kind, advice in ADVICE:
-        answers.append((status, code))
+    for http_status, code, kind, advice in ADVICE:
+        answers.append((http_status, code))
         with pytest.raises(kind, match=f"the store answers {code}.*{advice}"):
             VERBS[verb](out)
 
@@ -97,6 +99,30 @@ def test_a_bucket_that_is_not_there_is_named(store: Serve) -> None:
             InputError, match=r"s3://nobodys/x: the store answers NoSuchBucket.*make the bucket, or correct"
         ):
             verb(out)
+
+
+def test_a_footer_that_the_store_does_not_give_is_no_damaged_part(store: Serve, bucket: dict[str, str]) -> None:
+    """status and prune say what the store says, and verify does not ask for each of the other parts."""
+    parts = [f"store/{'0' * 16}/{number:064x}-1-1.parquet" for number in range(3)]
+    for name in parts:
+        client(bucket).put_object(Bucket=BUCKET, Key=f"x/{name}", Body=b"PAR1" + bytes(100) + b"PAR1")
+    asked = store(lambda method, path: (403, "AccessDenied") if method == "GET" and ".parquet" in path else None)
+    out = Output(f"s3://{BUCKET}/x")
+    for look in (status, verify):
+        asked.clear()
+        with pytest.raises(InputError, match=r"the store answers (403|AccessDenied)"):
+            print(look(out))
+        assert len({line.split()[1] for line in asked if ".parquet" in line}) == 1
+    out.delete_all(parts)
+
+
+def test_the_users_settings_of_fsspec_hold(store: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours are for who has none."""
+    store(lambda method, path: None)
+    monkeypatch.setitem(conf, "s3", {"max_concurrency": 2})
+    out = Output(f"s3://{BUCKET}/x")
+    out.write_bytes("a", b"new")
+    assert out.read_bytes("a") == b"new"
 
 
 def test_a_refusal_is_no_empty_output(store: Serve) -> None:

@@ -21,7 +21,18 @@ from pipeline.errors import InputError, RunError
 from pipeline.storing import runs
 from pipeline.storing.files import TEMPORARY, Output
 from pipeline.storing.history import read_history, write_history
-from pipeline.storing.layout import HISTORY, ITEMS, MANIFEST, MARKDOWN, PAGE, PREDICTIONS, PRIORS, REJECTED, SCORES
+from pipeline.storing.layout import (
+    HISTORY,
+    ITEMS,
+    MANIFEST,
+    MARKDOWN,
+    PAGE,
+    PREDICTIONS,
+    PRIORS,
+    REJECTED,
+    SCORES,
+    SET_ASIDE,
+)
 from pipeline.storing.manifest import need_manifest, read_manifest, write_manifest
 from pipeline.storing.runs import begin_run, begun, new_folder, old_folders, publish, run_folders
 from pipeline.storing.upkeep import status, verify
@@ -442,6 +453,28 @@ def test_an_output_of_before_there_were_folders_gets_one(out: Output) -> None:
     assert list(joins(out.root)) == [(50, 0)] * 2
     assert all(out.path(name).is_symlink() for name in names_in(out) - {MANIFEST})
     assert read_history(out)["run_id"].to_pylist() == ["first", "second"]
+
+
+@pytest.mark.parametrize("nth", [0, 1])
+def test_a_store_that_fails_once_does_not_make_a_manifest_damaged(
+    out: Output, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """It stays where it is, and the run ends with what the store said."""
+    run(out, TEXTS)
+    before = out.read_bytes(MANIFEST)
+    read, reads = Output.read_bytes, iter(range(100))
+
+    def fails_once(self: Output, name: str) -> bytes:
+        if name == MANIFEST and next(reads) == nth:
+            raise RunError("the store did not answer in time")
+        return read(self, name)
+
+    monkeypatch.setattr(Output, "read_bytes", fails_once)
+    with pytest.raises(RunError, match="did not answer in time"):
+        begin_run(out)
+    monkeypatch.setattr(Output, "read_bytes", read)
+    assert out.read_bytes(MANIFEST) == before
+    assert not out.list(SET_ASIDE)
 
 
 def test_predictions_that_are_not_the_manifests_are_not_compared_with(out: Output) -> None:
