@@ -13,9 +13,9 @@ PIPELINE = sorted((ROOT / "pipeline").rglob("*.py"))
 FLOWS = sorted((ROOT / "flows").rglob("*.py"))
 # What each layer may know of the others; the modules at the top of pipeline/ put them together.
 MAY_IMPORT = {
-    "reading": {"errors", "templates"},
+    "reading": {"errors", "templates", "wording"},
     "scoring": {"errors", "prompts", "templates", "wording"},
-    "storing": {"errors", "prompts"},
+    "storing": {"errors", "prompts", "wording"},
     "harness": {"config", "errors", "reading", "scoring", "shard", "storing", "wording"},
     "reporting": {"errors", "prompts", "bundled", "analysis", "storing"},
     "choosing": {"errors", "prompts", "reporting", "storing", "wording"},
