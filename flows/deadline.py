@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 from flows.processes import Process, descendants, kill
@@ -48,7 +49,8 @@ def stop_in_time() -> Iterator[None]:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=_forget)  # or a signal to a child that was forked would count as one to us
+    # Or a signal to a child that was forked would be written here, too, and count as one to us.
+    os.register_at_fork(after_in_child=partial(signal.set_wakeup_fd, -1))
     threading.Thread(target=_watch, args=(reading,), name="deadline", daemon=True).start()
     try:
         yield
@@ -56,11 +58,6 @@ def stop_in_time() -> Iterator[None]:
         if not ASKED.is_set():
             signal.set_wakeup_fd(before)
             os.close(writing)  # which ends the thread
-
-
-def _forget() -> None:
-    with suppress(ValueError):  # forked from another thread, which is then the child's main one: nothing is written
-        signal.set_wakeup_fd(-1)
 
 
 def _watch(reading: int) -> None:

@@ -44,12 +44,17 @@ def serve_until_stopped(deployment: RunnerDeployment, watch: Callable[[], object
 
     `watch` makes what else the server needs, where it is not there. Raises RunError where the server refuses us.
     """
-    for handler in logging.getLogger("prefect").handlers:  # of the loggers below it, too
-        handler.addFilter(_without_lost_connections)
+    keep_lost_connections_quiet()
     with suppress(KeyboardInterrupt), server_explained():
         failure = asyncio.run(_serve(deployment, watch))
         if failure is not None:
             raise failure
+
+
+def keep_lost_connections_quiet() -> None:
+    """That the server is silent is told in a line of ours: what waited for it says no more, with a traceback."""
+    for handler in logging.getLogger().handlers:  # Prefect's; a logger's own filter would not see those below it
+        handler.addFilter(_without_lost_connections)
 
 
 async def _serve(deployment: RunnerDeployment, watch: Callable[[], object]) -> RunError | None:
@@ -68,7 +73,7 @@ async def _serve(deployment: RunnerDeployment, watch: Callable[[], object]) -> R
                     loops.cancel_scope.cancel()
             except* RunError as group:
                 failure = RunError(str(group.exceptions[0]))
-        seconds = SECONDS_TO_END_RUNS if served.is_at_work else SECONDS_TO_END
+        seconds = SECONDS_TO_END_RUNS if served.at_work else SECONDS_TO_END
         end_at_the_latest(seconds, RunError.exit_code if failure or served.is_silent else 0)
         await served.stop(seconds / 2)
     return failure
@@ -76,7 +81,6 @@ async def _serve(deployment: RunnerDeployment, watch: Callable[[], object]) -> R
 
 def end_at_the_latest(seconds: float, code: int) -> None:
     """A server that hangs must not keep what waits for its goodbye; no run is left behind."""
-
     seen = descendants()  # those whose parent ends first are nobody's children at the end
 
     def end() -> None:
@@ -104,10 +108,14 @@ def _keep_looking_for_cancelled(runner: Runner) -> None:
 
 @contextmanager
 def _stop_event() -> Iterator[asyncio.Event]:
-    """Set by the first signal; after the next one what is left of the runs and of this process ends hard."""
+    """Set by the first signal; after the next one what is left of the runs and of this process ends hard.
+
+    So it does where the first one is not got to, because what is under way cannot be given up.
+    """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def ask() -> None:
+        # The first is a last resort: `_serve` sets a shorter limit, with its exit code, as soon as it can.
         end_at_the_latest(SECONDS_AFTER_SECOND if stop.is_set() else SECONDS_TO_END_RUNS + 0.5, 0)
         stop.set()
 
@@ -204,9 +212,9 @@ class Served:
             say("serving; stop with Ctrl-C")
 
     @property
-    def is_at_work(self) -> bool:
-        """Whether a run is."""
-        return bool(self._runner._scheduled_run_poller._submitting_flow_run_ids)
+    def at_work(self) -> list[UUID]:
+        """The runs that are."""
+        return list(self._runner._scheduled_run_poller._submitting_flow_run_ids)
 
     async def _say_stopped(self, run_id: UUID) -> None:
         """Or a run that was ended would be Running for the server until its heartbeats are missed."""
@@ -219,7 +227,7 @@ class Served:
 
     async def stop(self, seconds: float) -> None:
         """End the runs at work, and pause the schedule, which nobody would serve; for so long at most."""
-        at_work = list(self._runner._scheduled_run_poller._submitting_flow_run_ids)
+        at_work = self.at_work
         with anyio.move_on_after(seconds / 2), suppress(httpx.HTTPError, ObjectNotFound):
             if self._id is not None and not self.is_silent:
                 await self._client.pause_deployment(self._id)
@@ -239,6 +247,5 @@ def refused_deployment(error: DeploymentApplyError) -> str:
 
 
 def _without_lost_connections(record: logging.LogRecord) -> bool:
-    """That the server is silent is told in a line of ours: what waited for it says no more, with a traceback."""
     error = record.exc_info[1] if record.exc_info else None
     return not (isinstance(error, httpx.TransportError | OSError) or type(error).__module__.startswith("websockets"))

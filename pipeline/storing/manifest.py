@@ -233,13 +233,16 @@ def read_manifest(out: Output) -> Manifest | None:
 
 def is_damaged(out: Output) -> bool:
     """Whether there is a manifest that cannot be used. Raises what reading it raises, and NewerSchema."""
-    data = out.read_bytes(MANIFEST) if out.exists(MANIFEST) else None
+    if not out.exists(MANIFEST):
+        return False
+    data = out.read_bytes(MANIFEST)
     try:
-        return data is not None and not _parse(out, data)
+        _parse(out, data)
     except NewerSchema:
         raise
     except LabelscoreError:
         return True
+    return False
 
 
 def _parse(out: Output, data: bytes) -> Manifest:

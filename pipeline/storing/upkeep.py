@@ -39,7 +39,7 @@ from pipeline.storing.layout import (
     score_files,
 )
 from pipeline.storing.manifest import Manifest, NewerSchema, read_manifest
-from pipeline.storing.parts import BadPart, Part, facts_in, num_pending, read_stored
+from pipeline.storing.parts import BadPart, Part, facts_in, load_keys, num_pending, read_stored
 from pipeline.storing.runs import changed_files, files_of_run, old_folders, run_folders
 from pipeline.storing.tables import read_batches
 
@@ -102,7 +102,7 @@ def status(out: Output) -> Status:
         held = _peek(out, {name: files[name] for name in names})
         findings += held.findings
         if held.parts or held.plan or not held.is_known:
-            stored.append(_stored(folder, held, manifest, offered))
+            stored.append(_stored(out, folder, held, manifest, offered))
     current = manifest.folder if manifest else ""
     replaced = [size for name, size in files.items() if (run := RUN_FOLDER.match(name)) and run[0] != current]
     return Status(
@@ -168,7 +168,7 @@ def _peek(out: Output, files: dict[str, int]) -> _Held:
     return held
 
 
-def _stored(folder: str, held: _Held, manifest: Manifest | None, offered: set[str] | None) -> Stored:
+def _stored(out: Output, folder: str, held: _Held, manifest: Manifest | None, offered: set[str] | None) -> Stored:
     plan, parts = held.plan, held.parts.values()
     pending = num_pending(plan, parts) if plan else 0
     is_known = held.is_known and offered is not None
@@ -179,6 +179,7 @@ def _stored(folder: str, held: _Held, manifest: Manifest | None, offered: set[st
         state = "offered"
     elif manifest is None or plan or not is_known:
         state = "unfinished"  # a plan ends when its run is published, whatever has finished since
+        pending = pending or _num_hidden(out, held)
     return Stored(
         folder,
         state,
@@ -190,6 +191,22 @@ def _stored(folder: str, held: _Held, manifest: Manifest | None, offered: set[st
     )
 
 
+def _num_hidden(out: Output, held: _Held) -> int:
+    """How many texts are pending though as many were written: some twice, by --force or two workers, others never."""
+    if not held.plan:
+        return 0
+    own = {name: facts for name, facts in held.parts.items() if facts[0] >= held.plan["generation"]}
+    num_texts, missing = sum(n for _, n in own.values()), int(held.plan["num_missing"])
+    if num_texts == missing and len({generation for generation, _ in own.values()}) < 2:  # nothing twice
+        return 0
+    try:
+        parts = [read_stored(out, name, 0, verify=False) for name in own]
+        keys = [load_keys(out, part) for part in parts if isinstance(part, Part)]
+    except (BadPart, RunError):  # it will be found by whoever needs it
+        return missing
+    return max(0, missing - len(np.unique(np.concatenate(keys).astype("<u8"), axis=0))) if keys else missing
+
+
 def prune(out: Output, *, dry_run: bool, unfinished: bool = False) -> list[Pruned]:
     """Remove what was set aside, parts of fingerprints that the last finished run does not use, and replaced runs.
 
@@ -197,7 +214,7 @@ def prune(out: Output, *, dry_run: bool, unfinished: bool = False) -> list[Prune
     `unfinished` what was not finished is given up, too. With `dry_run` nothing is removed. The caller holds the lock.
     Raises RunError when no run has finished (everything would be stale) or the manifest is damaged.
     """
-    files = out.list(STORE)  # before it is judged: what another machine stores meanwhile is not of what was judged
+    listed = out.list(STORE)  # before it is judged: what another machine stores meanwhile is not of what was judged
     now = status(out)
     if now.published is None:
         raise RunError(
@@ -211,7 +228,7 @@ def prune(out: Output, *, dry_run: bool, unfinished: bool = False) -> list[Prune
         pruned += [
             Pruned(n, size, "its choice is not finished") for n, size in out.list(CHOICE).items() if n == CHOICE_PLAN
         ]
-    for name, size in files.items():
+    for name, size in listed.items():
         if reason := reasons.get(_folder(name), reasons.get(name, "")):
             pruned.append(Pruned(name, size, reason))
     for folder in old_folders(out, now.published):

@@ -107,7 +107,7 @@ class Case:
         print(f"{self.num_items:,} {name}: {seconds}", flush=True)
 
     def _keep(self, known: dict[str, Any], stages: dict[str, Stage]) -> None:
-        known["stages"] = {stage: found.to_json() for stage, found in stages.items()}
+        known["stages"] = {stage: stages[stage].to_json() for stage in (*STAGES, "all") if stage in stages}
         aside = self._record.with_suffix(".part")
         aside.write_text(json.dumps(self.measured, indent=1), encoding="utf-8")
         aside.replace(self._record)

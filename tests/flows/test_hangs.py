@@ -176,6 +176,32 @@ def test_on_three_nodes_a_stopped_actor_is_replaced(start: Callable[..., Run], t
     assert pl.read_parquet(run.out / "scores" / "scores.parquet")["item_id"].n_unique() == NUM_ROWS
 
 
+def test_a_signal_to_a_forked_child_is_none_to_its_parent() -> None:
+    """A child inherits the pipe of the deadline: without more its signals would end the run that forked it."""
+    forking = textwrap.dedent("""
+        import os, signal, time
+        from flows import deadline
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        with deadline.stop_in_time():
+            reading, writing = os.pipe()
+            child = os.fork()
+            if not child:
+                os.write(writing, b"up")
+                time.sleep(600)
+            os.read(reading, 2)
+            os.kill(child, signal.SIGTERM)
+            time.sleep(1)
+            print(deadline.ASKED.is_set(), flush=True)
+            os.kill(child, signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+            print(deadline.ASKED.is_set(), flush=True)
+            os._exit(0)
+    """)
+    done = subprocess.run([sys.executable, "-c", forking], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
 def test_a_second_stop_of_serve_leaves_no_run_behind() -> None:
     """Whatever serve and the runs that it has started are doing: they are ended two seconds later."""
     serving = "import asyncio, subprocess, flows.serving as s\n" + textwrap.dedent("""

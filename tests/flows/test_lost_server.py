@@ -103,3 +103,21 @@ def test_why_a_run_failed_is_told_though_its_server_is_gone() -> None:
         with pytest.raises(ServerLost) as lost:
             fail(error)
         assert str(_reason_before(lost.value)) == told
+
+
+def test_serve_prints_no_traceback_of_what_waited_for_a_lost_server() -> None:
+    """Whichever of Prefect's loggers tells it; what else goes wrong is printed."""
+    logging_errors = """
+import logging, httpx
+from flows import serving
+serving.keep_lost_connections_quiet()
+errors = {"prefect.runner.state_proposer": httpx.ConnectError("lost"), "prefect.runner": ValueError("other")}
+for name, error in errors.items():
+    try:
+        raise error
+    except Exception:
+        logging.getLogger(name).exception("what failed")
+"""
+    done = subprocess.run([sys.executable, "-c", logging_errors], capture_output=True, text=True, check=True)
+    assert "ValueError: other" in done.stderr
+    assert "ConnectError" not in done.stderr

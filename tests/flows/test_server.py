@@ -1,6 +1,9 @@
 """What a Prefect server that cannot be used is told to be, in one line that says which setting to set."""
 
+import asyncio
+import json
 import time
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -14,7 +17,7 @@ from prefect.settings import (
 
 from flows.patience import Patience, ServerLost, bare, server_explained, without_passwords
 from flows.server import find_server, make_settings
-from pipeline.errors import InputError
+from pipeline.errors import InputError, RunError
 from tests.flows.unresponsive import answering, silent
 
 SECRET = "recognisable-secret"
@@ -141,3 +144,31 @@ def test_patience_with_a_silent_server_ends_and_costs_little_after_that(monkeypa
         pytest.raises(httpx.ReadTimeout),  # the only try, which had all of the time again
     ):
         ask(url)
+
+
+def test_serve_waits_for_what_passes_and_ends_with_what_is_refused() -> None:
+    """Whichever way Prefect's client wraps it: a server in trouble, a proxy's page, a deployment that is not taken."""
+    from prefect.deployments.runner import DeploymentApplyError
+
+    from flows.serving import Served
+
+    def refusal(status: int) -> DeploymentApplyError:
+        request = httpx.Request("POST", f"http://admin:{SECRET}@host/api/deployments")
+        cause = httpx.HTTPStatusError(f"for url '{request.url}'", request=request, response=httpx.Response(status))
+        error = DeploymentApplyError(f"Error while applying deployment: for url 'http://admin:{SECRET}@host/api'")
+        error.__cause__ = cause
+        return error
+
+    async def asked(error: Exception) -> bool:
+        async def fails() -> None:
+            raise error
+
+        served = Served(*cast(Any, [None] * 4))
+        await served._asked(fails)
+        return served.is_silent
+
+    for passing in (refusal(503), json.JSONDecodeError("Expecting value", "<html>", 0), httpx.ConnectError("lost")):
+        assert asyncio.run(asked(passing))
+    with pytest.raises(RunError, match=r"does not take the deployment: .*http://host/api") as refused:
+        asyncio.run(asked(refusal(422)))
+    assert SECRET not in str(refused.value)
