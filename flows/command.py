@@ -5,11 +5,14 @@ Invariant: a mistake that can be seen without Prefect and torch is told before t
 
 import importlib
 import logging
+import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import TypeVar, cast
 
@@ -21,19 +24,25 @@ from flows.hooks import post_failure
 from flows.patience import ServerLost, end_without_goodbye, kept_results, patient_client, server_explained
 from flows.ray_cluster import check_cluster
 from flows.server import QUIET_SETTINGS, Config, find_server, fit_prefect, make_settings
+from flows.startup import imports, leave_at_once
 from flows.stopping import lose_no_ctrl_c
 from flows.terminal import LineHandler, err, paste, print_report, say, warn
 from pipeline.checks import check_choice, check_run
 from pipeline.choice_config import ChoiceConfig
 from pipeline.config import RunConfig
 from pipeline.errors import LabelscoreError, RunError
+from pipeline.storing.layout import MANIFEST
 
 T = TypeVar("T")
+
+# What a run will import, besides its flow, to find out what a model is, and to score with it.
+PLANNING = ("torch", "transformers.models.auto.configuration_auto")
+SCORING = ("transformers.models.auto.modeling_auto", "pipeline.shard")
 
 
 def run_command(config: RunConfig) -> int:
     """Score a data set and show the report. Raises what the flow raises, and at once what can be seen to be wrong."""
-    with _prefect(config, check_run, "flows.run") as fitted:
+    with _prefect(config, check_run, partial(_get_ready, "flows.run", lambda: not _is_again(config))) as fitted:
         from flows.run import score_dataset
 
         report, files = _finish(score_dataset, fitted)
@@ -46,7 +55,7 @@ def run_command(config: RunConfig) -> int:
 
 def choose_command(config: ChoiceConfig, *, as_json: bool) -> int:
     """Choose a prompt and a rule, and show what that came to. Raises as `run_command` does."""
-    with _prefect(config, check_choice, "flows.choose") as fitted:
+    with _prefect(config, check_choice, partial(_get_ready, "flows.choose", lambda: True)) as fitted:
         from flows.choose import choose_prompt
 
         record = _finish(choose_prompt, fitted)
@@ -60,11 +69,26 @@ def choose_command(config: ChoiceConfig, *, as_json: bool) -> int:
     return 0
 
 
+def _is_again(config: RunConfig) -> bool:
+    """Whether this output has a finished run: then mostly nothing is left to score, and what scores can wait."""
+    return not config.force and (Path(config.output) / MANIFEST).is_file()
+
+
+def _get_ready(flow: str, will_score: Callable[[], bool]) -> None:
+    scores = will_score()
+    for module in (flow, *PLANNING, *(SCORING if scores else ())):
+        importlib.import_module(module)
+    if scores:
+        from pipeline.reporting.page import chart_bundle
+
+        chart_bundle()  # a second, the first time on a machine
+
+
 @contextmanager
-def _prefect(config: Config, check: Callable[[Config], None], module: str) -> Iterator[Config]:
+def _prefect(config: Config, check: Callable[[Config], None], get_ready: Callable[[], None]) -> Iterator[Config]:
     """A Prefect server and all that a flow in this process needs, for what the flow uses of the configuration.
 
-    `module` has the flow: it is imported while an embedded server starts.
+    `get_ready` imports the flow, while an embedded server starts.
     """
     make_settings(QUIET_SETTINGS)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -79,8 +103,9 @@ def _prefect(config: Config, check: Callable[[Config], None], module: str) -> It
             post_failure("failed", config.output, str(error), config.title)
             raise
         warnings.filterwarnings("ignore", message="Failed to create the Prefect home")  # we say it in a line of our own
+        leave_at_once()
         _log_to_terminal()
-        with _server(module):
+        with _server(get_ready):
             yield fitted
 
 
@@ -128,22 +153,48 @@ def _log_to_terminal() -> None:
 
 
 @contextmanager
-def _server(module: str) -> Iterator[None]:
+def _server(get_ready: Callable[[], None]) -> Iterator[None]:
     """The server that PREFECT_API_URL names, or an embedded one for as long as the block runs."""
+    with ExitStack() as running:
+        # Before Prefect is imported, which takes as long here as there. Its own files may name a server, too.
+        start = partial(running.enter_context, prefect_server())
+        wait_for_url = None if os.environ.get("PREFECT_API_URL") else start()
+        with imports():
+            from prefect.settings import PREFECT_API_URL
+
+            if PREFECT_API_URL.value():
+                running.close()
+                find_server()
+            get_ready()
+        if PREFECT_API_URL.value() or wait_for_url is None:
+            yield
+        else:
+            with _settings_of_embedded(wait_for_url()):
+                yield
+
+
+@contextmanager
+def _settings_of_embedded(url: str) -> Iterator[None]:
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        temporary_settings,
+    )
 
-    if find_server():
-        yield
-        return
-    with prefect_server(PREFECT_HOME.value()) as wait_for_url:
-        importlib.import_module(module)  # the heavy libraries load while the server starts
-        with temporary_settings({PREFECT_API_URL: wait_for_url()}):
-            try:
-                yield
-            finally:
-                # Both send in the background, and complain when their server has gone.
-                seconds = 1 if ASKED.is_set() else 5
-                EventsWorker.drain_all(timeout=seconds)
-                APILogWorker.drain_all(timeout=seconds)
+    settings = {
+        PREFECT_API_URL: url,
+        # They tell a server that lives on of crashes; a flow waits up to a second for the thread that sends them.
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+        PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False,  # no page of a browser reaches it: it has none
+    }
+    with temporary_settings(settings):
+        try:
+            yield
+        finally:
+            # Both send in the background, and complain when their server has gone.
+            seconds = 1 if ASKED.is_set() else 5
+            EventsWorker.drain_all(timeout=seconds)
+            APILogWorker.drain_all(timeout=seconds)

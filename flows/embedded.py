@@ -1,5 +1,7 @@
 """The embedded Prefect server: a process of ours that lives exactly as long as the run that started it.
 
+It starts before the run has loaded its own libraries, and takes Prefect's settings from where the run takes them.
+
 Invariant: the server cannot outlive its run. It reads from a pipe whose other end only the run holds, and exits
 when the pipe closes, however the run ended; Prefect's own temporary server stays for good after a SIGKILL.
 """
@@ -12,32 +14,27 @@ import sys
 import threading
 import time
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from flows.startup import imports
 from pipeline.errors import InputError, RunError
 
 SECONDS_TO_START = 120  # a cold machine compiles and migrates first
 
 
 @contextmanager
-def prefect_server(prefect_home: Path) -> Iterator[Callable[[], str]]:
+def prefect_server() -> Iterator[Callable[[], str]]:
     """Start a server on a free port of the loopback address, and end it after the block.
 
     Yields what waits until the server answers and returns its API URL, so that a run can load its libraries meanwhile;
-    that raises RunError where the server does not answer in time. Raises InputError where its folder cannot be made.
+    that raises RunError where the server does not answer in time, InputError where its folder cannot be made.
     """
-    try:
-        prefect_home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"Prefect cannot keep its files in {prefect_home}: {error.strerror}; set PREFECT_HOME to a folder that can "
-            "be written"
-        ) from None
     with subprocess.Popen(
-        [sys.executable, "-m", "flows.embedded", str(prefect_home)],
+        [sys.executable, "-m", "flows.embedded"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
@@ -51,7 +48,23 @@ def prefect_server(prefect_home: Path) -> Iterator[Callable[[], str]]:
             process.kill()
 
 
+def make_home() -> Path:
+    """Prefect's folder, made where there is none. Raises InputError where that cannot be."""
+    from prefect.settings import PREFECT_HOME
+
+    home: Path = PREFECT_HOME.value()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"Prefect cannot keep its files in {home}: {error.strerror}; set PREFECT_HOME to a folder that can be "
+            "written"
+        ) from None
+    return home
+
+
 def _wait_until_healthy(process: "subprocess.Popen[bytes]") -> str:
+    make_home()  # why the process may have ended
     port = process.stdout.readline().strip().decode() if process.stdout else ""
     url = f"http://127.0.0.1:{port}/api"
     deadline = time.monotonic() + SECONDS_TO_START
@@ -66,17 +79,22 @@ def _wait_until_healthy(process: "subprocess.Popen[bytes]") -> str:
     )
 
 
-def serve(prefect_home: Path) -> None:
+def serve() -> None:
     """Run the server in this process until standard input closes."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
-    with (prefect_home / "labelscore-embedded.lock").open("w") as lock:
-        # Two servers that create or migrate the same database at once trip over each other.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    warnings.filterwarnings("ignore", message="Failed to create the Prefect home")  # the run says it
+    with imports():
+        try:
+            home = make_home()
+        except InputError:
+            return
         import uvicorn
         from prefect.server.api.server import create_app
-
+    with (home / "labelscore-embedded.lock").open("w") as lock:
+        # Two servers that create or migrate the same database at once trip over each other.
+        fcntl.flock(lock, fcntl.LOCK_EX)
         server = uvicorn.Server(uvicorn.Config(create_app(), log_level="error", lifespan="on"))
         threading.Thread(target=_unlock_once_started, args=(server, lock.fileno()), daemon=True).start()
         server.run(sockets=[listener])
@@ -95,4 +113,4 @@ def _unlock_once_started(server: object, lock: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]))
+    serve()

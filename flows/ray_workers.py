@@ -20,10 +20,9 @@ from prefect.tasks import Task
 
 from flows.pulse import Hung, Pulse, Usual
 from flows.ray_cluster import Room, open_cluster
-from flows.scoring_actor import ScoringActor
 from flows.shard_queue import ShardQueue
 from pipeline.errors import Interrupted, LabelscoreError, RunError
-from pipeline.shard import ScoringSpec, Shard, ShardResult, read_texts
+from pipeline.sharding import ScoringSpec, Shard, ShardResult, read_texts
 
 DEATHS_IN_A_ROW = 4  # an actor is started again three times
 DEATHS_OF_A_SHARD = 4  # then the shard is what kills
@@ -42,6 +41,8 @@ def open_ray(spec: ScoringSpec, num_workers: int, should_stop: Callable[[], bool
 
     Raises what `open_cluster` and loading a model raise.
     """
+    from flows.scoring_actor import ScoringActor  # with torch, which a run that has nothing to score never loads
+
     with open_cluster(num_workers, spec.model.device) as (ray, room):
         # Restarts are ours: only a new actor that has loaded its model gets shards.
         options = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": CALLS_AT_ONCE, **room.resources}

@@ -26,7 +26,7 @@ from pipeline.job import Job, Planned, Progress, Pulled, Scored
 from pipeline.record import record_run
 from pipeline.remarks import remarks_on_data, remarks_on_plan
 from pipeline.reporting.report import Report
-from pipeline.shard import Shard, ShardResult
+from pipeline.sharding import Shard, ShardResult
 from pipeline.storing.files import Output
 from pipeline.storing.layout import MANIFEST, MARKDOWN, PAGE
 

@@ -15,7 +15,8 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.reading.model import ModelRef, resolve_model
-from pipeline.shard import ScoringSpec, Shard, ShardResult, ShardScorer
+from pipeline.shard import ShardScorer
+from pipeline.sharding import ScoringSpec, Shard, ShardResult
 
 
 class ScoringActor:

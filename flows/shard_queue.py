@@ -8,7 +8,7 @@ from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from pipeline.shard import Shard, count_characters
+from pipeline.sharding import Shard, count_characters
 
 CHARACTERS_AROUND = 50  # of an item that has next to no text: the tokens of its labels and where they join
 SMALLEST_PART = 8  # of a shard: the fewer texts, the further apart their lengths lie, and each part is a task, too

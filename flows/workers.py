@@ -6,17 +6,21 @@ Invariant: a worker that is handed out has its model loaded.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
 
 from prefect.tasks import Task
 
 from flows.ray_workers import RayWorkers, open_ray
-from pipeline.shard import ScoringSpec, Shard, ShardResult, ShardScorer
+from pipeline.sharding import ScoringSpec, Shard, ShardResult
+
+if TYPE_CHECKING:
+    from pipeline.shard import ShardScorer
 
 
 class InProcess:
     """One worker: this process. The next shard is encoded while the current one is scored."""
 
-    def __init__(self, scorer: ShardScorer, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, scorer: "ShardScorer", should_stop: Callable[[], bool]) -> None:
         self._scorer = scorer
         self._should_stop = should_stop
 
@@ -52,5 +56,7 @@ def open_workers(
         with open_ray(spec, num_workers, should_stop) as workers:
             yield workers
     else:
+        from pipeline.shard import ShardScorer  # with torch, which a run that has nothing to score never loads
+
         with closing(ShardScorer(spec, first)) as scorer:
             yield InProcess(scorer, should_stop)

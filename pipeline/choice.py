@@ -26,7 +26,7 @@ from pipeline.record import record_prompt
 from pipeline.reporting.agreement import Arm
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS
 from pipeline.reporting.stats import wilson_interval
-from pipeline.shard import ScoringSpec, cut_shards
+from pipeline.sharding import ScoringSpec, cut_shards
 from pipeline.storing.files import Output
 from pipeline.storing.fingerprint import StoredPrompt
 from pipeline.storing.store import Store

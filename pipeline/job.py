@@ -29,9 +29,9 @@ from pipeline.reporting.make import make_report
 from pipeline.reporting.predictions import check_rule
 from pipeline.reporting.report import Report
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS
-from pipeline.scoring.scorer import Counts
+from pipeline.scoring.counts import Counts
 from pipeline.scoring.tokens import most_chars
-from pipeline.shard import ScoringSpec, Shard, ShardResult, cut_shards, item_values
+from pipeline.sharding import ScoringSpec, Shard, ShardResult, cut_shards, item_values
 from pipeline.storing.files import Output
 from pipeline.storing.fingerprint import StoredPrompt
 from pipeline.storing.history import read_history, write_history

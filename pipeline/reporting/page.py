@@ -9,6 +9,7 @@ import hashlib
 import json
 from functools import cache, partial
 from importlib import resources
+from importlib.metadata import version
 from typing import Any
 
 import jinja2
@@ -19,6 +20,7 @@ from pipeline.reporting.charts import CONFIG, Spec
 from pipeline.reporting.document import Document, all_figures, find_items
 from pipeline.reporting.formats import excerpt, visible
 from pipeline.reporting.item_data import fit_items
+from pipeline.storing.cache import cached_text
 
 TEMPLATES = "templates"
 SCRIPTS = ("tables.js", "charts.js", "items.js")  # modules, each with names of its own
@@ -84,8 +86,12 @@ def embed_json(value: object) -> Markup:
 
 @cache
 def chart_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script (0.9 MB), from the library that Altair itself takes them from."""
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    """Vega, Vega-Lite and Vega-Embed as one script (0.9 MB), from the library that Altair itself takes them from.
+
+    It takes that a second to put them together, so they are kept in the user's cache.
+    """
+    make = partial(vl_convert.javascript_bundle, "window.vegaEmbed = vegaEmbed;")
+    bundle = cached_text(f"vega-embed-{version('vl-convert-python')}", make)
     # The parser reads "\r\n" as "\n", and then the script would not be the one that the policy names.
     return bundle.replace("\r\n", "\n").replace("</script", "<\\/script")
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from pipeline.errors import RunError
+from pipeline.scoring.counts import Counts
 from pipeline.scoring.forward import B, RowsForward, S, TreeForward
 from pipeline.scoring.lanes import Lanes, open_lanes
 from pipeline.scoring.memory import attempt
@@ -59,22 +60,6 @@ class ScoredBatch:
     logit: Tensor
     notebook_logit: Tensor | None
     is_greedy: Tensor | None = None
-
-
-@dataclass(slots=True)
-class Counts:
-    """What a scorer has done so far. Padding is not among the forwarded tokens.
-
-    trie_tokens: the nodes of the trie over all sequences of a call, the least that had to be forwarded.
-    """
-
-    items: int = 0
-    batches: int = 0
-    forwarded_tokens: int = 0
-    trie_tokens: int = 0
-    padding_tokens: int = 0
-    read_positions: int = 0
-    out_of_memory: int = 0
 
 
 class _StrangeScores(Exception):

@@ -154,7 +154,7 @@ class Output:
         """A local copy of the file. With `sha256`, a mirrored copy of that content is good without a download."""
         path = self.path(name)
         if self.remote and not (sha256 and path.is_file() and hash_file(path) == sha256):
-            with self.explain_errors(f"fetch {name} from"), _aside(path) as temporary:
+            with self.explain_errors(f"fetch {name} from"), aside(path) as temporary:
                 self._ask("get_file", self._url(name), str(temporary))
         return path
 
@@ -164,7 +164,7 @@ class Output:
     def writing(self, name: str) -> Iterator[Path]:
         """Yield a temporary path to write to; on leaving without an error it becomes `name`, complete and synced."""
         path = self.path(name)
-        with self.explain_errors(f"write {name} to"), _aside(path) as temporary:
+        with self.explain_errors(f"write {name} to"), aside(path) as temporary:
             yield temporary
             _sync(temporary)
             if self.remote:
@@ -190,7 +190,7 @@ class Output:
                 self._ask("cp_file", self._url(name), target._url(target_name))
                 path.unlink(missing_ok=True)
                 return
-            with _aside(path) as temporary:
+            with aside(path) as temporary:
                 try:
                     temporary.hardlink_to(self.path(name))
                 except OSError:  # a file system without links, or too many of them
@@ -204,7 +204,7 @@ class Output:
         """
         with self.explain_errors(f"write {name} to"):
             try:
-                with _aside(self.path(name)) as temporary:
+                with aside(self.path(name)) as temporary:
                     temporary.symlink_to(target)
             except OSError as error:
                 if error.errno not in _NO_LINKS:
@@ -304,7 +304,7 @@ class Output:
 
     def _clean(self) -> None:
         shutil.rmtree(self.path(WORK), ignore_errors=True)
-        # Only names that `_aside` makes, where it makes them.
+        # Only names that `aside` makes, where it makes them.
         for folder in ("", "scores/", "report/", "store/", "store/*/", f"{RUNS}/*/", f"{RUNS}/*/*/"):
             for leftover in self.root.glob(f"{folder}{TEMPORARY}[0-9]*-{'[0-9a-f]' * 16}"):
                 within = leftover.relative_to(self.root).as_posix()
@@ -400,7 +400,7 @@ def _holder(file: IO[str]) -> str:
 
 
 @contextmanager
-def _aside(path: Path) -> Iterator[Path]:
+def aside(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that is renamed to it on success and removed on any failure."""
     made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,8 @@ if importlib.util.find_spec("httpx2") is None:  # no client of the hub here, and
 
 from pipeline import shard as shard_module
 from pipeline.reading.model import ModelRef
-from pipeline.shard import ScoringSpec, ShardScorer, cut_shards
+from pipeline.shard import ShardScorer
+from pipeline.sharding import ScoringSpec, cut_shards
 from pipeline.storing.files import Output
 from pipeline.storing.fingerprint import StoredPrompt, make_fingerprint
 from pipeline.storing.parts import PartWriter

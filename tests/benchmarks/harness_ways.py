@@ -12,7 +12,7 @@ from tests.benchmarks import contenders, inputs
 from tests.benchmarks.harness_tasks import TaskItem
 
 if TYPE_CHECKING:
-    from pipeline.scoring.scorer import Counts
+    from pipeline.scoring.counts import Counts
     from pipeline.scoring.tokens import TokenSequences
 
 
@@ -104,7 +104,7 @@ class counted:
 
 def own_counts(own: OwnPath, items: Sequence[TaskItem]) -> "Counts":
     """What the scorer counts for the items."""
-    from pipeline.scoring.scorer import Counts
+    from pipeline.scoring.counts import Counts
 
     own.scorer.counts = Counts()
     own.score(items)

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from pipeline.prompts import BUILT_IN, Prompt
+from pipeline.scoring.counts import Counts
 from pipeline.scoring.packed import num_fitting, pack
 from pipeline.scoring.parts import split_items
 from pipeline.scoring.scheduler import Scheduler
-from pipeline.scoring.scorer import Counts, Scorer
+from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.sharing import Budget, make_trees
 from pipeline.scoring.tokens import Encoder, TokenSequences
 from tests.benchmarks import inputs

@@ -10,7 +10,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 from pipeline.scoring import sharing
-from pipeline.scoring.scorer import Counts, Scorer
+from pipeline.scoring.counts import Counts
+from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.tokens import TokenSequences
 from tests.benchmarks import inputs
 from tests.benchmarks.measure import alternate, median_ratio

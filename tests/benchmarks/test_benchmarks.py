@@ -18,9 +18,10 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.prompts import BUILT_IN, Prompt
-from pipeline.scoring.scorer import Counts, Scorer
+from pipeline.scoring.counts import Counts
+from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.tokens import Encoder, TokenSequences
-from tests.benchmarks import contenders, gpu, inputs
+from tests.benchmarks import contenders, gpu, inputs, startup
 from tests.benchmarks.chunked_reads import chunked_reads
 from tests.benchmarks.fp8 import Fp8MLP, to_fp8
 from tests.benchmarks.gpu_variants import Variant, executed_flops, ready, score_all
@@ -399,3 +400,16 @@ def test_the_side_by_side_runs_and_writes_its_section(shared: Path, tmp_path: Pa
     cpu.main([*few, *real, "--results", str(results)])
     rows = [line.split(" | ") for line in results.read_text(encoding="utf-8").splitlines() if "| answer |" in line]
     assert [row[1] for row in rows] == ["toy", "real", "real"]
+
+
+def test_startup_is_measured_beside_another_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command once, in both; here those that are quick."""
+    monkeypatch.setattr(startup, "COMMANDS", {name: startup.COMMANDS[name] for name in ("prompts", "--help")})
+    monkeypatch.setattr(startup, "PREPARE", "prompts")
+    results = tmp_path / "RESULTS.md"
+    startup.main(["--rounds", "1", "--beside", str(ROOT), "--results", str(results)])
+    rows = [line for line in results.read_text().splitlines() if line.startswith(("| prompts", "| --help"))]
+    assert len(rows) == 2
+    assert all(len(row.split("|")) == 10 and float(row.split("|")[2]) > 0 for row in rows)
+    with pytest.raises(SystemExit, match="no-such"):
+        startup.time_command("no-such", tmp_path, os.environ)

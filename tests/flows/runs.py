@@ -215,7 +215,7 @@ def quiet_server(home: Path) -> Iterator[dict[str, str]]:
         env.pop(name, None)
     with ExitStack() as running:
         with _environment(env):
-            url = running.enter_context(prefect_server(home))()
+            url = running.enter_context(prefect_server())()
         yield {**env, "PREFECT_API_URL": url}
 
 

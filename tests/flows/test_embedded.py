@@ -6,17 +6,18 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
 from flows.embedded import prefect_server
 
 STARTER = """
-import sys, time
-from pathlib import Path
+import time
 from flows.embedded import prefect_server
-with prefect_server(Path(sys.argv[1])) as wait_for_url:
+with prefect_server() as wait_for_url:
     print(wait_for_url(), flush=True)
     time.sleep(600)
 """
@@ -26,15 +27,16 @@ def servers(home: Path) -> list[psutil.Process]:
     """The server processes of a Prefect home."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if "flows.embedded" in command and str(home) in command:
-            found.append(process)
+        with suppress(psutil.Error):
+            if "flows.embedded" in (process.info["cmdline"] or []) and process.environ()["PREFECT_HOME"] == str(home):
+                found.append(process)
     return found
 
 
-def test_it_answers_and_ends_with_its_block(prefect_home: Path) -> None:
+def test_it_answers_and_ends_with_its_block(prefect_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The API is up inside the block; after it no process is left."""
-    with prefect_server(prefect_home) as wait_for_url, urllib.request.urlopen(f"{wait_for_url()}/health") as answer:
+    monkeypatch.setenv("PREFECT_HOME", str(prefect_home))
+    with prefect_server() as wait_for_url, urllib.request.urlopen(f"{wait_for_url()}/health") as answer:
         assert answer.status == 200
         assert len(servers(prefect_home)) == 1
     assert servers(prefect_home) == []
@@ -43,9 +45,7 @@ def test_it_answers_and_ends_with_its_block(prefect_home: Path) -> None:
 def test_it_ends_when_its_run_is_killed(prefect_home: Path) -> None:
     """SIGKILL gives the run no chance to stop its server; the closed pipe does."""
     env = {**os.environ, "PREFECT_HOME": str(prefect_home)}
-    starter = subprocess.Popen(
-        [sys.executable, "-c", STARTER, str(prefect_home)], stdout=subprocess.PIPE, text=True, env=env
-    )
+    starter = subprocess.Popen([sys.executable, "-c", STARTER], stdout=subprocess.PIPE, text=True, env=env)
     assert starter.stdout
     assert starter.stdout.readline().startswith("http://127.0.0.1:")
     assert len(servers(prefect_home)) == 1

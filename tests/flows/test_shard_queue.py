@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows.shard_queue import ShardQueue
-from pipeline.shard import Shard, count_characters, cut_shards
+from pipeline.sharding import Shard, count_characters, cut_shards
 
 
 def pending_of(folder: Path, lengths: list[int], name: str = "pending") -> Path:

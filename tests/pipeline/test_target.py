@@ -15,7 +15,7 @@ from pipeline.bundled import demo_model_path
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import InputError
 from pipeline.job import _shard_size
-from pipeline.shard import cut_shards
+from pipeline.sharding import cut_shards
 from pipeline.target import make_target
 from tests.pipeline.chat_templates import KNOWN
 
@@ -147,7 +147,7 @@ def test_shards_of_long_texts_hold_fewer(lengths: list[int], shard_size: int, ro
     texts = [f"{number} " + "x" * length for number, length in enumerate(lengths)]
     pq.write_table(pa.table({"text": texts}), pending, row_group_size=rows_in_group, use_dictionary=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.shard.BYTES_IN_SHARD", 4000)
+        patch.setattr("pipeline.sharding.BYTES_IN_SHARD", 4000)
         shards = cut_shards("p", pa.BufferReader(pending.getvalue()), shard_size)  # type: ignore[arg-type]
     assert [i for shard in shards for i in range(shard.start, shard.stop)] == list(range(len(lengths)))
     groups = [texts[i : i + rows_in_group] for i in range(0, len(texts), rows_in_group)]

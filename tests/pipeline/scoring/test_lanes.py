@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import RunError
+from pipeline.scoring.counts import Counts
 from pipeline.scoring.forward import TreeForward
 from pipeline.scoring.lanes import open_lanes
 from pipeline.scoring.probe import sequence_size
-from pipeline.scoring.scorer import Counts, Scorer
+from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.tokens import TokenSequences
 from tests.pipeline.scoring.items import make_items
 from tests.pipeline.scoring.oracle import score_slowly

@@ -1,0 +1,19 @@
+"""What a scorer counts; known without torch, as results of shards and of runs hold it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a scorer has done so far. Padding is not among the forwarded tokens.
+
+    trie_tokens: the nodes of the trie over all sequences of a call, the least that had to be forwarded.
+    """
+
+    items: int = 0
+    batches: int = 0
+    forwarded_tokens: int = 0
+    trie_tokens: int = 0
+    padding_tokens: int = 0
+    read_positions: int = 0
+    out_of_memory: int = 0
