@@ -42,7 +42,7 @@ SCORING = ("transformers.models.auto.modeling_auto", "pipeline.shard")
 
 def run_command(config: RunConfig) -> int:
     """Score a data set and show the report. Raises what the flow raises, and at once what can be seen to be wrong."""
-    with _prefect(config, check_run, partial(_get_ready, "flows.run", lambda: not _is_again(config))) as fitted:
+    with _prefect(config, check_run, "flows.run") as fitted:
         from flows.run import score_dataset
 
         report, files = _finish(score_dataset, fitted)
@@ -55,7 +55,7 @@ def run_command(config: RunConfig) -> int:
 
 def choose_command(config: ChoiceConfig, *, as_json: bool) -> int:
     """Choose a prompt and a rule, and show what that came to. Raises as `run_command` does."""
-    with _prefect(config, check_choice, partial(_get_ready, "flows.choose", lambda: True)) as fitted:
+    with _prefect(config, check_choice, "flows.choose") as fitted:
         from flows.choose import choose_prompt
 
         record = _finish(choose_prompt, fitted)
@@ -69,26 +69,11 @@ def choose_command(config: ChoiceConfig, *, as_json: bool) -> int:
     return 0
 
 
-def _is_again(config: RunConfig) -> bool:
-    """Whether this output has a finished run: then mostly nothing is left to score, and what scores can wait."""
-    return not config.force and (Path(config.output) / MANIFEST).is_file()
-
-
-def _get_ready(flow: str, will_score: Callable[[], bool]) -> None:
-    scores = will_score()
-    for module in (flow, *PLANNING, *(SCORING if scores else ())):
-        importlib.import_module(module)
-    if scores:
-        from pipeline.reporting.page import chart_bundle
-
-        chart_bundle()  # a second, the first time on a machine
-
-
 @contextmanager
-def _prefect(config: Config, check: Callable[[Config], None], get_ready: Callable[[], None]) -> Iterator[Config]:
+def _prefect(config: Config, check: Callable[[Config], None], flow: str) -> Iterator[Config]:
     """A Prefect server and all that a flow in this process needs, for what the flow uses of the configuration.
 
-    `get_ready` imports the flow, while an embedded server starts.
+    `flow` is the flow's module: it is imported while an embedded server starts.
     """
     make_settings(QUIET_SETTINGS)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -105,8 +90,19 @@ def _prefect(config: Config, check: Callable[[Config], None], get_ready: Callabl
         warnings.filterwarnings("ignore", message="Failed to create the Prefect home")  # we say it in a line of our own
         leave_at_once()
         _log_to_terminal()
-        with _server(get_ready):
+        with _server(partial(_get_ready, flow, fitted)):
             yield fitted
+
+
+def _get_ready(flow: str, config: RunConfig | ChoiceConfig) -> None:
+    """Import what will be needed. Where a run has finished before, what scores can mostly wait."""
+    is_again = isinstance(config, RunConfig) and not config.force and (Path(config.output) / MANIFEST).is_file()
+    for module in (flow, *PLANNING, *(() if is_again else SCORING)):
+        importlib.import_module(module)
+    if not is_again:
+        from pipeline.reporting.page import chart_bundle
+
+        chart_bundle()  # a second, the first time on a machine
 
 
 def _finish(flow: Callable[[Config], T], config: Config) -> T:
