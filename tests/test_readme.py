@@ -27,6 +27,7 @@ def blocks(language: str, text: str = README) -> list[str]:
 
 
 CHOICE = README.partition("## Choosing a prompt")[2].partition("\n## ")[0]
+FIVE_COMMANDS = blocks("sh", README.partition("## Every night")[2])[0].splitlines()
 HARNESS = README.partition("## You use lm-evaluation-harness already")[2].partition("\n## ")[0]
 RUN_REAL = "labelscore run --model smollm2"
 LM_EVAL = "labelscore lm-eval "  # its arguments are the harness' own
@@ -205,3 +206,21 @@ def test_every_link_to_a_file_leads_somewhere() -> None:
     """Relative links point to files of the repository."""
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_what_contributors_are_told_is_there() -> None:
+    """Each file that the page names exists, and each name in capitals is one of the code's."""
+    page = (ROOT / "data/CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = [name for name in re.findall(r"`([\w./]+)`", page) if "/" in name or name.endswith((".py", ".md"))]
+    code = {path: path.read_text(encoding="utf-8") for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
+    assert len(named) > 20
+    for name in named:
+        assert (ROOT / name).exists() or any(path.name == name for path in code) or name == "RESULTS.md", name
+    for name in re.findall(r"`([A-Z][A-Z_]+)`", page):
+        assert any(re.search(rf"^{name}\b", text, re.MULTILINE) for text in code.values()), name
+
+
+def test_the_five_commands_of_a_schedule_are_the_same_everywhere() -> None:
+    """The README's and those of the page about schedules; tests/flows/test_schedule.py runs them."""
+    assert len(FIVE_COMMANDS) == 5
+    assert blocks("sh", (ROOT / "data/SCHEDULES.md").read_text(encoding="utf-8"))[0].splitlines() == FIVE_COMMANDS

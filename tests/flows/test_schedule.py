@@ -4,6 +4,7 @@ Invariant of these tests: the server, its database and everything served live in
 """
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ import psutil
 import pytest
 
 from pipeline.bundled import sample_path
-from tests.conftest import ROOT
+from tests.conftest import README, ROOT
 from tests.flows.receiver import Receiver, receiver
 
 pytestmark = pytest.mark.server
@@ -232,6 +233,18 @@ def test_a_schedule_scores_what_is_new_whatever_happens(server: Server, zombie: 
     assert len(crashed) == 1
     told = wait_for("the webhook", lambda: [body for _, body in server.receiver.posted])
     assert [(body["what"], body["output"]) for body in told] == [("crashed", str(out))]
+    end(served)
+
+
+def test_the_five_commands_of_the_readme(server: Server) -> None:
+    """As they stand there, but for the port: a server of this address, then a run of what the third one wrote."""
+    _, address, write, serve, start = README.partition("## Every night")[2].partition("```sh\n")[2].splitlines()[:5]
+    assert "PREFECT_API_URL=http://127.0.0.1:4200/api" in address
+    subprocess.run(write, shell=True, cwd=server.folder, check=True)
+    served = server.start("five.log", "flows.cli", *shlex.split(serve)[1:])
+    wait_for("the line", lambda: "serving; stop with Ctrl-C" in (server.folder / "five.log").read_text())
+    server.run(*shlex.split(start))
+    wait_for("its run", lambda: history(server.folder / "nightly")["num_items"].to_list() == [100])
     end(served)
 
 

@@ -1,7 +1,7 @@
 """Rules against a slow oracle in plain Python, and the identities that hold between them."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.config import Rule
 from pipeline.reporting.rules import (
     CAUTIONS,
     FORMULAS,
@@ -20,6 +21,8 @@ from pipeline.reporting.rules import (
     with_inputs,
     with_log_q,
 )
+from pipeline.storing.dictionary import PREDICTIONS
+from tests.conftest import README
 from tests.pipeline.reporting import tables
 
 PROMPT = "p"
@@ -185,3 +188,12 @@ def test_rules_say_their_formula_and_the_traps_say_so() -> None:
     assert "unlabelled test items" in CAUTIONS["batch"]
     assert "raw logits" in CAUTIONS["logit"]
     assert "raw logits" in CAUTIONS["notebook"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_is_named_wherever_rules_are_listed(rule: str) -> None:
+    """By the README's table, by the data dictionary, and by the configuration."""
+    assert f"`{rule}`" in README.partition("\n### Rules")[2].partition("\n## ")[0]
+    said = next(column[2] for column in PREDICTIONS if column[0] == "rule")
+    assert f"`{rule}`" in said
+    assert rule in get_args(Rule)
