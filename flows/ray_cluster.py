@@ -17,7 +17,9 @@ from flows.processes import descendants, kill
 from flows.ray_address import ADVICE, check_address
 from flows.stopping import restored_signals
 from pipeline.errors import InputError, RunError
+from pipeline.reading.devices import kind_of
 
+GPUS = ("cuda", "xpu")  # what Ray counts as GPUs
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would make an environment for its actors
@@ -47,9 +49,11 @@ class Room:
 def open_cluster(num_workers: int, device: str) -> Iterator[tuple[Any, Room]]:
     """The module `ray`, connected, and the room there is. One wanted worker means all that a cluster has room for.
 
-    Raises InputError without the extra 'ray', with fewer GPUs than workers, or where no cluster answers, RunError where
-    Ray does not start.
+    Raises InputError without the extra 'ray', for a device with a number, with fewer GPUs than workers, or where no
+    cluster answers, RunError where Ray does not start.
     """
+    if device not in (kind := kind_of(device), "cpu"):
+        raise InputError(f"device {device}: on Ray each worker has a device of its own; use --device {kind}")
     ray = import_ray()
     is_own = not names_cluster()
     check_cluster()
@@ -110,7 +114,7 @@ def start_ray(ray: Any, wanted: int, device: str, address: str | None) -> Room:
             what = f"no Ray cluster answers at RAY_ADDRESS={address}" if address else "Ray does not start"
             raise RunError(f"{what}: {error}; {ADVICE}") from error
     total = ray.cluster_resources()
-    if device == "cuda":
+    if kind_of(device) in GPUS:
         room, what, resources = int(total.get("GPU", 0)), "GPUs", {"num_gpus": 1}
     else:
         if address:

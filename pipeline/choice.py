@@ -19,7 +19,7 @@ from pipeline.choosing.judging import judge
 from pipeline.choosing.order import OrderedItems
 from pipeline.choosing.race import BATCH, Race
 from pipeline.choosing.record import Ending, FreshRecord
-from pipeline.job import SHARD_TEXTS, Planned, check_pending
+from pipeline.job import Planned, check_pending, texts_of_shard
 from pipeline.offered import Offered
 from pipeline.reading.model import ModelRef
 from pipeline.record import record_prompt
@@ -131,7 +131,7 @@ class Choosing:
                 pending = store.pending(items, candidate.stored, extra_texts=CONTENT_FREE_TEXTS)
                 prompt, answer = candidate.stored.prompt, candidate.setting.config.chat_answer or ""
                 check_pending(candidate.target, prompt, pending.path, answer)
-                size = run.shard_size or SHARD_TEXTS[candidate.target.model.device]
+                size = run.shard_size or texts_of_shard(candidate.target.model.device)
                 part = f"of items {block.start:,} to {block.stop:,}"  # of each block others, for whoever counts by name
                 shards += [replace(s, name=f"{s.name} {part}") for s in cut_shards(prompt.name, pending.path, size)]
                 num_missing, num_wanted = num_missing + pending.num_missing, num_wanted + pending.num_wanted

@@ -13,11 +13,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pipeline.bundled import SAMPLE
 from pipeline.errors import InputError
 from pipeline.prompts import CLASS_RULES, EACH_CHOICE, KNOWN, Boundary, make_prompt
+from pipeline.reading.devices import check_device
 from pipeline.smollm2 import INSTALL
 from pipeline.wording import MAX_SIZE, check_text
 
@@ -187,9 +188,13 @@ class RunConfig(BaseModel):
         None, description="a difference in points that you want to see: the report says how many items would show it"
     )
     notebook_rule: bool = Field(False, description="also keep the notebook's mistaken score, to compare with")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="the model's number format; auto is bfloat16 on a GPU and float32 on a CPU"
+    device: Annotated[str, AfterValidator(check_device)] = Field(
+        "auto", description="where the model runs: cpu, cuda, cuda:1, mps, xpu, ...; auto is the GPU where there is one"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="the model's number format; auto is float32 on a CPU, bfloat16 on a GPU that has it, else float16 "
+        "(float32 where that overflows)",
     )
     batch_tokens: Count | None = Field(None, description="tokens in one forward pass; halved when memory runs out")
     shard_size: Count | None = Field(

@@ -25,5 +25,9 @@ class RunError(LabelscoreError):
     """A run that started well and could not go on: no network, disk full, a model that yields NaN."""
 
 
+class NotFinite(RunError):
+    """A model gave NaN or infinity for the probe that it is checked with, before any text was scored."""
+
+
 class Interrupted(LabelscoreError):
     """Stopped on request (Ctrl-C or SIGTERM) after a batch; everything scored so far is kept."""

@@ -25,6 +25,7 @@ from pipeline.config import RunConfig
 from pipeline.prompts import Prompt
 from pipeline.pull import PullSummary, pull_items
 from pipeline.reading.dataset import Dataset
+from pipeline.reading.devices import kind_of
 from pipeline.reporting.make import make_report
 from pipeline.reporting.predictions import check_rule
 from pipeline.reporting.report import Report
@@ -52,8 +53,6 @@ from pipeline.storing.store import Store
 from pipeline.storing.tables import read_batches, write_table
 from pipeline.target import Target, make_target
 
-# The fewer texts a shard has, the further apart their lengths lie, and the more attention pads.
-SHARD_TEXTS = {"cpu": 2000, "cuda": 8000}
 MOST_SHARDS = 1000  # of a run: each is a task that Prefect keeps some 20 kB of, and a part that is listed and verified
 
 
@@ -206,8 +205,13 @@ class Job:
         return manifest
 
 
+def texts_of_shard(device: str) -> int:
+    """How many texts suit it: the fewer there are, the further apart their lengths lie, and the more attention pads."""
+    return 2000 if kind_of(device) == "cpu" else 8000
+
+
 def _shard_size(device: str, num_missing: int) -> int:
-    return max(SHARD_TEXTS[device], -(-num_missing // MOST_SHARDS))
+    return max(texts_of_shard(device), -(-num_missing // MOST_SHARDS))
 
 
 def check_pending(target: Target, prompt: Prompt, pending: Path, answer: str) -> None:

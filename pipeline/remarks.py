@@ -23,6 +23,8 @@ def remarks_on_target(target: Target, shots_split: str) -> Iterator[str]:
     """The same of what is wanted alone, whatever the output holds."""
     yield from filter(None, (*target.dataset.remarks, target.golds.remark, target.shots.remark))
     yield from target.chat_remarks
+    if target.model.dtype_note:
+        yield f"{target.model.name}: {target.model.dtype_note}"
     if target.shots.num_left_out:
         yield (
             f"solved examples: {target.shots.num_left_out:,} rows of {shots_split} were left out because their text is "

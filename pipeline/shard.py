@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.errors import InputError, Interrupted, RunError
+from pipeline.errors import InputError, Interrupted, NotFinite, RunError
 from pipeline.prompts import Prompt, Values
 from pipeline.reading.model import ModelRef, check_vocabulary, load_model, load_tokenizer
 from pipeline.scoring.counts import Counts
@@ -170,11 +170,11 @@ def make_scorer(
     notebook: bool = False,
     greedy: bool = False,
 ) -> Scorer:
-    """A scorer of a loaded model. Raises RunError where the model gives no finite scores, or none to be trusted."""
+    """A scorer of a loaded model. Raises NotFinite where its scores are not, RunError where they cannot be trusted."""
     try:
         return Scorer(model, batch_tokens=batch_tokens, notebook=notebook, greedy=greedy)
     except NonFiniteScore:  # of the probe that it scores first
-        raise RunError(
+        raise NotFinite(
             f"the model {ref.name} gave a score that is not a finite number for a probe text ({ref.dtype}); try "
             "--dtype float32, or get its weights again"
         ) from None

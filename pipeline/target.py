@@ -12,6 +12,7 @@ from pipeline.chat_remarks import remarks_on_chat
 from pipeline.config import CLOCK, RunConfig
 from pipeline.errors import InputError
 from pipeline.examples import Shots, draw
+from pipeline.half import fit_float16
 from pipeline.inputs import Inputs, read_inputs
 from pipeline.items import ItemShape
 from pipeline.prompts import Prompt
@@ -127,7 +128,7 @@ def write_requests(tasks: "Tasks", model: ModelRef, template: ChatTemplate | Non
 def find_model(config: RunConfig) -> ModelRef:
     """The configured model, resolved to files, revision, device and dtype.
 
-    Raises what `named_model` and `resolve_model` raise.
+    Raises what `named_model`, `resolve_model` and `fit_float16` raise.
     """
     path = named_model(config.model)
     model = resolve_model(
@@ -137,4 +138,5 @@ def find_model(config: RunConfig) -> ModelRef:
         dtype=config.dtype,
         trust_remote_code=config.trust_remote_code,
     )
-    return replace(model, name=config.model) if path else model
+    model = replace(model, name=config.model) if path else model
+    return fit_float16(model) if (config.dtype, model.dtype) == ("auto", "float16") else model

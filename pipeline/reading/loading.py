@@ -19,6 +19,7 @@ from pipeline.reading.gguf_file import is_gguf
 from pipeline.reading.gguf_weights import count_values, load_gguf
 from pipeline.reading.model_files import INDEX, is_consolidated, list_files, loaded_files
 from pipeline.reading.model_ref import ModelRef
+from pipeline.reading.quantised import check_dtype, ready_to_load, settle
 from pipeline.reading.quiet import quiet
 from pipeline.reading.weight_keys import Stored, check_keys, list_tensors
 
@@ -26,8 +27,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def count_parameters(ref: ModelRef) -> int:
-    """The number of stored weights, from the headers of the files. Raises InputError for broken ones."""
+def count_parameters(ref: ModelRef) -> int | None:
+    """The number of stored weights, from the headers of the files; None where these hold several to a number.
+
+    Raises InputError for broken files.
+    """
+    if ref.quantised:
+        return None
     if is_gguf(ref.path):
         return count_values(ref)
     stored = list_tensors(ref.path, loaded_files(ref.path, ref.name), ref.name)
@@ -45,8 +51,13 @@ def load_model(ref: ModelRef) -> "PreTrainedModel":
 
     try:
         model, info, stored = _load(ref)
-        check_keys(model, info, stored, ref.name)
-        model = model.to(ref.device).eval()  # type: ignore[arg-type]  # its stubs know no names of devices
+        check_keys(model, info, stored, ref.name, is_quantised=ref.quantised is not None)
+        if ref.quantised:
+            check_dtype(model, ref.dtype, ref.name)
+            settle(model)
+        if is_gguf(ref.path):
+            model = model.to(ref.device)  # type: ignore[arg-type]  # its stubs know no names of devices
+        model = model.eval()  # type: ignore[no-untyped-call]
         if ref.adapter is not None:
             model = apply_adapter(model, ref.adapter, ref.name)
     except (torch.OutOfMemoryError, MemoryError):
@@ -82,6 +93,7 @@ def _load(ref: ModelRef) -> "tuple[PreTrainedModel, dict[str, Any], dict[str, St
     config = AutoConfig.from_pretrained(ref.path, local_files_only=True, trust_remote_code=ref.trust_remote_code)
     options = {
         "dtype": getattr(torch, ref.dtype),
+        "device_map": {"": ref.device},  # tensor by tensor: beside them the host holds no whole model
         "ignore_mismatched_sizes": True,  # so that they are named in one line
         "output_loading_info": True,
     }
@@ -94,7 +106,12 @@ def _load(ref: ModelRef) -> "tuple[PreTrainedModel, dict[str, Any], dict[str, St
         return model, info, {key: tensor for key, tensor in stored.items() if key in tensors}
     with _alone(ref.path, files) as path:
         model, info = auto_class(config).from_pretrained(
-            path, use_safetensors=True, local_files_only=True, trust_remote_code=ref.trust_remote_code, **options
+            path,
+            config=ready_to_load(config),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=ref.trust_remote_code,
+            **options,
         )
     return model, info, list_tensors(ref.path, files, ref.name)
 

@@ -17,6 +17,7 @@ from pipeline.reading.architecture import (
     has_soft_cap,
     load_config,
 )
+from pipeline.reading.devices import resolve_device, resolve_dtype
 from pipeline.reading.foreign_code import refuse_foreign_code
 from pipeline.reading.gguf_file import (
     CHAT_TEMPLATE,
@@ -44,6 +45,7 @@ from pipeline.reading.model_files import (
 )
 from pipeline.reading.model_ref import ModelRef
 from pipeline.reading.places import existing_path, find_path
+from pipeline.reading.quantised import find_method, own_dtype
 from pipeline.reading.tokenizer import AS_IT_STANDS, check_vocabulary, is_rebuilt_wrongly, load_tokenizer
 from pipeline.reading.weight_keys import list_tensors
 
@@ -66,8 +68,6 @@ __all__ = [
 ]
 
 CONFIG_FILES = ("config.json", "generation_config.json")
-DTYPES = ("auto", "float32", "bfloat16")
-DEVICES = ("auto", "cpu", "cuda")
 ADVICE = "give a directory with a config.json, a GGUF file, or a hub id such as google/gemma-2b"
 APPLIED_TO = "an adapter is applied to safetensors in a directory, or on the hub"
 NO_CHAT_TEMPLATE = "the model's tokenizer has no chat template; leave out --chat-template or use a chat model"
@@ -85,17 +85,23 @@ def resolve_model(
 ) -> ModelRef:
     """Find a model by directory or hub id (downloading it if need be) and pin down what it is; loads no weights.
 
-    Device "auto" is CUDA where there is one; dtype "auto" is bfloat16 there and float32 on a CPU.
+    Device "auto" is the accelerator where there is one; dtype "auto" is what suits the device (see `suited_dtype`), of
+    quantised weights what their configuration names.
     Raises InputError for what is no causal language model, an unknown device or dtype, an adapter without its base, or
     a model the hub will not give; RunError where the hub or the network fails.
     """
     if trust_remote_code:
         refuse_foreign_code("trust_remote_code")
-    device = _resolve_device(device)
-    dtype = _resolve_dtype(dtype, device)
+    device = resolve_device(device)
+    is_auto, dtype = dtype == "auto", resolve_dtype(dtype, device)
     path = find_local(name, revision)
     found = _download(str(name), revision, trust_remote_code) if path is None else _on_disk(path, trust_remote_code)
     config = load_config(found.path, found.name, trust_remote_code)
+    method = None if is_gguf(found.path) else find_method(config, found.name)
+    if method and found.adapter:
+        raise InputError(f"{found.name}: its base is quantised ({method}); {APPLIED_TO}, not quantised")
+    if method and is_auto:
+        dtype = own_dtype(config) or dtype
     if not is_gguf(found.path):
         list_tensors(found.path, loaded_files(found.path, found.name), found.name)  # a file cut short is told at once
     return ModelRef(
@@ -111,6 +117,8 @@ def resolve_model(
         _fix_of(config, found.tokenizer_path),
         found.adapter,
         found.tokenizer_path if found.tokenizer_path != found.path else None,
+        method,
+        f"its weights are quantised ({method}), and it computes in {dtype}" if method else None,
     )
 
 
@@ -125,31 +133,6 @@ def _fix_of(config: "PreTrainedConfig", tokenizer_path: Path) -> str | None:
     if is_rebuilt_wrongly(tokenizer_path, config.model_type):
         fixes.append(AS_IT_STANDS)
     return " + ".join(sorted(fixes)) or None
-
-
-# Device and dtype
-
-
-def _resolve_device(device: str) -> str:
-    if device not in DEVICES:
-        raise InputError(f"unknown device '{device}'; use one of {', '.join(DEVICES)}")
-    if device == "cpu":
-        return device
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if device == "cuda":
-        raise InputError("device cuda: no usable GPU, or a torch built without CUDA; use --device cpu or auto")
-    return "cpu"
-
-
-def _resolve_dtype(dtype: str, device: str) -> str:
-    if dtype not in DTYPES:
-        raise InputError(f"unknown dtype '{dtype}'; use one of {', '.join(DTYPES)}")
-    if dtype == "auto":
-        return "bfloat16" if device == "cuda" else "float32"  # bfloat16 is slower than float32 on most CPUs
-    return dtype
 
 
 # On this machine
@@ -300,7 +283,7 @@ def _download(repo_id: str, revision: str | None, trust_remote_code: bool) -> _F
     code = [n for n in repo.files if n.endswith(".py")] if trust_remote_code else []
     index = [n for n in weight_files(repo.files) if n.endswith(".json")]
     path = fetch(repo, [n for n in repo.files if n in CONFIG_FILES] + tokenizer_files(repo.files) + code + index)
-    load_config(path, repo_id, trust_remote_code)  # before gigabytes come: is it a model that can be used at all?
+    find_method(load_config(path, repo_id, trust_remote_code), repo_id)  # before gigabytes come: can it be used at all?
     path = fetch(repo, weight_files(repo.files))
     return _Found(repo_id, path, repo.commit, f"{repo_id}@{repo.commit}", path, adapter)
 

@@ -25,3 +25,5 @@ class ModelRef:
     fix: str | None = None  # what moved the scores of such models: those of before are not used again
     adapter: Adapter | None = None
     tokenizer_path: Path | None = None  # its directory where it is not that of the weights
+    quantised: str | None = None  # how its files keep the weights in few bits
+    dtype_note: str | None = None  # why it is scored in another dtype than a person may expect

@@ -132,7 +132,14 @@ HARMLESS = (
 # The checks
 
 
-def check_keys(model: "PreTrainedModel", info: Mapping[str, Any], stored: Mapping[str, Stored], where: str) -> None:
+def check_keys(
+    model: "PreTrainedModel",
+    info: Mapping[str, Any],
+    stored: Mapping[str, Stored],
+    where: str,
+    *,
+    is_quantised: bool = False,
+) -> None:
     """Compare the tensors on disk with those of the loaded model; `info` is what transformers says of loading it.
 
     Raises InputError where the model lacks a tensor of the files, the files one of the model's, or shapes differ.
@@ -153,7 +160,8 @@ def check_keys(model: "PreTrainedModel", info: Mapping[str, Any], stored: Mappin
             f"({', '.join(left[:3])}), so its scores would be wrong; check model_type and sizes in config.json"
         )
     _check_tied(model, where)
-    _check_scaled(model, stored, where)
+    if not is_quantised:
+        _check_scaled(stored, where)
 
 
 def _passed_over(model: "PreTrainedModel", stored: Mapping[str, Stored]) -> list[str]:
@@ -189,10 +197,8 @@ def _check_tied(model: "PreTrainedModel", where: str) -> None:
         )
 
 
-def _check_scaled(model: "PreTrainedModel", stored: Mapping[str, Stored], where: str) -> None:
+def _check_scaled(stored: Mapping[str, Stored], where: str) -> None:
     """Weights of 8 bits and fewer mean nothing without their scales."""
-    if getattr(model.config, "quantization_config", None) is not None:
-        return
     bare = [t for t in stored.values() if t.dtype in _FLOAT8_OR_INTEGER and len(t.shape) == 2]
     if bare:
         raise InputError(

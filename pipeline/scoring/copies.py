@@ -24,3 +24,5 @@ def _weights(model: nn.Module) -> Iterator[Tensor]:
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set:
                 yield buffer
+        if isinstance(held := getattr(getattr(module, "state", None), "CB", None), Tensor):
+            yield held  # the weights of an 8-bit layer of bitsandbytes, once more

@@ -14,6 +14,7 @@ _OUT_OF_MEMORY = (
     "not enough memory",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "MPS backend out of memory",
 )
 
 _Given = ParamSpec("_Given")

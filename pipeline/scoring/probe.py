@@ -89,7 +89,7 @@ def make_probe(model: PreTrainedModel, items: list[TokenSequences], dtype: torch
                 first = before
             apart = (before - first[: len(before)]).abs().amax(dim=1)
             changed[: len(apart)] = changed[: len(apart)].maximum(apart)
-    tolerance = _tolerance(dtype or model.dtype, largest)
+    tolerance = _tolerance(dtype or _precision(model), largest)
     return Probe(items, torch.tensor(scores, dtype=torch.float64), tolerance, places, changed)
 
 
@@ -116,7 +116,18 @@ def _plain_logits(model: PreTrainedModel, ids: Ids, places: Sequence[int]) -> Te
     with rotary.at(regime):
         output = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False, **kept)
     logits: Tensor = output.logits[0, found]
-    return logits.double().cpu()
+    return logits.cpu().double()  # some devices have no float64
+
+
+def is_packed(model: PreTrainedModel) -> bool:
+    """Whether its layers keep their weights in few bits, as a quantiser of transformers has made them."""
+    return getattr(model, "hf_quantizer", None) is not None
+
+
+def _precision(model: PreTrainedModel) -> torch.dtype:
+    """The dtype whose rounding is that of the model: layers with weights of 8 bits round what comes in to 8, too."""
+    is_8_bit = any(parameter.element_size() == 1 and parameter.is_signed() for parameter in model.parameters())
+    return torch.bfloat16 if is_8_bit else model.dtype
 
 
 def _tolerance(dtype: torch.dtype, largest_logit: float) -> float:
@@ -224,5 +235,5 @@ def _score_together(model: PreTrainedModel, sequences: Sequence[tuple[Ids, int]]
     for row, (given, num_tokens) in zip(logits, sequences, strict=True):
         places = slice(len(given) - num_tokens - 1, len(given) - 1)
         label = torch.tensor(given[-num_tokens:])[:, None]
-        scores.append(row[places].double().cpu().log_softmax(dim=-1).gather(1, label).sum())
+        scores.append(row[places].cpu().double().log_softmax(dim=-1).gather(1, label).sum())
     return torch.stack(scores)

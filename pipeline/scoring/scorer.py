@@ -214,8 +214,8 @@ class Scorer:
 
     def _put_back(self, failed: _Running, scheduler: Scheduler[Any]) -> None:
         """Let a batch that did not fit wait again, for smaller ones."""
-        if self._model.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if self._model.device.type != "cpu":
+            torch.accelerator.empty_cache()
         num_tokens, sequences = failed.batch.ids.numel(), failed.scheduled.sequences
         if failed.scheduled.is_alone and len(sequences) == 1 and not sequences[0].split():
             shared = f" after {len(sequences[0].prefix)} tokens of prompt" if sequences[0].prefix else ""

@@ -19,6 +19,7 @@ from pipeline.scoring.probe import (
     Probe,
     effective_window,
     fresh,
+    is_packed,
     layer_windows,
     longest_items,
     made_up_items,
@@ -70,6 +71,11 @@ class SelfCheck:
                 f"out of memory on {model.device} with a probe of some tokens; use a smaller model or --dtype bfloat16"
             )
         self._reach = probe.num_tokens
+        if is_packed(model):
+            self.verdict.remark = (
+                f"weights in few bits: the scores agree with single forwards to {probe.tolerance:.2g} nats, and could "
+                "not be checked more closely in float32"
+            )
         try:
             self._choose(probe)
         except _NoVerdict as error:
@@ -208,9 +214,10 @@ class SelfCheck:
     def _in_float32(self, probe: Probe) -> Probe | None:
         """The probe's sequences, scored in float32 by the model as it is now: what it has kept may be of its own dtype.
 
-        None for a model that is in it already, whose code takes no other dtype, or that leaves no room for a layer.
+        None for a model that is in it already, whose weights are packed or whose code takes no other dtype, or that
+        leaves no room for a layer.
         """
-        if self._model.dtype == torch.float32:
+        if self._model.dtype == torch.float32 or is_packed(self._model):
             return None
         with suppress(Exception), in_float32(self._model):
             return make_probe(self._model, probe.items, torch.float32)

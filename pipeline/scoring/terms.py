@@ -74,7 +74,7 @@ class LabelSums:
     def add(self, indices: Sequence[int], terms: Tensor, scores: Tensor) -> list[int]:
         """Add the scores (2 or 3, terms) of what was forwarded of the items `indices`; returns those now complete."""
         places = self._begins[terms[:, 0]] + terms[:, 1]
-        for sums, added in zip(self._sums, scores.double().cpu(), strict=True):
+        for sums, added in zip(self._sums, scores.cpu().double(), strict=True):
             sums.index_add_(0, places, added)
         self._missing.subtract(indices)
         return [index for index in dict.fromkeys(indices) if not self._missing[index]]

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.storing.files import aside
-
 
 def cache_folder() -> Path:
     """The user's own, as the XDG base directories say. Raises RuntimeError where the user has none."""
@@ -25,6 +23,8 @@ def cached_text(name: str, make: Callable[[], str]) -> str:
     with suppress(OSError, EOFError, zlib.error, ValueError, RuntimeError):
         if text := gzip.decompress(_path(name).read_bytes()).decode():
             return text
+    from pipeline.storing.files import aside  # with pyarrow, for which no help should wait
+
     text = make()
     with suppress(OSError, RuntimeError), aside(_path(name)) as temporary:
         temporary.write_bytes(gzip.compress(text.encode(), 6, mtime=0))

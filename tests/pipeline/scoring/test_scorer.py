@@ -81,12 +81,13 @@ def test_models_that_take_no_tree_are_scored_in_rows(name: str) -> None:
     assert scorer.counts.batches > 2
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", TREE_CONFIGS)
-def test_bfloat16_scores_differ_no_more_than_bfloat16_does(name: str) -> None:
-    """A tree in bfloat16 is as near to float32 as single forwards in bfloat16 are, give or take one such distance."""
+def test_scores_of_16_bits_differ_no_more_than_the_dtype_does(name: str, dtype: torch.dtype) -> None:
+    """A tree in few bits is as near to float32 as single forwards in them are, give or take one such distance."""
     items = make_items(12)
     exact = score_slowly(tiny_model(name), items)["logprob"]
-    model = tiny_model(name, torch.bfloat16)
+    model = tiny_model(name, dtype)
     scorer = Scorer(model, batch_tokens=200)
     assert scorer.path == "tree", scorer.path_reason
     own = (score_slowly(model, items)["logprob"] - exact).abs()
