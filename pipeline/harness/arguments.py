@@ -45,7 +45,7 @@ def find_model(name: str, revision: str, dtype: str, device: str | None, trust_r
         return ref
     config = load_config(ref.path, ref.name, trust_remote_code)
     stored = str(getattr(config, "dtype", None)).removeprefix("torch.")
-    if stored not in ("float32", "bfloat16"):
+    if stored not in ("float32", "bfloat16", "float16"):
         if stored != "None":
             logging.getLogger(LOGGER).warning("%s is stored in %s and scored in %s", ref.name, stored, ref.dtype)
         return ref

@@ -241,7 +241,7 @@ class LabelscoreLM(TemplateLM):  # type: ignore[misc]  # the harness has no type
             from lm_eval.models.huggingface import HFLM
         except ImportError as error:
             raise InputError(
-                f"tasks that generate text need accelerate and peft ({error}): pip install 'lm-eval[hf]'"
+                f"tasks that generate text need the harness' own class of models ({error}): pip install 'lm-eval[hf]'"
             ) from None
         return HFLM(
             self.model,

@@ -426,8 +426,8 @@ TOML = {
     "word for a prompt table": toml('[prompts]\nmine = "{text}"', "prompts.mine"),
     "word for an accuracy": toml('published = { answer = "good" }', "published.answer"),
     "unknown rule": toml('rule = "max"', "'rule' in run.toml", "'sum'"),
-    "unknown dtype": toml('dtype = "float16"', "'dtype' in run.toml", "'float32'"),
-    "unknown device": toml('device = "tpu"', "'device' in run.toml", "'cuda'"),
+    "unknown dtype": toml('dtype = "int4"', "'dtype' in run.toml", "'float32'"),
+    "unknown device": toml('device = "tpu"', "'device' in run.toml", "unknown device 'tpu'", "cuda:1"),
 }
 
 OPTIONS = {
@@ -451,7 +451,7 @@ OPTIONS = {
     "shots beyond the data": options("--num-shots 1000", "1000"),
     "shots from the scored split": options("--num-shots 4 --shots-split test", "shots_split", "train"),
     "seed that is a word": options("--seed lucky", "'seed' in the command line"),
-    "unknown device": options("--device tpu", "'device' in the command line", "'auto', 'cpu' or 'cuda'"),
+    "unknown device": options("--device tpu", "'device' in the command line", "unknown device 'tpu'; use auto, cpu"),
     "unknown dtype": options("--dtype half", "'dtype' in the command line", "'bfloat16'"),
     "unknown rule": options("--rule best", "'rule' in the command line", "'pmi'"),
     "notebook rule without its scores": options("--rule notebook", "--notebook-rule"),

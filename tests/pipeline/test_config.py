@@ -46,7 +46,7 @@ def test_notebook_preset_is_the_notebook() -> None:
     [
         ("batch_token = 5", ["unknown key 'batch_token'", "did you mean 'batch_tokens'", "config.toml"]),
         ("limit = 0", ["'limit'", "greater than or equal to 1", "config.toml"]),
-        ('device = "tpu"', ["'device'", "'auto', 'cpu' or 'cuda'"]),
+        ('device = "tpu"', ["'device'", "unknown device 'tpu'; use auto, cpu, cuda"]),
         ("[prompts.mine]\ntemplate = 'x'\nlabels = ['a', 'b']", ["'mine'", "the template has no slot"]),
         ("[prompts.mine]\ntemplate = '{text}{{text}}'\nlabels = ['a', 'b']", ["'mine'", "two ways"]),
         ("[prompts.mine]\ntemplate = '{text}'\nlabels = ['a', ' ']", ["'mine'", "empty"]),

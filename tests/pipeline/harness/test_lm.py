@@ -135,7 +135,7 @@ def test_the_harness_learns_the_same_of_the_model() -> None:
     assert ours().tokenizer.pad_token_id == theirs().tokenizer.pad_token_id
 
 
-@pytest.mark.parametrize(("stored", "used"), [("bfloat16", "bfloat16"), ("float16", "float32")])
+@pytest.mark.parametrize(("stored", "used"), [("bfloat16", "bfloat16"), ("float16", "float16"), ("float64", "float32")])
 def test_the_dtype_is_the_stored_one(tmp_path: Path, stored: str, used: str) -> None:
     """As the harness has it where none is asked for; in one that is not scored in, it is said."""
     LabelscoreLM(pretrained=MODEL, device="cpu").model.to(getattr(torch, stored)).save_pretrained(tmp_path)
@@ -223,11 +223,11 @@ def test_batch_size_is_accepted_and_explained() -> None:
     assert said.empty()
 
 
-def test_without_accelerate_and_peft_only_generation_is_refused() -> None:
+def test_without_the_harness_own_class_only_generation_is_refused() -> None:
     """The class is there and scores; what generates is told in one line what to install."""
     code = f"""
 import sys
-sys.modules["accelerate"] = sys.modules["peft"] = None
+sys.modules["lm_eval.models.huggingface"] = None
 from lm_eval.api.instance import Instance
 from pipeline.errors import InputError
 from pipeline.harness.lm import LabelscoreLM
