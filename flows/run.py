@@ -6,6 +6,7 @@ what is left is read from the output's files, so a run that was killed anywhere 
 
 import logging
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from prefect import flow, task
@@ -76,6 +77,7 @@ def score_dataset(config: RunConfig) -> tuple[Report, list[str]]:
         manifest = record_run(job, pulled, planned, scored)
         report = write_report(job, folder, manifest, pulled.last)
         manifest = publish(job, planned, folder, manifest)
+        report = replace(report, manifest=manifest)
     publish_artifacts(output, folder, report)
     names = [name if output.exists(name) else f"{manifest.folder}/{name}" for name in (*manifest.files, MANIFEST)]
     keep_result(result := (report, sorted(names)))

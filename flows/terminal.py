@@ -271,10 +271,8 @@ def _print_tasks(report: "Report") -> None:
         warn(f"note: {line}")
 
 
-def print_classification(table: "pl.DataFrame", note: str | None = None) -> None:
-    """The scores of one text under each rule, one row a label, and who wins; `note` says what to doubt about them."""
-    if note:
-        warn(f"note: {note}")
+def print_classification(table: "pl.DataFrame") -> None:
+    """The scores of one text under each rule, one row a label, and who wins."""
     rules = table.columns[3:]
     fields: list[Field] = [("label", str.strip, "label"), ("tokens", count, "num_tokens")]
     fields += [(rule, fraction, rule) for rule in rules]
@@ -338,12 +336,11 @@ def print_status(status: "Status") -> None:
     say(f"in all {decimal(status.num_bytes)}")
 
 
-def print_findings(findings: "list[Finding]") -> int:
-    """What is wrong with an output, a line each; returns the exit code, 1 where there is something."""
+def print_findings(findings: "list[Finding]") -> None:
+    """What is wrong with an output, a line each."""
     for finding in findings:
         say(finding)
     say("all files are sound" if not findings else f"{len(findings)} finding{'s' if len(findings) > 1 else ''}")
-    return 1 if findings else 0
 
 
 def print_prunable(files: "list[Pruned]") -> None:

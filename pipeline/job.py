@@ -9,7 +9,7 @@ from. The caller holds the output's lock.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -298,8 +298,7 @@ def remake_report(output: Output, rule: str | None = None, gap: float | None = N
         past=past,
         gap=manifest.config.gap if gap is None else gap,
     )
-    publish(output, folder, manifest)
-    return report
+    return replace(report, manifest=publish(output, folder, manifest))
 
 
 def _is_kept(name: str) -> bool:
