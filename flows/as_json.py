@@ -85,7 +85,5 @@ def comparison_data(comparison: "RunComparison", gap: float | None) -> dict[str,
 
 def classification_data(table: "pl.DataFrame") -> dict[str, Any]:
     """The scores of one text, a row for each label, and the label that wins under each rule."""
-    winners = {
-        rule: table.sort(rule, descending=True, maintain_order=True)["label"][0] for rule in table.columns[3:]
-    }
+    winners = {rule: table.sort(rule, descending=True, maintain_order=True)["label"][0] for rule in table.columns[3:]}
     return {"labels": table, "winners": winners}

@@ -133,7 +133,7 @@ def run(config: Config = None, /, *, plan: Plan = False, json: AsJson = False, k
     """
     loaded = configure(config, keys)
     if plan:
-        from flows.plan_command import plan_command
+        from flows.planning import plan_command
 
         return plan_command(loaded, as_json=json)
     from flows.command import run_command
@@ -207,9 +207,7 @@ def classify(
 
 
 @app.command(group=SCORES)
-def tokens(
-    text: Typed, /, *, notebook: Notebook = False, json: AsJson = False, keys: ModelKeys = None
-) -> None:
+def tokens(text: Typed, /, *, notebook: Notebook = False, json: AsJson = False, keys: ModelKeys = None) -> None:
     """Show each token of a text with its id, logit, log-probability and rank."""
     model = _load(keys)
     from pipeline.one_text import inspect_tokens

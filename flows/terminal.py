@@ -4,6 +4,7 @@ Invariant: text that comes from users or their data is printed as text, never as
 """
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from pipeline.wording import with_split
 if TYPE_CHECKING:
     import polars as pl
 
+    from pipeline.outlook import Outlook
     from pipeline.reporting.report import Report
     from pipeline.storing.files import Finding
     from pipeline.storing.upkeep import Pruned, Status
@@ -179,6 +181,29 @@ def print_prompts() -> None:
     say("")
     for line in OWN_PROMPTS:
         say(line)
+
+
+def print_outlook(outlook: "Outlook") -> None:
+    """What a run would do, of what, why, and how long it may take."""
+    data, model = outlook.dataset, outlook.model
+    rejected = f", {data.num_rejected:,} rejected" if data.num_rejected else ""
+    source = with_split(data.name, data.split)
+    say(f"{data.num_items:,} items of {source}{rejected}, with {model.name} ({model.dtype} on {model.device})")
+    shards = f"{outlook.num_shards:,} shard{'' if outlook.num_shards == 1 else 's'}"
+    size = f" in {shards}, about {outlook.num_characters:,} characters" if outlook.num_shards else ""
+    say(f"to score   {outlook.num_missing:,} (texts x prompts){size}; {outlook.num_stored:,} are stored already")
+    for prompt in outlook.prompts:
+        say(f"  {prompt.name}  {prompt.num_missing:,}")
+    if outlook.stale_prompts:
+        say(f"stale      {', '.join(outlook.stale_prompts)}: stored scores of the last run were made otherwise")
+        for reason in outlook.stale:
+            say(f"  {reason.what}: {reason.last!r} then, {reason.now!r} now")
+    if outlook.seconds is not None:
+        left = timedelta(seconds=math.ceil(outlook.seconds))
+        rate = f"at the {outlook.items_per_second:,.1f} items/s of the last run, without start-up"
+        say(f"takes      about {left} {rate}")
+    say(f"output     {outlook.out}")
+    say("nothing was scored, and nothing written")
 
 
 def print_report(report: "Report") -> None:
