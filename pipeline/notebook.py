@@ -7,13 +7,13 @@ beside whatever event loop it has: no server, and nothing but a few lines and a 
 import os
 import signal
 import sys
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from pipeline.analysis import Run, load_run
+from pipeline.bar import progress_bar
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import InputError, Interrupted
 from pipeline.job import Job, Planned, Progress, Scored
@@ -79,16 +79,6 @@ def score_shards(job: Job, planned: Planned) -> Scored:
         return progress.scored
     except Interrupted:
         raise KeyboardInterrupt("stopped; what was scored is kept, run the cell again to go on") from None
-
-
-@contextmanager
-def progress_bar(total: int) -> Iterator[Any]:
-    """A bar over `total` texts with their rate and the time left: a widget where the notebook has any, else text."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there are no widgets
-        from tqdm.auto import tqdm
-    with tqdm(total=total, desc="scoring", unit=" items", leave=False, dynamic_ncols=True) as bar:
-        yield bar
 
 
 def tell(*lines: str) -> None:

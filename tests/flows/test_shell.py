@@ -8,7 +8,9 @@ import pytest
 
 from flows.cli import main
 
-CANDIDATES = 'COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _labelscore; printf "%s\\n" "${{COMPREPLY[@]}}"'
+CANDIDATES = (
+    'COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _labelscore; printf "%s\\n" "${{COMPREPLY[@]}}"'
+)
 
 
 def script(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
