@@ -59,11 +59,12 @@ def prompts_data() -> list[dict[str, Any]]:
 def report_data(report: "Report") -> dict[str, Any]:
     """A report: its manifest, the rows of metrics.parquet and tasks.parquet, the ranking, and the verdict in words."""
     from pipeline.reporting.findings import find
+    from pipeline.storing.layout import SCHEMA_VERSION
 
     found = find(report)
     return {
         "out": report.out,
-        "manifest": report.manifest,
+        "manifest": {**as_data(report.manifest), "schema_version": SCHEMA_VERSION},
         "ranking": report.ranking if report.has_gold else [],
         "metrics": report.metrics,
         "tasks": report.harness,

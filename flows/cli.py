@@ -66,7 +66,9 @@ the best of some prompts and rules, from a part of the scores:
   labelscore choose --prompt answer --prompt topic --within 2
 a task of lm-evaluation-harness (the extra 'harness'):
   labelscore run --task piqa --model ./my-model
-the report of a run again, from its files:
+what a run would do, and how long it may take:
+  labelscore run --dataset news.csv --model ./my-model --plan
+the report of a run again, from its files; --json prints figures for a script:
   labelscore report data/runs/sample-demo
 """,
     help_format="plaintext",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from flows.as_json import as_data
 from flows.cli import main
 from pipeline.one_text import classify, inspect_tokens, load
 from pipeline.prompts import BUILT_IN
-from tests.conftest import FinishedRun
+from tests.conftest import ROOT, FinishedRun
 from tests.flows.conftest import Command
 
 TWO = ("--prompt", "answer", "--prompt", "topic", "--limit", "40")
@@ -42,7 +43,7 @@ def plain(value: Any) -> Any:
 
 def manifest(out: Path) -> dict[str, Any]:
     found = json.loads((out / "manifest.json").read_text())
-    return {name: value for name, value in found.items() if name not in ("sha256", "schema_version")}
+    return {name: value for name, value in found.items() if name != "sha256"}
 
 
 def test_a_run_prints_its_manifest_and_figures(labelscore: Command, tmp_path: Path) -> None:
@@ -169,3 +170,27 @@ def test_what_json_has_no_form_for_is_null_or_text() -> None:
     ]
     with pytest.raises(TypeError, match="no JSON for object"):
         as_data(object())
+
+
+def test_every_key_is_documented(labelscore: Command, tmp_path: Path) -> None:
+    """data/README.md has a row for each key that a command prints, in its order, and for no other."""
+    part = (ROOT / "data" / "README.md").read_text().partition("## What `--json` prints")[2].partition("\n## ")[0]
+    documented: dict[str, list[str]] = {}
+    for commands, key in re.findall(r"^\| ([a-z, -]+) \| `(\w+)` \|", part, re.MULTILINE):
+        for command in commands.split(", "):
+            documented.setdefault(command, []).append(key)
+    out = str(tmp_path / "out")
+    text = ("classify", "Up", "--labels", " a, b", "--template", "{text}:")
+    for line in (
+        ("run --plan", "run", "--limit", "5", "--plan", "--out", out),
+        ("run", "run", "--limit", "5", "--out", out),
+        *((name, name, out) for name in ("report", "status", "history", "verify", "prune")),
+        ("compare", "compare", out, out),
+        ("classify", *text),
+        ("tokens", "tokens", "Up"),
+        ("prompts", "prompts"),
+    ):
+        ended = labelscore(*line[1:], "--json")
+        assert ended.code == 0, ended.err
+        assert list(json.loads(ended.out)) == documented.pop(line[0]), line[0]
+    assert not documented
