@@ -26,6 +26,7 @@ from cyclopts.help import DefaultFormatter, PanelSpec
 from rich.box import Box
 
 from flows import terminal
+from flows.as_json import classification_data, comparison_data, print_json, prompts_data, report_data
 from flows.options import (
     FLAGS,
     ChoiceOptions,
@@ -40,6 +41,7 @@ from flows.options import (
     read_by,
     with_line_breaks,
 )
+from flows.shell import Shell, completion_script, version_line
 from pipeline.config import Rule
 from pipeline.errors import InputError, LabelscoreError, RunError
 from pipeline.prompts import Boundary, make_one_text_prompt, seam_note
@@ -64,7 +66,9 @@ the best of some prompts and rules, from a part of the scores:
   labelscore choose --prompt answer --prompt topic --within 2
 a task of lm-evaluation-harness (the extra 'harness'):
   labelscore run --task piqa --model ./my-model
-the report of a run again, from its files:
+what a run would do, and how long it may take:
+  labelscore run --dataset news.csv --model ./my-model --plan
+the report of a run again, from its files; --json prints figures for a script:
   labelscore report data/runs/sample-demo
 """,
     help_format="plaintext",
@@ -84,12 +88,12 @@ SCORES, RUNS, SCHEDULES = map(Group.create_ordered, ("scores", "finished runs", 
 HARNESS = "lm-eval"
 HARNESS_HELP = "Usage: labelscore lm-eval ARGUMENTS (those of lm-eval, as below; without --model it is labelscore)\n"
 
-NO_VALUE = FLAGS | {"--", "--help", "--json", "--notebook", "--yes"}
+NO_VALUE = FLAGS | {"--", "--help", "--json", "--notebook", "--plan", "--unfinished", "--yes"}
 
 Config = Annotated[str | None, Parameter(help="configuration file, in TOML; may be left out")]
 Keys = Annotated[Options | None, Parameter(name="*")]
 ChoiceKeys = Annotated[ChoiceOptions | None, Parameter(name="*")]
-AsJson = Annotated[bool, Parameter(help="print the record of the choice as JSON, and nothing else")]
+AsJson = Annotated[bool, Parameter(help="print the figures as JSON, and nothing else")]
 ModelKeys = Annotated[ModelOptions | None, Parameter(name="*")]
 When = Annotated[Schedule | None, Parameter(name="*")]
 Out = Annotated[str, Parameter(help="output folder or URL of a run")]
@@ -109,13 +113,14 @@ ComparedRule = Annotated[Rule, Parameter(help="scoring rule to compare under")]
 GAP_HELP = "a difference that you want to see: say how many items would show it"
 Gap = Annotated[float | None, read_by(points, help=GAP_HELP, metavar="POINTS")]
 PageFile = Annotated[str | None, Parameter(metavar="FILE", help="also write a page with every item that flipped")]
+Plan = Annotated[bool, Parameter(help="say what would be scored and how long it may take, and end there")]
 Pool = Annotated[str, Parameter(metavar="NAME", help="work pool whose workers start the runs")]
 Yes = Annotated[bool, Parameter(help="remove without asking")]
 Unfinished = Annotated[bool, Parameter(help="also remove what a run or choice has stored that was not finished")]
 
 
 @app.command(group=SCORES)
-def run(config: Config = None, /, *, keys: Keys = None) -> int:
+def run(config: Config = None, /, *, plan: Plan = False, json: AsJson = False, keys: Keys = None) -> int:
     """Score a data set and report accuracy.
 
     Without options this scores the bundled sample with the bundled demonstration
@@ -129,9 +134,13 @@ def run(config: Config = None, /, *, keys: Keys = None) -> int:
     its own, choices. 'labelscore prompts' shows some.
     """
     loaded = configure(config, keys)
+    if plan:
+        from flows.planning import plan_command
+
+        return plan_command(loaded, as_json=json)
     from flows.command import run_command
 
-    return run_command(loaded)
+    return run_command(loaded, as_json=json)
 
 
 @app.command(group=SCORES)
@@ -168,7 +177,14 @@ def choose(config: Config = None, /, *, json: AsJson = False, keys: ChoiceKeys =
 
 @app.command(group=SCORES)
 def classify(
-    text: Typed, /, *, labels: Labels, template: Template, boundary: Joined = "joint", keys: ModelKeys = None
+    text: Typed,
+    /,
+    *,
+    labels: Labels,
+    template: Template,
+    boundary: Joined = "joint",
+    json: AsJson = False,
+    keys: ModelKeys = None,
 ) -> None:
     """Score the labels of one text under every rule, and name the winner.
 
@@ -184,16 +200,25 @@ def classify(
     from pipeline import one_text
 
     table = one_text.classify(model, text, labels=labels, template=template, boundary=boundary)
-    terminal.print_classification(table, seam_note(prompt))
+    if note := seam_note(prompt):
+        terminal.warn(f"note: {note}")
+    if json:
+        print_json(classification_data(table))
+    else:
+        terminal.print_classification(table)
 
 
 @app.command(group=SCORES)
-def tokens(text: Typed, /, *, notebook: Notebook = False, keys: ModelKeys = None) -> None:
+def tokens(text: Typed, /, *, notebook: Notebook = False, json: AsJson = False, keys: ModelKeys = None) -> None:
     """Show each token of a text with its id, logit, log-probability and rank."""
     model = _load(keys)
     from pipeline.one_text import inspect_tokens
 
-    terminal.print_tokens(inspect_tokens(model, text, notebook=notebook))
+    table = inspect_tokens(model, text, notebook=notebook)
+    if json:
+        print_json({"tokens": table})
+    else:
+        terminal.print_tokens(table)
 
 
 @app.command(group=SCORES)
@@ -207,9 +232,12 @@ def generate(text: Typed, /, *, max_new_tokens: NumTokens = 30, keys: ModelKeys 
 
 
 @app.command(group=SCORES)
-def prompts() -> None:
+def prompts(*, json: AsJson = False) -> None:
     """List the built-in prompts with their words, and show how to write others."""
-    terminal.print_prompts()
+    if json:
+        print_json({"prompts": prompts_data()})
+    else:
+        terminal.print_prompts()
 
 
 @app.command(group=SCORES, name=HARNESS)
@@ -223,17 +251,30 @@ def lm_eval(*arguments: str) -> int:
 
 
 @app.command(group=RUNS)
-def report(out: Out, /, *, rule: LeadingRule = None, gap: Gap = None) -> None:
+def report(out: Out, /, *, rule: LeadingRule = None, gap: Gap = None, json: AsJson = False) -> None:
     """Write and show the report of a finished run, from its files."""
     output = _open(out)
     from pipeline.job import remake_report
 
     with output.lock(terminal.warn):
-        terminal.print_report(remake_report(output, rule, gap))
+        made = remake_report(output, rule, gap)
+        if json:
+            print_json(report_data(made))
+        else:
+            terminal.print_report(made)
 
 
 @app.command(group=RUNS)
-def compare(out_a: Out, out_b: Out, /, *, rule: ComparedRule = "sum", gap: Gap = None, html: PageFile = None) -> None:
+def compare(
+    out_a: Out,
+    out_b: Out,
+    /,
+    *,
+    rule: ComparedRule = "sum",
+    gap: Gap = None,
+    html: PageFile = None,
+    json: AsJson = False,
+) -> None:
     """Compare two runs on the items that both scored."""
     from pipeline.analysis import load_run
     from pipeline.reporting.compare import compare_runs
@@ -241,18 +282,26 @@ def compare(out_a: Out, out_b: Out, /, *, rule: ComparedRule = "sum", gap: Gap =
     from pipeline.reporting.markdown import render_markdown
     from pipeline.reporting.page import render_page
 
-    document = compare_document(compare_runs(load_run(out_a), load_run(out_b), rule), gap)
+    compared = compare_runs(load_run(out_a), load_run(out_b), rule)
+    document = compare_document(compared, gap)
     if html is not None:
         _write(html, render_page(document))
-    terminal.paste(render_markdown(document))
+    if json:
+        print_json(comparison_data(compared, gap))
+    else:
+        terminal.paste(render_markdown(document))
 
 
 @app.command(group=RUNS)
-def status(out: Out, /) -> None:
+def status(out: Out, /, *, json: AsJson = False) -> None:
     """Say what an output holds: stored, pending and stale scores, and for which model."""
     from pipeline.storing import upkeep
 
-    terminal.print_status(upkeep.status(_open(out)))
+    found = upkeep.status(_open(out))
+    if json:
+        print_json(found)
+    else:
+        terminal.print_status(found)
 
 
 @app.command(group=RUNS)
@@ -272,39 +321,52 @@ def path(out: Out, /) -> None:
 
 
 @app.command(group=RUNS)
-def verify(out: Out, /) -> int:
+def verify(out: Out, /, *, json: AsJson = False) -> int:
     """Check every file of an output against its hash."""
     from pipeline.storing import upkeep
 
-    return terminal.print_findings(upkeep.verify(_open(out)))
+    findings = upkeep.verify(_open(out))
+    if json:
+        print_json({"findings": findings})
+    else:
+        terminal.print_findings(findings)
+    return 1 if findings else 0
 
 
 @app.command(group=RUNS)
-def history(out: Out, /) -> None:
+def history(out: Out, /, *, json: AsJson = False) -> None:
     """Show the past runs of an output."""
     from pipeline.storing import upkeep
 
-    terminal.print_history(upkeep.history(_open(out)))
+    lines = upkeep.history(_open(out))
+    if json:
+        print_json({"history": lines})
+    else:
+        terminal.print_history(lines)
 
 
 @app.command(group=RUNS)
-def prune(out: Out, /, *, yes: Yes = False, unfinished: Unfinished = False) -> None:
+def prune(out: Out, /, *, yes: Yes = False, unfinished: Unfinished = False, json: AsJson = False) -> None:
     """Remove stored scores that the last run did not use, and runs replaced long ago, after saying which.
 
     Scores of a run or choice that was cut short, with texts still pending, stay
-    until it is finished, or given up with --unfinished.
+    until it is finished, or given up with --unfinished. --json asks nobody: it
+    removes them with --yes, and else says what would be removed.
     """
     from pipeline.storing import upkeep
 
     output = _open(out)
     with output.lock(terminal.warn):
         prunable = upkeep.prune(output, dry_run=True, unfinished=unfinished)
-        terminal.print_prunable(prunable)
-        if not prunable:
-            return
-        if not yes and not terminal.confirm("Remove these files?"):
+        if not json:
+            terminal.print_prunable(prunable)
+        if prunable and not yes and not json and not terminal.confirm("Remove these files?"):
             raise InputError("nothing was removed; answer y, or use --yes where there is no terminal")
-        upkeep.prune(output, dry_run=False, unfinished=unfinished)
+        is_removed = bool(prunable) and (yes or not json)
+        if is_removed:
+            upkeep.prune(output, dry_run=False, unfinished=unfinished)
+        if json:
+            print_json({"files": prunable, "is_removed": is_removed})
 
 
 @app.command(group=SCHEDULES)
@@ -333,6 +395,26 @@ def deploy(config: Config = None, /, *, pool: Pool, when: When = None, keys: Key
     from flows import schedule
 
     schedule.deploy(loaded, pool, when or Schedule())
+
+
+@app.command
+def completion(shell: Shell, /) -> None:
+    """Print what completes commands and options in a shell.
+
+    For example, in ~/.bashrc:
+      source <(labelscore completion bash)
+    in ~/.zshrc, once compinit has run:
+      source <(labelscore completion zsh)
+    in ~/.config/fish/config.fish:
+      labelscore completion fish | source
+    """
+    terminal.paste(completion_script(app, shell))
+
+
+@app.command(name="--version")
+def version() -> None:
+    """Print the version, and those of the libraries that a run depends on."""
+    terminal.say(version_line())
 
 
 for place, name in enumerate(app):  # help lists them in the order of use

@@ -18,6 +18,7 @@ from typing import TypeVar, cast
 
 import httpx
 
+from flows.as_json import print_json, report_data
 from flows.deadline import ASKED, stop_in_time
 from flows.embedded import prefect_server
 from flows.hooks import post_failure
@@ -40,12 +41,15 @@ PLANNING = ("torch", "transformers.models.auto.configuration_auto")
 SCORING = ("transformers.models.auto.modeling_auto", "pipeline.shard")
 
 
-def run_command(config: RunConfig) -> int:
+def run_command(config: RunConfig, *, as_json: bool = False) -> int:
     """Score a data set and show the report. Raises what the flow raises, and at once what can be seen to be wrong."""
     with _prefect(config, check_run, "flows.run") as fitted:
         from flows.run import score_dataset
 
         report, files = _finish(score_dataset, fitted)
+    if as_json:
+        print_json(report_data(report))
+        return 0
     print_report(report)
     say("")
     for name in files:

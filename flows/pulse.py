@@ -7,6 +7,7 @@ stopped, or its machine slept, no actor grew old.
 from dataclasses import dataclass
 from typing import Any
 
+SECONDS_BETWEEN_LOOKS = 1.0
 # To answer takes an actor a look or two, whatever its model does, as threads of its own do it. What may keep it are
 # some seconds of work that lets no other thread in (the ids of a huge text become Python's), and a machine with ten
 # times the work that it has processors for; loading also waits for a disk or a network with the interpreter held.

@@ -18,7 +18,7 @@ import pyarrow as pa
 from prefect.futures import PrefectFuture, as_completed, wait
 from prefect.tasks import Task
 
-from flows.pulse import Hung, Pulse, Usual
+from flows.pulse import SECONDS_BETWEEN_LOOKS, Hung, Pulse, Usual
 from flows.ray_cluster import Room, open_cluster
 from flows.shard_queue import ShardQueue
 from pipeline.errors import Interrupted, LabelscoreError, RunError
@@ -28,7 +28,6 @@ DEATHS_IN_A_ROW = 4  # an actor is started again three times
 DEATHS_OF_A_SHARD = 4  # then the shard is what kills
 SHARDS_IN_HAND = 2  # one is scored, the next encoded meanwhile
 CALLS_AT_ONCE = 2 * SHARDS_IN_HAND + 1  # each shard with a look at it, and a request to stop
-SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_FINISH = 3.5  # a batch, once a stop was asked for; leaving Ray has to fit into a run's deadline, too
 
 log = logging.getLogger("labelscore")

@@ -6,6 +6,7 @@ what is left is read from the output's files, so a run that was killed anywhere 
 
 import logging
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from prefect import flow, task
@@ -24,7 +25,7 @@ from pipeline.config import RunConfig, check_given
 from pipeline.errors import LabelscoreError
 from pipeline.job import Job, Planned, Progress, Pulled, Scored
 from pipeline.record import record_run
-from pipeline.remarks import remarks_on_data, remarks_on_plan
+from pipeline.remarks import remarks_on_data, remarks_on_plan, words_on_data, words_on_plan
 from pipeline.reporting.report import Report
 from pipeline.sharding import Shard, ShardResult
 from pipeline.storing.files import Output
@@ -76,6 +77,7 @@ def score_dataset(config: RunConfig) -> tuple[Report, list[str]]:
         manifest = record_run(job, pulled, planned, scored)
         report = write_report(job, folder, manifest, pulled.last)
         manifest = publish(job, planned, folder, manifest)
+        report = replace(report, manifest=manifest)
     publish_artifacts(output, folder, report)
     names = [name if output.exists(name) else f"{manifest.folder}/{name}" for name in (*manifest.files, MANIFEST)]
     keep_result(result := (report, sorted(names)))
@@ -88,8 +90,7 @@ def pull(job: Job) -> Pulled:
     pulled = job.pull()
     for remark in remarks_on_data(job, pulled):
         log.warning("%s", remark)
-    items, rejected = pulled.summary.num_items, pulled.summary.num_rejected
-    log.info("pulled %s", f"{items:,} items" + (f", rejected {rejected:,}" if rejected else ""))
+    log.info("%s", words_on_data(pulled))
     return pulled
 
 
@@ -99,12 +100,7 @@ def plan(job: Job, pulled: Pulled) -> Planned:
     planned = job.plan(pulled)
     for remark in remarks_on_plan(planned):
         log.warning("%s", remark)
-    missing, stored = f"{planned.num_missing:,}", f"{planned.num_stored:,}"
-    what = "different items" if job.config.task else "texts x prompts"
-    if planned.shards:
-        log.info("%s to score (%s), %s stored already", missing, what, stored)
-    else:
-        log.info("nothing to score: all %s (%s) are stored already", stored, what)
+    log.info("%s", words_on_plan(job, planned))
     return planned
 
 
@@ -118,14 +114,17 @@ def score_shards(job: Job, planned: Planned) -> Scored:
         with job.timed("load"):
             opened = open_workers(planned.spec, planned.shards[0], job.config.workers, should_stop)
             workers = running.enter_context(opened)
-        with scoring_progress(planned.num_missing) as advance, job.timed("score"):
-            progress, told = Progress(planned.num_missing), set[str]()
+        with scoring_progress(planned.num_missing) as move_bar, job.timed("score"):
+            progress = Progress(planned.num_missing)
+
+            def advance(num_texts: int) -> None:
+                move_bar(num_texts)
+                if progress.advance(num_texts):
+                    shard_log.info("%s", progress)
+
             for result in workers.score(list(planned.shards), score_shard, advance):
-                progress.add(result)
-                for line in result.lines:
-                    if line not in told:
-                        log.warning("%s", line)
-                        told.add(line)
+                for line in progress.add(result):
+                    log.warning("%s", line)
                 shard_log.info("%s", progress)
                 shown.update(progress.percent)
     shown.update(100.0, is_last=True)

@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+from pipeline.stopping import restored, stop_on
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -31,36 +32,15 @@ def lose_no_ctrl_c() -> None:
     sys.unraisablehook = send_again
 
 
-@contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
+def stop_requests() -> AbstractContextManager[Callable[[], bool]]:
     """Yield a function that says whether a stop was asked for since the block was entered.
 
     In a run that Prefect's runner started, signals stay the runner's: it tells cancellation from a crash by them.
     """
-    requested = threading.Event()
     owned_by_runner = bool(os.environ.get("PREFECT__FLOW_RUN_ID"))
-    if threading.current_thread() is not threading.main_thread() or owned_by_runner:
-        yield requested.is_set
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if requested.is_set():
-            raise KeyboardInterrupt
-        requested.set()
-
-    with restored_signals():
-        for number in SIGNALS:
-            signal.signal(number, ask)
-        yield requested.is_set
+    return nullcontext(lambda: False) if owned_by_runner else stop_on(SIGNALS)
 
 
-@contextmanager
-def restored_signals() -> Iterator[None]:
+def restored_signals() -> AbstractContextManager[None]:
     """Whatever the block does to the handlers of SIGINT and SIGTERM, put them back after it."""
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+    return restored(SIGNALS)

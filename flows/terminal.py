@@ -4,6 +4,7 @@ Invariant: text that comes from users or their data is printed as text, never as
 """
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from pipeline.wording import with_split
 if TYPE_CHECKING:
     import polars as pl
 
+    from pipeline.outlook import Outlook
     from pipeline.reporting.report import Report
     from pipeline.storing.files import Finding
     from pipeline.storing.upkeep import Pruned, Status
@@ -181,6 +183,29 @@ def print_prompts() -> None:
         say(line)
 
 
+def print_outlook(outlook: "Outlook") -> None:
+    """What a run would do, of what, why, and how long it may take."""
+    data, model = outlook.dataset, outlook.model
+    rejected = f", {data.num_rejected:,} rejected" if data.num_rejected else ""
+    source = with_split(data.name, data.split)
+    say(f"{data.num_items:,} items of {source}{rejected}, with {model.name} ({model.dtype} on {model.device})")
+    shards = f"{outlook.num_shards:,} shard{'' if outlook.num_shards == 1 else 's'}"
+    size = f" in {shards}, about {outlook.num_characters:,} characters" if outlook.num_shards else ""
+    say(f"to score   {outlook.num_missing:,} (texts x prompts){size}; {outlook.num_stored:,} are stored already")
+    for prompt in outlook.prompts:
+        say(f"  {prompt.name}  {prompt.num_missing:,}")
+    if outlook.stale_prompts:
+        say(f"stale      {', '.join(outlook.stale_prompts)}: stored scores of the last run were made otherwise")
+        for reason in outlook.stale:
+            say(f"  {reason.what}: {reason.last!r} then, {reason.now!r} now")
+    if outlook.seconds is not None:
+        left = timedelta(seconds=math.ceil(outlook.seconds))
+        rate = f"at the {outlook.items_per_second:,.1f} items/s of the last run, without start-up"
+        say(f"takes      about {left} {rate}")
+    say(f"output     {outlook.out}")
+    say("nothing was scored, and nothing written")
+
+
 def print_report(report: "Report") -> None:
     """Accuracy of each prompt under the headline rule, with what to doubt about it."""
     data, model = report.manifest.dataset, report.manifest.model
@@ -271,10 +296,8 @@ def _print_tasks(report: "Report") -> None:
         warn(f"note: {line}")
 
 
-def print_classification(table: "pl.DataFrame", note: str | None = None) -> None:
-    """The scores of one text under each rule, one row a label, and who wins; `note` says what to doubt about them."""
-    if note:
-        warn(f"note: {note}")
+def print_classification(table: "pl.DataFrame") -> None:
+    """The scores of one text under each rule, one row a label, and who wins."""
     rules = table.columns[3:]
     fields: list[Field] = [("label", str.strip, "label"), ("tokens", count, "num_tokens")]
     fields += [(rule, fraction, rule) for rule in rules]
@@ -338,12 +361,11 @@ def print_status(status: "Status") -> None:
     say(f"in all {decimal(status.num_bytes)}")
 
 
-def print_findings(findings: "list[Finding]") -> int:
-    """What is wrong with an output, a line each; returns the exit code, 1 where there is something."""
+def print_findings(findings: "list[Finding]") -> None:
+    """What is wrong with an output, a line each."""
     for finding in findings:
         say(finding)
     say("all files are sound" if not findings else f"{len(findings)} finding{'s' if len(findings) > 1 else ''}")
-    return 1 if findings else 0
 
 
 def print_prunable(files: "list[Pruned]") -> None:

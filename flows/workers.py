@@ -28,16 +28,22 @@ class InProcess:
         self, shards: list[Shard], score_shard: Task[..., ShardResult], advance: Callable[[int], None]
     ) -> Iterator[ShardResult]:
         """One shard after the other, in order."""
-        for shard, following in zip(shards, [*shards[1:], None], strict=True):
-            self._scorer.encode_ahead(shard)
-            if following:
-                self._scorer.encode_ahead(following)
-            yield score_shard(self, shard, advance)
-        self._scorer.drain()
+        return self._scorer.score_all(shards, lambda shard: score_shard(self, shard, advance))
 
     def score_one(self, shard: Shard, advance: Callable[[int], None]) -> ShardResult:
         """Score a shard in this thread."""
-        return self._scorer.score(shard, advance, self._should_stop)
+        num_shown = 0
+
+        def show(num_texts: int) -> None:
+            nonlocal num_shown
+            num_shown += num_texts
+            advance(num_texts)
+
+        try:
+            return self._scorer.score(shard, show, self._should_stop)
+        except BaseException:
+            advance(-num_shown)  # Prefect may try it again, from the start
+            raise
 
 
 Workers = InProcess | RayWorkers

@@ -4,21 +4,28 @@ Invariant: everything is lazy, read-only and of one run, whatever is published m
 is hashed on opening; nothing else is read until a query is collected.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import polars as pl
 
 from pipeline.errors import InputError
+from pipeline.reporting.formats import interval, percent
 from pipeline.storing.files import Output
 from pipeline.storing.layout import (
     ITEMS,
+    MARKDOWN,
+    METRICS,
     NORMS,
+    PAGE,
     PREDICTIONS,
     SCORES,
     SCORES_FOLDER,
     SCORES_SCHEMA,
+    SUMMARY,
     TASKS,
     TASKS_SCHEMA,
     norm_sizes,
@@ -32,7 +39,7 @@ from pipeline.storing.runs import need_whole, open_run
 class Run:
     """A finished run: the output asked for, the run's folder, and its tables, whose columns are in data/README.md.
 
-    `tasks` has no rows where the run is not one of tasks.
+    `tasks` has no rows where the run is not one of tasks. A notebook shows the run's summary, with links to its files.
     """
 
     out: str
@@ -42,6 +49,56 @@ class Run:
     predictions: pl.LazyFrame
     manifest: Manifest
     tasks: pl.LazyFrame = field(default_factory=lambda: pl.LazyFrame(TASKS_SCHEMA.empty_table()))
+
+    @property
+    def accuracy(self) -> pl.DataFrame:
+        """prompt, rule, accuracy, low, high, n: of each prompt (or task) under each rule, as in metrics.parquet."""
+        metrics = scan(Output(self.folder, create=False), METRICS).filter(metric="accuracy")
+        return metrics.select("prompt", "rule", pl.col("value").alias("accuracy"), "low", "high", "n").collect()
+
+    @property
+    def page_path(self) -> Path:
+        """The report as a page, report.html."""
+        return self.folder / PAGE
+
+    @property
+    def report_path(self) -> Path:
+        """The report as Markdown, report.md."""
+        return self.folder / MARKDOWN
+
+    def __repr__(self) -> str:
+        """Such as `<labelscore run: 248 items, answer 87.5 % (82.8 to 91.1 %) under sum, data/runs/sample-demo>`."""
+        found = [f"{self.manifest.dataset.num_items:,} items"]
+        if (self.folder / METRICS).exists():
+            found.append(self._accuracy_words())
+        return f"<labelscore run: {', '.join([*found, self.out])}>"
+
+    def _accuracy_words(self) -> str:
+        """The highest accuracy under the rule that leads the report; an interval only where nothing was picked."""
+        if any(prompt.task for prompt in self.manifest.prompts):  # they share no items, so none is the highest
+            return f"{len(self.manifest.prompts):,} tasks"
+        rule = self.manifest.headline_rule
+        ranked = self.accuracy.filter(rule=rule).sort("accuracy", descending=True, maintain_order=True)
+        if ranked.is_empty():
+            return "no gold labels"
+        prompt, _, accuracy, low, high, _ = ranked.row(0)
+        words = f"{prompt} {percent(accuracy)}"
+        if ranked.height == 1:
+            return f"{words} ({interval(low, high)}) under {rule}"
+        return f"{words}, the highest of {ranked.height:,} prompts under {rule}"
+
+    def _repr_markdown_(self) -> str | None:
+        """What a notebook shows: the summary that pull requests get, and links as seen from the working folder."""
+        if not (self.folder / SUMMARY).exists():
+            return None
+        names = (PAGE, MARKDOWN, PREDICTIONS, METRICS, SCORES, ITEMS)
+        links = [
+            f"[{Path(name).name}]({quote(os.path.relpath(self.folder / name))})"
+            for name in names
+            if (self.folder / name).exists()
+        ]
+        summary = (self.folder / SUMMARY).read_text(encoding="utf-8")
+        return f"{summary}\n{' · '.join(links)}\n"
 
 
 def load_run(out: str | Path) -> Run:
@@ -56,7 +113,10 @@ def load_run(out: str | Path) -> Run:
     is_cut_short = SCORES in manifest.files and PREDICTIONS not in manifest.files
     if is_cut_short or not folder.exists(PREDICTIONS):
         raise InputError(f"{out} has no {PREDICTIONS} of its last run; make it with `labelscore report {out}`")
-    need_whole(folder, manifest, (*score_files(manifest.files), ITEMS, PREDICTIONS, TASKS))
+    need_whole(folder, manifest, (*score_files(manifest.files), ITEMS, PREDICTIONS, TASKS, METRICS, SUMMARY))
+    if output.remote:
+        for name in filter(folder.exists, (MARKDOWN, PAGE)):
+            folder.fetch(name)
     scores, items, predictions = scan_scores(folder, manifest.prompts), scan(folder, ITEMS), scan(folder, PREDICTIONS)
     return Run(str(out), folder.root, scores, items, predictions, manifest, scan_tasks(folder))
 

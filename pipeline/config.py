@@ -279,25 +279,30 @@ def _dataset_name(config: RunConfig) -> str:
     return f"{path.resolve().name.split('.')[0]}-{place[:6]}"
 
 
-def load_config(file: str | None, preset: str | None, options: Mapping[str, Any]) -> RunConfig:
+def load_config(
+    file: str | None, preset: str | None, options: Mapping[str, Any], place: str = "the command line"
+) -> RunConfig:
     """The configuration of a run from a TOML file, a preset's name and the options that were given, later ones winning.
 
+    `place`: where the options stand, for messages.
     Raises InputError for an unreadable file, an unknown key or preset, or a value that is not allowed.
     """
-    merged, places = merge_layers(RunConfig, read_layers(file, preset, options))
+    merged, places = merge_layers(RunConfig, read_layers(file, preset, options, place))
     if places.get("published") == f"preset {preset}" != places.get("dataset"):
         del merged["published"]  # they are of the preset's data set
-    config = validate(RunConfig, merged, str(file or "the command line"))
+    config = validate(RunConfig, merged, str(file or place))
     check_config(config, places)
     return config
 
 
-def read_layers(file: str | None, preset: str | None, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def read_layers(
+    file: str | None, preset: str | None, options: Mapping[str, Any], place: str = "the command line"
+) -> dict[str, dict[str, Any]]:
     """What each place says, by its name, later ones winning. Raises InputError for a file or preset that is none."""
     return {
         f"preset {preset}": _preset(preset) if preset else {},
         str(file): _toml(Path(file), str(file)) if file else {},
-        "the command line": dict(options),
+        place: dict(options),
     }
 
 

@@ -6,10 +6,11 @@ Invariant: a step takes what the steps before it found, and leaves the output in
 from. The caller holds the output's lock.
 """
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from pipeline.storing.manifest import Manifest, digest_of_shots
 from pipeline.storing.runs import (
     LastRun,
     begin_run,
+    look_at_last,
     need_whole,
     new_folder,
     open_run,
@@ -53,6 +55,7 @@ from pipeline.storing.store import Store
 from pipeline.storing.tables import read_batches, write_table
 from pipeline.target import Target, make_target
 
+SECONDS_BETWEEN_LINES = 30.0  # about how far a shard is, which may take hours
 MOST_SHARDS = 1000  # of a run: each is a task that Prefect keeps some 20 kB of, and a part that is listed and verified
 
 
@@ -97,11 +100,15 @@ class Scored:
 
 
 class Job:
-    """A run in progress: its configuration and output, and the seconds that its steps took."""
+    """A run in progress: its configuration and output, and the seconds that its steps took.
 
-    def __init__(self, config: RunConfig, output: Output) -> None:
+    One that `looks_only` ends with its plan and leaves the output as it is.
+    """
+
+    def __init__(self, config: RunConfig, output: Output, *, looks_only: bool = False) -> None:
         self.config = config
         self.output = output
+        self._looks_only = looks_only
         self.run_id = uuid4().hex
         self.started = datetime.now(UTC)
         self.timings: dict[str, float] = {}
@@ -120,7 +127,7 @@ class Job:
 
         Raises InputError for what is wrong with the configuration, the data set or the model.
         """
-        last = begin_run(self.output)
+        last = look_at_last(self.output) if self._looks_only else begin_run(self.output)
         items, rejected = self.output.work / "items.parquet", self.output.work / "rejected.parquet"
         with self.timed("resolve"):
             target = make_target(self.config)
@@ -143,7 +150,7 @@ class Job:
         """
         config, model = self.config, pulled.target.model
         with self.timed("plan"):
-            store = Store(self.output, pulled.target.prompts, model.name, model.revision)
+            store = Store(self.output, pulled.target.prompts, model.name, model.revision, looks_only=self._looks_only)
             options: dict[str, Any] = {
                 "notebook": config.notebook_rule,
                 "force": config.force,
@@ -249,10 +256,25 @@ class Progress:
     def __init__(self, num_missing: int) -> None:
         self.scored = Scored()
         self._num_missing = num_missing
-        self._since = time.perf_counter()
+        self._num_seen = 0  # texts, those of shards that are not finished among them
+        self._told: set[str] = set()
+        self._since = self._told_at = time.perf_counter()
+        self._changing = threading.Lock()
 
-    def add(self, result: ShardResult) -> None:
-        """Count what a shard's scoring did."""
+    def advance(self, num_texts: int) -> bool:
+        """So many texts more, or fewer where a shard begins again; returns whether to tell it, which is now and then.
+
+        Any thread may call it.
+        """
+        with self._changing:
+            self._num_seen += num_texts
+            is_due = num_texts > 0 and time.perf_counter() - self._told_at > SECONDS_BETWEEN_LINES
+            if is_due:
+                self._told_at = time.perf_counter()
+            return is_due
+
+    def add(self, result: ShardResult) -> list[str]:
+        """Count what a shard's scoring did; returns what is to be told of it and was not yet."""
         counts = Counts(*map(sum, zip(astuple(self.scored.counts), astuple(result.counts), strict=True)))
         self.scored = Scored(
             self.scored.num_texts + result.num_texts,
@@ -261,6 +283,10 @@ class Progress:
             result.path_reason,
             result.remark or self.scored.remark,
         )
+        self._told_at = time.perf_counter()
+        new = [line for line in result.lines if line not in self._told]
+        self._told.update(new)
+        return new
 
     @property
     def percent(self) -> float:
@@ -268,7 +294,7 @@ class Progress:
 
     def __str__(self) -> str:
         """Such as `scored 1,000 of 7,600 (410 items/s, 16 s left)`."""
-        done, missing = self.scored.num_texts, self._num_missing
+        done, missing = self._num_seen, self._num_missing
         seconds = time.perf_counter() - self._since
         rate = done / seconds if seconds else 0.0
         left = (missing - done) / rate if rate else 0.0
@@ -302,8 +328,7 @@ def remake_report(output: Output, rule: str | None = None, gap: float | None = N
         past=past,
         gap=manifest.config.gap if gap is None else gap,
     )
-    publish(output, folder, manifest)
-    return report
+    return replace(report, manifest=publish(output, folder, manifest))
 
 
 def _is_kept(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a person should know of a run before its scores are made: lines that are no errors.
+"""What a person should know of a run before its scores are made: how much there is, and lines that are no errors.
 
 Invariant: plain text, a line each; nothing here stops a run.
 """
@@ -9,6 +9,20 @@ from pipeline.job import Job, Planned, Pulled
 from pipeline.prompts import seam_note
 from pipeline.target import Target
 from pipeline.wording import with_split
+
+
+def words_on_data(pulled: Pulled) -> str:
+    """How many items there are."""
+    num_rejected = pulled.summary.num_rejected
+    return f"pulled {pulled.summary.num_items:,} items" + (f", rejected {num_rejected:,}" if num_rejected else "")
+
+
+def words_on_plan(job: Job, planned: Planned) -> str:
+    """How much is to be scored."""
+    what = "different items" if job.config.task else "texts x prompts"
+    if not planned.shards:
+        return f"nothing to score: all {planned.num_stored:,} ({what}) are stored already"
+    return f"{planned.num_missing:,} to score ({what}), {planned.num_stored:,} stored already"
 
 
 def remarks_on_data(job: Job, pulled: Pulled) -> Iterator[str]:

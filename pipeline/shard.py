@@ -6,7 +6,7 @@ stopped is written before it ends.
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
@@ -110,6 +110,18 @@ class ShardScorer:
         return ShardResult(
             shard.name, len(texts), seconds, scorer.counts, scorer.path, scorer.path_reason, scorer.remark
         )
+
+    def score_all(self, shards: Sequence[Shard], score_one: Callable[[Shard], ShardResult]) -> Iterator[ShardResult]:
+        """Score shards in order, each by `score_one`, which calls `score`; the next one is encoded meanwhile.
+
+        All is stored once the last result has been taken.
+        """
+        for shard, following in zip(shards, [*shards[1:], None], strict=True):
+            self.encode_ahead(shard)
+            if following:
+                self.encode_ahead(following)
+            yield score_one(shard)
+        self.drain()
 
     def _wait_for(self, encoded: Future[Encoded], shard: Shard, should_stop: Callable[[], bool]) -> Encoded:
         while not wait([encoded], timeout=SECONDS_BETWEEN_LOOKS).done:

@@ -185,9 +185,7 @@ def _pairs_in_sight(report: Report) -> pl.DataFrame:
 
 def gap_line(gap: float, pairs: pl.DataFrame, num_comparisons: int) -> str:
     """How many items would show a gap that the reader states (Connor) in whichever of these pairs needs the most."""
-    z, rows = critical_value(num_comparisons), pairs.select("n", "only_a", "only_b", "design_effect").rows()
-    needs = [((only_a + only_b) / n, n, effect) for n, only_a, only_b, effect in rows]
-    needed, share, num_items = max((items_for_gap(gap, d, z) * effect, d, n) for d, n, effect in needs)
+    needed, share, num_items = items_for_pairs(gap, pairs, num_comparisons)
     unit = 10 ** max(0, len(str(math.ceil(needed))) - 2)
     seen = "the disagreement seen here" if share >= gap else "the least disagreement that such a gap takes"
     words = (
@@ -200,6 +198,13 @@ def gap_line(gap: float, pairs: pl.DataFrame, num_comparisons: int) -> str:
             "gap that is not there."
         )
     return words
+
+
+def items_for_pairs(gap: float, pairs: pl.DataFrame, num_comparisons: int) -> tuple[float, float, int]:
+    """The items that would show a gap in the pair that needs the most, its share of disagreement, and its items."""
+    z, rows = critical_value(num_comparisons), pairs.select("n", "only_a", "only_b", "design_effect").rows()
+    needs = [((only_a + only_b) / n, n, effect) for n, only_a, only_b, effect in rows]
+    return max((items_for_gap(gap, d, z) * effect, d, n) for d, n, effect in needs)
 
 
 def earlier_looks(report: Report) -> int:

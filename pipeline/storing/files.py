@@ -249,12 +249,13 @@ class Output:
     # One run at a time
 
     @contextmanager
-    def lock(self, on_wait: Callable[[str], None]) -> Iterator[None]:
+    def lock(self, on_wait: Callable[[str], None], *, looks_only: bool = False) -> Iterator[None]:
         """Hold the output's lock; where another process has it, call `on_wait` once with a line for people and wait.
 
         It is an flock, so the kernel frees it when its holder dies, however that happens. Remote outputs are locked on
         this machine only. On entry what killed processes left unfinished is removed, on leaving the scratch files; a
-        holder that stores nothing, because its input was wrong, leaves no trace.
+        holder that stores nothing, because its input was wrong, leaves no trace, and takes along the plans of others
+        that had stored nothing; not so one that `looks_only`.
         """
         refuse_outside(self.location)
         with ExitStack() as held:
@@ -266,7 +267,7 @@ class Output:
             finally:
                 shutil.rmtree(self.path(WORK), ignore_errors=True)
                 with suppress(OSError):
-                    self._withdraw()
+                    self._withdraw(keeps_plans=looks_only)
 
     def _take_lock(self, held: ExitStack, on_wait: Callable[[str], None]) -> bool:
         """Wait for the lock; False where the holder until now left nothing, and took the lock's file with it."""
@@ -286,12 +287,14 @@ class Output:
             return os.path.samestat(os.fstat(file.fileno()), self.path(LOCK).stat())
         return False
 
-    def _withdraw(self) -> None:
+    def _withdraw(self, *, keeps_plans: bool) -> None:
         """Take away the lock, our plans and the folders made for them, where nothing was ever stored."""
         store = self.path("store")
         folders = [folder for folder in store.glob("*") if FOLDER.fullmatch(folder.name)]
         plans = [plan for folder in folders if (plan := folder / PLAN).is_file() and is_sealed(plan.read_bytes())]
         if (store / "set-aside").exists() or any(any(folder.glob("*.parquet")) for folder in folders):
+            return
+        if plans and keeps_plans:
             return
         for plan in plans:
             plan.unlink()

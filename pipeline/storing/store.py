@@ -51,11 +51,14 @@ class Pending:
 class Store:
     """What an output holds of some prompts under a model, whose name and revision are for people.
 
-    The caller holds the output's lock.
+    The caller holds the output's lock. One that `looks_only` leaves the output as it is.
     """
 
-    def __init__(self, out: Output, prompts: Sequence[StoredPrompt], model: str, revision: str) -> None:
+    def __init__(
+        self, out: Output, prompts: Sequence[StoredPrompt], model: str, revision: str, *, looks_only: bool = False
+    ) -> None:
         """Verify every part of the prompts' fingerprints. Raises RunError where a newer labelscore wrote one."""
+        self._looks_only = looks_only
         self.out, self.prompts, self.model, self.revision = out, prompts, model, revision
         self.findings: list[Finding] = []
         self._parts: dict[str, Part] = {}
@@ -72,9 +75,11 @@ class Store:
                 try:
                     part = known.get(name) or read_stored(self.out, name, size)
                 except BadPart as bad:
-                    target = self.out.move(name, f"{SET_ASIDE}/{bad.reason}-{PurePosixPath(name).name}")
                     again = ", its texts are scored again" if PART.fullmatch(name) else ""
-                    self.findings.append(Finding(name, str(bad), f"moved to {target}{again}"))
+                    target = f"{SET_ASIDE}/{bad.reason}-{PurePosixPath(name).name}"
+                    moved = "to be moved" if self._looks_only else "moved"
+                    target = target if self._looks_only else self.out.move(name, target)
+                    self.findings.append(Finding(name, str(bad), f"{moved} to {target}{again}"))
                     continue
                 if isinstance(part, Part):
                     self._parts[name] = part
@@ -140,6 +145,8 @@ class Store:
 
         The plan of a run that wanted more texts and was cut short stays: it is unfinished whatever this run does.
         """
+        if self._looks_only:
+            return
         folder = folder_of(stored.fingerprint.digest)
         before = self._plans.get(folder)
         found = [(part.generation, part.num_texts) for part in self.parts(stored.fingerprint)]

@@ -1,6 +1,7 @@
 """Two workers on Ray on this machine: the same table as one, and actors that are killed while they score."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,14 +35,34 @@ def assert_same(out: Path, expected: pl.DataFrame) -> None:
         assert (difference <= 1e-6 * expected[name].abs().clip(lower_bound=1) + 1e-5).all()
 
 
+OFTEN = """
+import sys
+import flows.pulse, pipeline.job
+for name in [name for name in vars(flows.pulse) if name.startswith("LOOKS_")]:
+    setattr(flows.pulse, name, 50 * getattr(flows.pulse, name))
+flows.pulse.SECONDS_BETWEEN_LOOKS = 0.02
+pipeline.job.SECONDS_BETWEEN_LINES = 0.1
+from flows.cli import main
+sys.exit(main())
+"""
+
+
 def test_two_workers_make_the_table_of_one(start: Callable[..., Run], one_worker: pl.DataFrame) -> None:
-    """The same table; each actor loads its model once for all its shards; nothing of Ray is left or printed."""
-    run = start("two", "--workers", "2", "--shard-size", "250")
+    """The same table; each actor loads its model once for all its shards; nothing of Ray is left or printed.
+
+    Of a shard that takes a while is told how far it is: there are more lines than shards, and the last has all texts.
+    """
+    run = start("two", "--workers", "2", "--shard-size", "9000", "--batch-tokens", "200", main=OFTEN)
     run.wait_for("two actors", lambda: len(run.actors()) == 2)
     family = run.family()
     assert run.finish() == 0, run.lines()
     assert_same(run.out, one_worker)
-    assert run.parts() >= NUM_ROWS // 250
+    assert run.parts() > 2
+    told = re.findall(r"scored ([\d,]+) of 5,003 \([\d,.]+ items/s, [\d,]+ s left\)", run.lines())
+    counts = [int(num.replace(",", "")) for num in told]
+    assert counts == sorted(counts), run.lines()
+    assert len(set(counts)) > run.parts(), run.lines()
+    assert counts[-1] == NUM_ROWS + 3
     assert run.lines().count("has loaded the model") == 2, run.lines()
     assert "ray" not in run.lines().lower().replace(str(run.out).lower(), ""), run.lines()
     assert not psutil.wait_procs(family, timeout=30)[1]
