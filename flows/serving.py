@@ -17,6 +17,7 @@ from uuid import UUID
 import anyio
 import httpx
 from prefect import get_client
+from prefect._internal.observers import FlowRunCancellingObserver
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State
 from prefect.client.schemas.responses import DeploymentResponse
@@ -45,7 +46,7 @@ def serve_until_stopped(deployment: RunnerDeployment, watch: Callable[[], object
     `watch` makes what else the server needs, where it is not there. Raises RunError where the server refuses us.
     """
     keep_lost_connections_quiet()
-    with suppress(KeyboardInterrupt), server_explained():
+    with suppress(KeyboardInterrupt), server_explained(), looking_until_answered():
         failure = asyncio.run(_serve(deployment, watch))
         if failure is not None:
             raise failure
@@ -62,7 +63,6 @@ async def _serve(deployment: RunnerDeployment, watch: Callable[[], object]) -> R
     failure: RunError | None = None
     runner = Runner(pause_on_shutdown=False)  # it would go through deployments that are gone
     async with get_client() as client, runner:
-        _keep_looking_for_cancelled(runner)
         served = Served(runner, client, deployment, watch)
         with _stop_event() as stop:
             try:
@@ -92,18 +92,28 @@ def end_at_the_latest(seconds: float, code: int) -> None:
     timer.start()
 
 
-def _keep_looking_for_cancelled(runner: Runner) -> None:
-    """Without this, three answers that do not come end for good what looks for runs that were cancelled, in pages."""
-    observer = runner._cancelling_observer
-    assert observer is not None
-    look: Callable[[], Awaitable[None]] = observer._check_for_cancelled_flow_runs
+@contextmanager
+def looking_until_answered() -> Iterator[None]:
+    """A look for runs that were cancelled, in pages, lasts until the server answers.
 
-    async def look_patiently() -> None:
-        with suppress(httpx.HTTPError):
-            await look()
+    Without this, three answers that do not come end for good what looks. The look is the class's, not one observer's:
+    a runner makes its own, and hands its look on, while it starts.
+    """
+    look = FlowRunCancellingObserver._check_for_cancelled_flow_runs  # without types
 
-    observer._check_for_cancelled_flow_runs = look_patiently  # type: ignore[method-assign]
-    observer._handle_polling_task_done = lambda task: None  # type: ignore[method-assign]  # in vain where it is cancelled
+    async def look_until_answered(observer: FlowRunCancellingObserver) -> None:
+        while True:
+            try:
+                await look(observer)  # type: ignore[no-untyped-call]
+                return
+            except (httpx.HTTPError, JSONDecodeError):
+                await anyio.sleep(observer.polling_interval)
+
+    FlowRunCancellingObserver._check_for_cancelled_flow_runs = look_until_answered  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        FlowRunCancellingObserver._check_for_cancelled_flow_runs = look  # type: ignore[method-assign]
 
 
 @contextmanager

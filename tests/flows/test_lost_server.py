@@ -3,19 +3,30 @@
 The waits are cut short in the run's own process; nothing else about it is different.
 """
 
+import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import psutil
 import pytest
+from prefect._internal.observers import FlowRunCancellingObserver
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Cancelling
 
 from flows.command import _reason_before
 from flows.patience import ServerLost, server_explained
+from flows.serving import looking_until_answered
 from pipeline.analysis import load_run
 from pipeline.errors import RunError
 from tests.conftest import ROOT
@@ -121,3 +132,40 @@ for name, error in errors.items():
     done = subprocess.run([sys.executable, "-c", logging_errors], capture_output=True, text=True, check=True)
     assert "ValueError: other" in done.stderr
     assert "ConnectError" not in done.stderr
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_serve_looks_for_cancelled_runs_however_long_nobody_answers(patient: bool) -> None:
+    """And finds them when the server is back. Prefect's own look is over for good after three answers that fail."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+    cancelled = uuid4()
+    run = FlowRun(id=cancelled, flow_id=uuid4(), state=Cancelling())
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = f"[{run.model_dump_json()}]".encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    async def found_or_over() -> str:
+        said: asyncio.Queue[str] = asyncio.Queue()
+        told = {
+            "on_cancelling": lambda id: said.put_nowait(f"found {id}"),
+            "on_failure": lambda ids: said.put_nowait("over"),
+        }
+        async with FlowRunCancellingObserver(polling_interval=0.1, **told) as observer:
+            observer.add_in_flight_flow_run_id(cancelled)
+            await asyncio.sleep(3)
+            with ThreadingHTTPServer(address, Handler) as server:
+                threading.Thread(target=server.serve_forever, daemon=True).start()
+                try:
+                    return await asyncio.wait_for(said.get(), 60)
+                finally:
+                    server.shutdown()
+
+    settings = {PREFECT_API_URL: f"http://127.0.0.1:{address[1]}/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(settings), looking_until_answered() if patient else nullcontext():
+        assert asyncio.run(found_or_over()) == (f"found {cancelled}" if patient else "over")
