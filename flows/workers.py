@@ -14,13 +14,14 @@ from flows.ray_workers import RayWorkers, open_ray
 from pipeline.sharding import ScoringSpec, Shard, ShardResult
 
 if TYPE_CHECKING:
+    from pipeline.ranks import GroupScorer
     from pipeline.shard import ShardScorer
 
 
 class InProcess:
-    """One worker: this process. The next shard is encoded while the current one is scored."""
+    """One worker: this process, or ranks that it leads. The next shard is encoded while the current one is scored."""
 
-    def __init__(self, scorer: "ShardScorer", should_stop: Callable[[], bool]) -> None:
+    def __init__(self, scorer: "ShardScorer | GroupScorer", should_stop: Callable[[], bool]) -> None:
         self._scorer = scorer
         self._should_stop = should_stop
 
@@ -55,6 +56,11 @@ def open_workers(
     if num_workers > 1 or os.environ.get("RAY_ADDRESS"):
         with open_ray(spec, num_workers, should_stop) as workers:
             yield workers
+    elif spec.num_ranks > 1:
+        from pipeline.ranks import GroupScorer
+
+        with closing(GroupScorer(spec, first)) as group:
+            yield InProcess(group, should_stop)
     else:
         from pipeline.shard import ShardScorer  # with torch, which a run that has nothing to score never loads
 

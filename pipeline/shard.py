@@ -39,12 +39,20 @@ class ShardScorer:
     read from its file, unless they are given because this machine does not have it.
     """
 
-    def __init__(self, spec: ScoringSpec, first: Shard | None = None) -> None:
+    def __init__(
+        self,
+        spec: ScoringSpec,
+        first: Shard | None = None,
+        *,
+        load: Callable[[ModelRef], PreTrainedModel] = load_model,
+        stores: bool = True,
+    ) -> None:
         """Load the model, and meanwhile read and encode the shard `first`, as `encode_ahead` would.
 
+        One of several ranks loads its slice, and only one of them stores what all of them score (pipeline/ranks.py).
         Raises InputError where it cannot be loaded or a prompt does not fit its context, RunError where it gives NaN.
         """
-        self._model = spec.model
+        self._model, self._stores = spec.model, stores
         self._writers = {writer.stored.prompt.name: writer for writer in spec.writers}
         tokenizer, context_tokens = load_tokenizer(spec.model), spec.model.context_tokens
         self._encoders = {
@@ -61,7 +69,7 @@ class ShardScorer:
         try:
             if first:
                 self.encode_ahead(first)
-            model = load_model(spec.model)
+            model = load(spec.model)
             markup = _markup(tokenizer, [writer.stored.prompt for writer in spec.writers])
             check_vocabulary(tokenizer, model, spec.model.name, markup)
             self._scorer = make_scorer(model, spec.model, batch_tokens=spec.batch_tokens, notebook=spec.notebook)
@@ -111,6 +119,10 @@ class ShardScorer:
             shard.name, len(texts), seconds, scorer.counts, scorer.path, scorer.path_reason, scorer.remark
         )
 
+    def is_encoded(self, shard: Shard, seconds: float) -> bool:
+        """Whether a shard is encoded, or that has failed; waits so long for it."""
+        return bool(wait([self._ahead[shard.name]], timeout=seconds).done)
+
     def _wait_for(self, encoded: Future[Encoded], shard: Shard, should_stop: Callable[[], bool]) -> Encoded:
         while not wait([encoded], timeout=SECONDS_BETWEEN_LOOKS).done:
             if should_stop():
@@ -149,6 +161,8 @@ class ShardScorer:
     def _write_soon(
         self, shard: Shard, texts: pa.Table, encoded: Sequence[TokenSequences], batches: Sequence[ScoredBatch]
     ) -> None:
+        if not self._stores:
+            return
         writer = self._writers[shard.prompt]
         self.drain()  # one write at a time, so that memory stays bounded and an error in writing ends the run
         self._write = self._writing.submit(

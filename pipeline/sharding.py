@@ -34,6 +34,7 @@ class ScoringSpec:
     max_text_tokens: int | None
     notebook: bool
     batch_tokens: int | None
+    num_ranks: int = 1  # processes with a slice of the model each
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from pipeline.reading.choice_gold import ChoiceGold
 from pipeline.reading.dataset import Dataset
 from pipeline.reading.gold import Classes
 from pipeline.reading.model import ModelRef, load_tokenizer, resolve_model
+from pipeline.reading.sharded import check_slices
 from pipeline.scoring.markup import lacks_start
 from pipeline.scoring.strings import StringEncoder
 from pipeline.shots import format_shots, shots_as_turns
@@ -137,4 +138,7 @@ def find_model(config: RunConfig) -> ModelRef:
         dtype=config.dtype,
         trust_remote_code=config.trust_remote_code,
     )
-    return replace(model, name=config.model) if path else model
+    model = replace(model, name=config.model) if path else model
+    if config.tensor_parallel > 1:
+        check_slices(model, config.tensor_parallel)
+    return model

@@ -1,0 +1,331 @@
+"""A model that is larger than one GPU: several processes, the ranks, each with a slice of it, that score together.
+
+Every rank has its own `ShardScorer` and scores the same shards with it; rank 0 alone stores the scores. The process
+that starts them is no rank: it hands out shards, and sees when one of them dies.
+
+Invariant: no rank outlives the process that started it. Each reads from a pipe whose other end only that one holds,
+and exits when the pipe closes. When one rank fails, all end.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.errors import Interrupted, LabelscoreError, RunError
+from pipeline.reading.sharded import check_slices
+from pipeline.sharding import ScoringSpec, Shard, ShardResult
+
+SECONDS_BETWEEN_LOOKS = 0.1  # for a request to stop
+# From the first rank's failure to the last one's: what fails on one rank mostly fails on all, and rank 0 then stores
+# what was scored.
+SECONDS_TO_FAIL = 10.0
+SECONDS_TO_END = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """The first message to a rank: what it is one of, and where all meet."""
+
+    spec: ScoringSpec
+    rank: int
+    folder: Path
+    num_threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """Begin to read and encode a shard that will be scored soon."""
+
+    shard: Shard
+    texts: pa.Table | None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Score a shard, which was encoded before, and answer with its ShardResult."""
+
+    shard: Shard
+
+
+class Drain:
+    """Answer when all that was scored is on disk."""
+
+
+class Stop:
+    """Let the current batch be the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """So many more texts are scored; rank 0 tells it."""
+
+    num_texts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A request is done."""
+
+    result: ShardResult | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request failed; `is_alone` where the other ranks are now waiting for this one."""
+
+    error: LabelscoreError
+    is_understood: bool
+    is_alone: bool
+
+
+class GroupScorer:
+    """Scores shards as a `ShardScorer` does, with a model in as many slices as the specification has ranks."""
+
+    def __init__(self, spec: ScoringSpec, first: Shard | None = None) -> None:
+        """Start the ranks and wait for their slices. Raises what `check_slices` and a ShardScorer raise."""
+        check_slices(spec.model, spec.num_ranks)
+        self._spec = spec
+        self._told: set[str] = set()  # shards that are being encoded, or are
+        self._is_stopping = False
+        self._is_busy = False  # ranks may be in the middle of something
+        self._folder = tempfile.TemporaryDirectory(prefix="labelscore-")
+        self._ranks: list[tuple[subprocess.Popen[bytes], Connection]] = []
+        try:
+            for rank in range(spec.num_ranks):
+                self._ranks.append(_start(rank, spec))
+            import torch  # while they do the same
+
+            num_threads = max(1, torch.get_num_threads() // spec.num_ranks)
+            self._is_busy = True
+            for rank, (_, pipe) in enumerate(self._ranks):
+                with suppress(OSError):  # a rank that is dead already is found so below
+                    pipe.send(Join(spec, rank, Path(self._folder.name), num_threads))
+            if first:
+                self.encode_ahead(first)
+            self._answers()
+        except BaseException:
+            self.close()
+            raise
+
+    def encode_ahead(self, shard: Shard, texts: pa.Table | None = None) -> None:
+        """Begin to read and encode a shard that will be scored soon."""
+        if shard.name not in self._told:
+            self._told.add(shard.name)
+            self._tell(Encode(shard, texts))
+
+    def score(
+        self,
+        shard: Shard,
+        on_progress: Callable[[int], None],
+        should_stop: Callable[[], bool],
+        texts: pa.Table | None = None,
+    ) -> ShardResult:
+        """As `ShardScorer.score`. Raises RunError, too, where a rank dies."""
+        self.encode_ahead(shard, texts)
+        self._told.remove(shard.name)
+        self._tell(Score(shard))
+        result = self._answers(on_progress, should_stop)
+        assert result is not None
+        return result
+
+    def drain(self) -> None:
+        """Wait until all that was scored is on disk. Raises what went wrong in writing it."""
+        self._tell(Drain())
+        self._answers()
+
+    def close(self) -> None:
+        """Drain where the ranks are at rest, and end them."""
+        try:
+            if not self._is_busy and self._ranks:
+                self.drain()
+        finally:
+            for process, pipe in self._ranks:
+                if self._is_busy:
+                    process.kill()
+                pipe.close()
+            for process, _ in self._ranks:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(SECONDS_TO_END)
+                process.kill()
+                process.wait()
+            self._ranks = []
+            self._folder.cleanup()
+
+    def _tell(self, message: object) -> None:
+        self._is_busy = self._is_busy or not isinstance(message, Encode | Stop)
+        for _, pipe in self._ranks:
+            with suppress(OSError):  # a dead rank is found when its answer is waited for
+                pipe.send(message)
+
+    def _answers(
+        self, on_progress: Callable[[int], None] = lambda num: None, should_stop: Callable[[], bool] = lambda: False
+    ) -> ShardResult | None:
+        """Wait for all ranks' answers; returns that of rank 0. Raises a rank's error, RunError where one dies."""
+        answers: dict[int, ShardResult | None] = {}
+        failures: dict[int, Failure] = {}
+        deadline = float("inf")
+        pipes = {pipe: rank for rank, (_, pipe) in enumerate(self._ranks)}
+        while len(answers) + len(failures) < len(pipes):
+            if not self._is_stopping and should_stop():
+                self._is_stopping = True
+                self._tell(Stop())
+            waited = [pipe for pipe, rank in pipes.items() if rank not in answers and rank not in failures]
+            for pipe in wait(waited, SECONDS_BETWEEN_LOOKS):
+                assert isinstance(pipe, Connection)
+                match self._read(pipe, pipes[pipe]):
+                    case Scored(num_texts):
+                        on_progress(num_texts)
+                    case Answer(result):
+                        answers[pipes[pipe]] = result
+                    case Failure() as failure:
+                        failures[pipes[pipe]] = failure
+                        is_last = failure.is_alone
+                        deadline = min(deadline, 0 if is_last else time.monotonic() + SECONDS_TO_FAIL)
+            if time.monotonic() > deadline and not all(isinstance(f.error, Interrupted) for f in failures.values()):
+                break
+        self._is_busy = len(answers) + len(failures) < len(pipes)
+        if failures:
+            # What a rank has no words for may be the echo of what another one understood.
+            raise min(failures.items(), key=lambda item: (not item[1].is_understood, item[0]))[1].error
+        return answers[0]
+
+    def _read(self, pipe: Connection, rank: int) -> object:
+        """A rank's next message. Raises RunError where it is dead."""
+        try:
+            return pipe.recv()
+        except (EOFError, OSError):
+            process = self._ranks[rank][0]
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS_TO_END)
+            code = process.returncode
+            how = f"was killed by signal {-code}" if code and code < 0 else f"ended with exit code {code}"
+            raise RunError(
+                f"a process with a slice of {self._spec.model.name} (rank {rank} of {self._spec.num_ranks}) {how}; see "
+                "whether memory ran short, and run the same command to go on"
+            ) from None
+
+
+def _start(rank: int, spec: ScoringSpec) -> "tuple[subprocess.Popen[bytes], Connection]":
+    ours, theirs = Pipe()
+    env = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(spec.num_ranks)}
+    env.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # a rank whose peer dies would say so, beside our line
+    if spec.model.device == "cpu":
+        env["CUDA_VISIBLE_DEVICES"] = ""  # transformers would take a GPU that is there
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.ranks", str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # standard output is for results
+            pass_fds=[theirs.fileno()],
+            env=env,
+            start_new_session=True,  # Ctrl-C is for who started it, who lets all ranks stop behind the same batch
+        )
+    return process, ours
+
+
+# --- in a rank ----------------------------------------------------------------------------------------------------
+
+
+class Rank:
+    """One rank: does what it is told, one request after the other, and answers each."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._stop = threading.Event()
+        self._requests: SimpleQueue[Any] = SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        """Take messages as they come, also in the middle of a batch. The pipe's end is the process' end."""
+        with suppress(EOFError, OSError):
+            while True:
+                message = self._pipe.recv()
+                if isinstance(message, Stop):
+                    self._stop.set()
+                else:
+                    self._requests.put(message)
+        os._exit(1)
+
+    def serve(self) -> None:
+        """Join the others, load the slice, and do what is asked for until the pipe closes."""
+        self._answer(lambda: self._join(self._requests.get()))
+        while True:
+            match self._requests.get():
+                case Encode(shard, texts):
+                    self._scorer.encode_ahead(shard, texts)
+                case Score(shard):
+                    self._answer(lambda shard=shard: self._score(shard))
+                case Drain():
+                    self._answer(self._scorer.drain)
+
+    def _answer(self, work: Callable[[], ShardResult | None]) -> None:
+        from pipeline.scoring.ranks import OutOfStep
+
+        try:
+            message: Answer | Failure = Answer(work())
+        except LabelscoreError as error:
+            message = Failure(error, is_understood=True, is_alone=False)
+        except OutOfStep as error:
+            message = Failure(RunError(str(error)), is_understood=True, is_alone=True)
+        except Exception as error:
+            lines = "".join(traceback.format_exception(error))
+            message = Failure(RunError(f"a rank failed: {lines}"), is_understood=False, is_alone=False)
+        self._pipe.send(message)
+
+    def _join(self, join: Join) -> None:
+        import torch
+
+        from pipeline.reading.sharded import load_slice
+        from pipeline.scoring.ranks import join_ranks
+        from pipeline.shard import ShardScorer
+
+        torch.set_num_threads(join.num_threads)
+        join_ranks(join.rank, join.spec.num_ranks, join.folder, join.spec.model.device)
+        self._rank = join.rank
+        self._scorer = ShardScorer(
+            join.spec, load=lambda ref: load_slice(ref, join.spec.num_ranks), stores=join.rank == 0
+        )
+
+    def _score(self, shard: Shard) -> ShardResult:
+        from pipeline.scoring.ranks import any_rank
+
+        # Ranks encode at their own pace, and ask each other only between batches.
+        while not self._scorer.is_encoded(shard, SECONDS_BETWEEN_LOOKS) and not self._stop.is_set():
+            pass
+        if any_rank(self._stop.is_set()):
+            raise Interrupted(f"stopped on request before scoring {shard.name}; run the same command to go on")
+        try:
+            return self._scorer.score(shard, self._tell_progress, lambda: any_rank(self._stop.is_set()))
+        except BaseException:
+            self._scorer.drain()
+            raise
+
+    def _tell_progress(self, num_texts: int) -> None:
+        if self._rank == 0:
+            self._pipe.send(Scored(num_texts))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """A rank's process; its one argument is the pipe's file descriptor."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the pipe's end is its end
+    Rank(Connection(int(arguments[0]))).serve()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
