@@ -51,8 +51,8 @@ def check_slices(ref: ModelRef, num_ranks: int) -> None:
     sizes = {"intermediate_size": config.intermediate_size, "vocab_size": config.vocab_size}
     if uneven := [f"{name} {size}" for name, size in sizes.items() if size % num_ranks]:
         raise InputError(
-            f"{ref.name}: its {uneven[0]} cannot be cut into {num_ranks} slices of one size; choose a --tensor-parallel "
-            "that divides it"
+            f"{ref.name}: its {uneven[0]} cannot be cut into {num_ranks} slices of one size; choose a "
+            "--tensor-parallel that divides it"
         )
     if ref.device == "cuda":
         import torch
@@ -68,7 +68,7 @@ def load_slice(ref: ModelRef, num_ranks: int) -> "PreTrainedModel":
     All ranks call this, as what goes before the first forward is done together. Raises as `load_model` does.
     """
     import torch
-    from transformers.distributed import DistributedConfig
+    from transformers.distributed.configuration_utils import DistributedConfig
 
     config = load_config(ref.path, ref.name, ref.trust_remote_code)
     replicates = keep_keys_whole(config, num_ranks)
@@ -95,7 +95,7 @@ def load_slice(ref: ModelRef, num_ranks: int) -> "PreTrainedModel":
     if replicates:
         for module in model.modules():
             if hasattr(module, "num_key_value_groups"):
-                module.num_key_value_groups //= num_ranks  # type: ignore[operator]  # of this rank's heads
+                module.num_key_value_groups //= num_ranks  # of this rank's heads
     keep_soft_cap(model)
     sliced: PreTrainedModel = model.eval()
     return sliced
@@ -106,7 +106,6 @@ def keep_keys_whole(config: "PretrainedConfig", num_ranks: int) -> bool:
     if config.num_key_value_heads % num_ranks == 0:
         return False
     plan: dict[str, Any] = config.base_model_tp_plan or {}
-    config.base_model_tp_plan = {
-        name: style for name, style in plan.items() if name.rpartition(".")[2] not in KEY_PROJECTIONS
-    }
+    kept = {name: style for name, style in plan.items() if name.rpartition(".")[2] not in KEY_PROJECTIONS}
+    config.base_model_tp_plan = kept  # type: ignore[misc]  # of this configuration alone, not of its class
     return True
