@@ -33,7 +33,9 @@ def attempt(work: Callable[_Given, _Result], *args: _Given.args, **kwargs: _Give
         if not _is_out_of_memory(error):
             raise
         if is_rank():
-            raise OutOfStep("out of memory with a slice of the model; use a smaller --batch-tokens") from error
+            raise OutOfStep(
+                "out of memory with a slice of the model; use more of them (--tensor-parallel), or a smaller --batch-tokens"
+            ) from error
     return None
 
 
