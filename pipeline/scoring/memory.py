@@ -34,7 +34,8 @@ def attempt(work: Callable[_Given, _Result], *args: _Given.args, **kwargs: _Give
             raise
         if is_rank():
             raise OutOfStep(
-                "out of memory with a slice of the model; use more of them (--tensor-parallel), or a smaller --batch-tokens"
+                "out of memory with a slice of the model; use more of them (--tensor-parallel), or a smaller "
+                "--batch-tokens"
             ) from error
     return None
 
