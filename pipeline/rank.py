@@ -4,6 +4,7 @@ Invariant: it ends when its pipe closes, whatever it is doing, and for nothing e
 """
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -41,6 +43,7 @@ class Rank:
 
     def _listen(self) -> None:
         """Take messages as they come, also in the middle of a batch. The pipe's end is the process' end."""
+        folder: Path | None = None
         with suppress(EOFError, OSError):
             while True:
                 message = self._pipe.recv()
@@ -48,6 +51,10 @@ class Rank:
                     self._stop.set()
                 else:
                     self._requests.put(message)
+                if isinstance(message, Join):
+                    folder = message.folder
+        if folder:  # whoever made it may have been killed
+            shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
     def serve(self) -> None:

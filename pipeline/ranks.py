@@ -23,7 +23,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.errors import Interrupted, LabelscoreError, RunError
-from pipeline.reading.sharded import check_slices
+from pipeline.reading.sharded import check_gpus
 from pipeline.sharding import ScoringSpec, Shard, ShardResult
 
 SECONDS_BETWEEN_LOOKS = 0.1  # for a request to stop
@@ -89,12 +89,16 @@ class Failure:
     is_alone: bool
 
 
+class RankDied(RunError):
+    """A rank is gone without a word, and with it the model."""
+
+
 class GroupScorer:
     """Scores shards as a `ShardScorer` does, with a model in as many slices as the specification has ranks."""
 
     def __init__(self, spec: ScoringSpec, first: Shard | None = None) -> None:
-        """Start the ranks and wait for their slices. Raises what `check_slices` and a ShardScorer raise."""
-        check_slices(spec.model, spec.num_ranks)
+        """Start the ranks and wait for their slices. Raises what `check_gpus` and a ShardScorer raise."""
+        check_gpus(spec.model, spec.num_ranks)
         self._spec = spec
         self._told: set[str] = set()  # shards that are being encoded, or are
         self._is_stopping = False
@@ -132,7 +136,7 @@ class GroupScorer:
         should_stop: Callable[[], bool],
         texts: pa.Table | None = None,
     ) -> ShardResult:
-        """As `ShardScorer.score`. Raises RunError, too, where a rank dies."""
+        """As `ShardScorer.score`. Raises RankDied, too."""
         self.encode_ahead(shard, texts)
         self._told.remove(shard.name)
         self._tell(Score(shard))
@@ -173,7 +177,7 @@ class GroupScorer:
     def _answers(
         self, on_progress: Callable[[int], None] = lambda num: None, should_stop: Callable[[], bool] = lambda: False
     ) -> ShardResult | None:
-        """Wait for all ranks' answers; returns that of rank 0. Raises a rank's error, RunError where one dies."""
+        """Wait for all ranks' answers; returns that of rank 0. Raises a rank's error, RankDied where one is dead."""
         answers: dict[int, ShardResult | None] = {}
         failures: dict[int, Failure] = {}
         deadline = float("inf")
@@ -203,7 +207,7 @@ class GroupScorer:
         return answers[0]
 
     def _read(self, pipe: Connection, rank: int) -> object:
-        """A rank's next message. Raises RunError where it is dead."""
+        """A rank's next message. Raises RankDied where there will be none."""
         try:
             return pipe.recv()
         except (EOFError, OSError):
@@ -212,7 +216,7 @@ class GroupScorer:
                 process.wait(SECONDS_TO_END)
             code = process.returncode
             how = f"was killed by signal {-code}" if code and code < 0 else f"ended with exit code {code}"
-            raise RunError(
+            raise RankDied(
                 f"a process with a slice of {self._spec.model.name} (rank {rank} of {self._spec.num_ranks}) {how}; see "
                 "whether memory ran short, and run the same command to go on"
             ) from None

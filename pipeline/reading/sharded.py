@@ -4,7 +4,7 @@ Invariant: only models are taken whose scores in slices the tests compare with t
 of itself cannot tell here, as its plain forwards go through the same slices.
 """
 
-from importlib.util import find_spec
+import socket
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, LabelscoreError, RunError
@@ -27,8 +27,6 @@ KEY_PROJECTIONS = ("k_proj", "v_proj")
 def check_slices(ref: ModelRef, num_ranks: int) -> None:
     """Raise InputError where a model cannot be cut into so many slices, or it is not known that they score right."""
     instead = "leave out --tensor-parallel, or choose another model"
-    if find_spec("accelerate") is None:
-        raise InputError("--tensor-parallel needs accelerate: pip install 'accelerate>=1.10,<2'")
     if is_gguf(ref.path) or ref.adapter is not None:
         what = "a GGUF file" if is_gguf(ref.path) else "an adapter"
         raise InputError(f"{ref.name}: {what} cannot be loaded in slices; {instead}")
@@ -54,11 +52,18 @@ def check_slices(ref: ModelRef, num_ranks: int) -> None:
             f"{ref.name}: its {uneven[0]} cannot be cut into {num_ranks} slices of one size; choose a "
             "--tensor-parallel that divides it"
         )
+
+
+def check_gpus(ref: ModelRef, num_ranks: int) -> None:
+    """Raise InputError where this process sees fewer GPUs than slices."""
     if ref.device == "cuda":
         import torch
 
         if (num_gpus := torch.cuda.device_count()) < num_ranks:
-            raise InputError(f"--tensor-parallel {num_ranks} needs as many GPUs, and there are {num_gpus} here")
+            raise InputError(
+                f"--tensor-parallel {num_ranks} needs as many GPUs on {socket.gethostname()}, which has {num_gpus}; "
+                "choose a smaller number, or a smaller model"
+            )
 
 
 @quiet()
