@@ -31,6 +31,8 @@ SECONDS_BETWEEN_LOOKS = 0.1  # for a request to stop
 # what was scored.
 SECONDS_TO_FAIL = 10.0
 SECONDS_TO_END = 5.0
+# The ranks talk on this machine alone, whatever its name resolves to.
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,7 @@ class GroupScorer:
 
 def _start(rank: int, spec: ScoringSpec) -> "tuple[subprocess.Popen[bytes], Connection]":
     ours, theirs = Pipe()
-    env = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(spec.num_ranks)}
+    env = {**LOOPBACK, **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(spec.num_ranks)}
     env.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # a rank whose peer dies would say so, beside our line
     if spec.model.device == "cpu":
         env["CUDA_VISIBLE_DEVICES"] = ""  # transformers would take a GPU that is there

@@ -4,7 +4,6 @@ Invariant: all ranks do the same forwards in the same order, because each number
 rank 0's on all of them. A rank that cannot go on so says it with `OutOfStep`, which nothing here catches.
 """
 
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -56,7 +55,3 @@ def any_rank(flag: bool) -> bool:
     found = torch.tensor(int(flag))
     dist.all_reduce(found, dist.ReduceOp.MAX)
     return bool(found)
-
-
-# What binds gloo to the machine itself, whatever its name resolves to.
-LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo"}
