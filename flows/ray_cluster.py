@@ -46,10 +46,11 @@ class Room:
 
 
 @contextmanager
-def open_cluster(num_workers: int, device: str) -> Iterator[tuple[Any, Room]]:
+def open_cluster(num_workers: int, device: str, num_ranks: int) -> Iterator[tuple[Any, Room]]:
     """The module `ray`, connected, and the room there is. One wanted worker means all that a cluster has room for.
 
-    Raises InputError without the extra 'ray', for a device with a number, with fewer GPUs than workers, or where no
+    A worker has so many ranks, each with a GPU of its own, all on one machine; on CPUs they share the worker's threads.
+    Raises InputError without the extra 'ray', for a device with a number, with fewer GPUs than ranks, or where no
     cluster answers, RunError where Ray does not start.
     """
     if device not in (kind := kind_of(device), "cpu"):
@@ -59,7 +60,7 @@ def open_cluster(num_workers: int, device: str) -> Iterator[tuple[Any, Room]]:
     check_cluster()
     others = descendants()
     try:
-        yield ray, start_ray(ray, num_workers, device, os.environ.get("RAY_ADDRESS"))
+        yield ray, start_ray(ray, num_workers, device, num_ranks, os.environ.get("RAY_ADDRESS"))
     finally:
         helpers = descendants() - others
         leaving = threading.Thread(target=ray.shutdown, daemon=True)
@@ -98,7 +99,7 @@ def import_ray() -> Any:
     return ray
 
 
-def start_ray(ray: Any, wanted: int, device: str, address: str | None) -> Room:
+def start_ray(ray: Any, wanted: int, device: str, num_ranks: int, address: str | None) -> Room:
     """Start Ray here or join the cluster at `address`. Raises as `open_cluster` does."""
     import torch
 
@@ -115,7 +116,10 @@ def start_ray(ray: Any, wanted: int, device: str, address: str | None) -> Room:
             raise RunError(f"{what}: {error}; {ADVICE}") from error
     total = ray.cluster_resources()
     if kind_of(device) in GPUS:
-        room, what, resources = int(total.get("GPU", 0)), "GPUs", {"num_gpus": 1}
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        room = sum(int(machine.get("GPU", 0)) // num_ranks for machine in machines)
+        what = f"times {num_ranks} GPUs on a machine" if num_ranks > 1 else "GPUs"
+        resources = {"num_gpus": num_ranks}
     else:
         if address:
             num_threads = max(1, min(own_threads, int(total.get("CPU", 0)) // wanted))

@@ -42,7 +42,7 @@ def open_ray(spec: ScoringSpec, num_workers: int, should_stop: Callable[[], bool
     """
     from flows.scoring_actor import ScoringActor  # with torch, which a run that has nothing to score never loads
 
-    with open_cluster(num_workers, spec.model.device) as (ray, room):
+    with open_cluster(num_workers, spec.model.device, spec.num_ranks) as (ray, room):
         # Restarts are ours: only a new actor that has loaded its model gets shards.
         options = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": CALLS_AT_ONCE, **room.resources}
         make_actor = partial(ray.remote(**options)(ScoringActor).remote, ray.put(spec), room.num_threads)

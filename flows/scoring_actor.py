@@ -3,6 +3,7 @@
 Invariant: one thread uses the model. The others encode the next shard, tell the progress and take a request to stop.
 """
 
+import os
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from pipeline.errors import InputError
+from pipeline.ranks import GroupScorer, RankDied, open_scorer
 from pipeline.reading.model import ModelRef, resolve_model
 from pipeline.shard import ShardScorer
 from pipeline.sharding import ScoringSpec, Shard, ShardResult
@@ -33,7 +35,7 @@ class ScoringActor:
         """Load the model; returns the seconds it took. Raises what loading raises."""
         started = time.perf_counter()
         spec = replace(self._spec, model=find_here(self._spec.model))
-        self._scorer = self._model_thread.submit(ShardScorer, spec).result()
+        self._scorer = self._model_thread.submit(_open_scorer, spec).result()
         return time.perf_counter() - started
 
     def score(self, shard: Shard, texts: pa.Table) -> ShardResult:
@@ -45,6 +47,8 @@ class ScoringActor:
         self._num_scored[shard.name] = 0
         try:
             return self._scorer.score(shard, lambda num: self._beat(shard.name, num), self._stop.is_set, texts)
+        except RankDied:
+            os._exit(1)  # the whole worker is as good as dead, and Ray has a way with those
         finally:
             self._scorer.drain()
             self._beat(shard.name, 0)
@@ -60,6 +64,14 @@ class ScoringActor:
     def stop(self) -> None:
         """Let the current batch be the last: what is scored is stored, and the calls in hand raise Interrupted."""
         self._stop.set()
+
+
+def _open_scorer(spec: ScoringSpec) -> GroupScorer | ShardScorer:
+    """What scores with the model, loaded: this process, or ranks that it leads."""
+    try:
+        return open_scorer(spec)
+    except RankDied:
+        os._exit(1)
 
 
 def find_here(model: ModelRef) -> ModelRef:

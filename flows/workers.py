@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 from prefect.tasks import Task
 
 from flows.ray_workers import RayWorkers, open_ray
-from pipeline.sharding import ScoringSpec, Shard, ShardResult
+from pipeline.ranks import GroupScorer, open_scorer
+from pipeline.sharding import ScoringSpec, Shard, ShardResult, score_all
 
 if TYPE_CHECKING:
     from pipeline.shard import ShardScorer
 
 
 class InProcess:
-    """One worker: this process. The next shard is encoded while the current one is scored."""
+    """One worker: this process, or ranks that it leads. The next shard is encoded while the current one is scored."""
 
-    def __init__(self, scorer: "ShardScorer", should_stop: Callable[[], bool]) -> None:
+    def __init__(self, scorer: "ShardScorer | GroupScorer", should_stop: Callable[[], bool]) -> None:
         self._scorer = scorer
         self._should_stop = should_stop
 
@@ -28,7 +29,7 @@ class InProcess:
         self, shards: list[Shard], score_shard: Task[..., ShardResult], advance: Callable[[int], None]
     ) -> Iterator[ShardResult]:
         """One shard after the other, in order."""
-        return self._scorer.score_all(shards, lambda shard: score_shard(self, shard, advance))
+        return score_all(self._scorer, shards, lambda shard: score_shard(self, shard, advance))
 
     def score_one(self, shard: Shard, advance: Callable[[int], None]) -> ShardResult:
         """Score a shard in this thread."""
@@ -62,7 +63,5 @@ def open_workers(
         with open_ray(spec, num_workers, should_stop) as workers:
             yield workers
     else:
-        from pipeline.shard import ShardScorer  # with torch, which a run that has nothing to score never loads
-
-        with closing(ShardScorer(spec, first)) as scorer:
+        with closing(open_scorer(spec, first)) as scorer:
             yield InProcess(scorer, should_stop)

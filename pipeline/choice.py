@@ -193,7 +193,8 @@ class Choosing:
         """For all prompts of the model, so that its workers can stay as they are from block to block."""
         run = self.config.run
         writers = tuple(map(self._store(model).writer, self._prompts(model)))
-        return ScoringSpec(self._ref(model), writers, run.max_text_tokens, False, run.batch_tokens)
+        ref = self._ref(model)
+        return ScoringSpec(ref, writers, run.max_text_tokens, False, run.batch_tokens, run.tensor_parallel)
 
     def _write_items(self, block: Block) -> Path:
         """The items of a block, with what its candidates know them by."""

@@ -29,7 +29,7 @@ PRESETS = Path(__file__).with_name("presets")
 # What a run of tasks can be told beside them.
 BESIDE_TASKS = {
     "task", "task_path", "num_shots", "seed", "limit", "model", "revision", "trust_remote_code", "rule", "device",
-    "dtype", "gap", "batch_tokens", "shard_size", "workers", "out", "force", "chat_template",
+    "dtype", "gap", "batch_tokens", "shard_size", "workers", "tensor_parallel", "out", "force", "chat_template",
     "chat", "chat_date",
 }  # fmt: skip
 OF_A_CHOICE = ("within", "budget", "these_alone", "words")  # keys of another command
@@ -202,6 +202,9 @@ class RunConfig(BaseModel):
     )
     workers: Annotated[int, Field(ge=1, le=4096), NO_TRUTH] = Field(
         1, description="processes that score, each with the model loaded (more than one needs the extra 'ray')"
+    )
+    tensor_parallel: Annotated[int, Field(ge=1, le=64), NO_TRUTH] = Field(
+        1, description="GPUs that share one model, each with a slice of it, where it is larger than one of them"
     )
     out: Name | None = Field(None, description="output folder or s3:// URL; the default is data/runs/DATASET-MODEL")
     force: bool = Field(False, description="score again what is already stored")

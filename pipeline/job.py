@@ -164,7 +164,14 @@ class Job:
             size = config.shard_size or _shard_size(model.device, sum(pending.num_missing for _, pending in found))
             shards = [shard for s, pending in found for shard in cut_shards(s.prompt.name, pending.path, size)]
             writers = tuple(map(store.writer, store.prompts))
-        spec = ScoringSpec(model, writers, config.max_text_tokens, config.notebook_rule, config.batch_tokens)
+        spec = ScoringSpec(
+            model,
+            writers,
+            config.max_text_tokens,
+            config.notebook_rule,
+            config.batch_tokens,
+            config.tensor_parallel,
+        )
         missing = [(s, pending.num_missing) for s, pending in found if pending.num_missing]
         redrawn = tuple((s.prompt.name, num) for s, num in missing if _has_other_shots(s, pulled.last.manifest))
         num_missing = sum(num for _, num in missing)

@@ -17,10 +17,10 @@ from pipeline.bar import progress_bar
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import InputError, Interrupted
 from pipeline.job import Job, Planned, Progress, Scored
+from pipeline.ranks import open_scorer
 from pipeline.record import record_run
 from pipeline.remarks import remarks_on_data, remarks_on_plan, words_on_data, words_on_plan
-from pipeline.shard import ShardScorer
-from pipeline.sharding import Shard, ShardResult
+from pipeline.sharding import Shard, ShardResult, score_all
 from pipeline.stopping import stop_on
 from pipeline.storing.files import Output
 
@@ -68,14 +68,14 @@ def score_shards(job: Job, planned: Planned) -> Scored:
     try:
         with stop_on([signal.SIGINT]) as should_stop:
             with job.timed("load"):
-                scorer = ShardScorer(planned.spec, planned.shards[0])
+                scorer = open_scorer(planned.spec, planned.shards[0])
             with closing(scorer), progress_bar(planned.num_missing) as bar, job.timed("score"):
                 progress = Progress(planned.num_missing)
 
                 def score_one(shard: Shard) -> ShardResult:
                     return scorer.score(shard, bar.update, should_stop)
 
-                for result in scorer.score_all(planned.shards, score_one):
+                for result in score_all(scorer, planned.shards, score_one):
                     tell(*progress.add(result))
         return progress.scored
     except Interrupted:

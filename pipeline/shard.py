@@ -6,7 +6,7 @@ stopped is written before it ends.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
@@ -39,12 +39,20 @@ class ShardScorer:
     read from its file, unless they are given because this machine does not have it.
     """
 
-    def __init__(self, spec: ScoringSpec, first: Shard | None = None) -> None:
+    def __init__(
+        self,
+        spec: ScoringSpec,
+        first: Shard | None = None,
+        *,
+        load: Callable[[ModelRef], PreTrainedModel] = load_model,
+        stores: bool = True,
+    ) -> None:
         """Load the model, and meanwhile read and encode the shard `first`, as `encode_ahead` would.
 
+        One of several ranks loads its slice, and only one of them stores what all of them score (pipeline/ranks.py).
         Raises InputError where it cannot be loaded or a prompt does not fit its context, RunError where it gives NaN.
         """
-        self._model = spec.model
+        self._model, self._stores = spec.model, stores
         self._writers = {writer.stored.prompt.name: writer for writer in spec.writers}
         tokenizer, context_tokens = load_tokenizer(spec.model), spec.model.context_tokens
         self._encoders = {
@@ -61,7 +69,7 @@ class ShardScorer:
         try:
             if first:
                 self.encode_ahead(first)
-            model = load_model(spec.model)
+            model = load(spec.model)
             markup = _markup(tokenizer, [writer.stored.prompt for writer in spec.writers])
             check_vocabulary(tokenizer, model, spec.model.name, markup)
             self._scorer = make_scorer(model, spec.model, batch_tokens=spec.batch_tokens, notebook=spec.notebook)
@@ -111,17 +119,9 @@ class ShardScorer:
             shard.name, len(texts), seconds, scorer.counts, scorer.path, scorer.path_reason, scorer.remark
         )
 
-    def score_all(self, shards: Sequence[Shard], score_one: Callable[[Shard], ShardResult]) -> Iterator[ShardResult]:
-        """Score shards in order, each by `score_one`, which calls `score`; the next one is encoded meanwhile.
-
-        All is stored once the last result has been taken.
-        """
-        for shard, following in zip(shards, [*shards[1:], None], strict=True):
-            self.encode_ahead(shard)
-            if following:
-                self.encode_ahead(following)
-            yield score_one(shard)
-        self.drain()
+    def is_encoded(self, shard: Shard, seconds: float) -> bool:
+        """Whether a shard is encoded, or that has failed; waits so long for it."""
+        return bool(wait([self._ahead[shard.name]], timeout=seconds).done)
 
     def _wait_for(self, encoded: Future[Encoded], shard: Shard, should_stop: Callable[[], bool]) -> Encoded:
         while not wait([encoded], timeout=SECONDS_BETWEEN_LOOKS).done:
@@ -161,6 +161,8 @@ class ShardScorer:
     def _write_soon(
         self, shard: Shard, texts: pa.Table, encoded: Sequence[TokenSequences], batches: Sequence[ScoredBatch]
     ) -> None:
+        if not self._stores:
+            return
         writer = self._writers[shard.prompt]
         self.drain()  # one write at a time, so that memory stays bounded and an error in writing ends the run
         self._write = self._writing.submit(

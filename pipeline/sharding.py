@@ -3,9 +3,10 @@
 Invariant: each missing text is in exactly one shard of its prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ class ScoringSpec:
     max_text_tokens: int | None
     notebook: bool
     batch_tokens: int | None
+    num_ranks: int = 1  # processes with a slice of the model each
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,3 +140,26 @@ def item_values(texts: pa.Table) -> list[Values]:
     """What makes each item."""
     values: list[Values] = texts.drop_columns("text_hash").to_pylist()
     return values
+
+
+class EncodesAhead(Protocol):
+    """What of a scorer of shards `score_all` asks for."""
+
+    def encode_ahead(self, shard: Shard, texts: pa.Table | None = None) -> None: ...
+
+    def drain(self) -> None: ...
+
+
+def score_all(
+    scorer: EncodesAhead, shards: Sequence[Shard], score_one: Callable[[Shard], ShardResult]
+) -> Iterator[ShardResult]:
+    """Score shards in order, each by `score_one`, which has `scorer` do it; the next one is encoded meanwhile.
+
+    All is stored once the last result has been taken.
+    """
+    for shard, following in zip(shards, [*shards[1:], None], strict=True):
+        scorer.encode_ahead(shard)
+        if following:
+            scorer.encode_ahead(following)
+        yield score_one(shard)
+    scorer.drain()

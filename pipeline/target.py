@@ -21,6 +21,7 @@ from pipeline.reading.choice_gold import ChoiceGold
 from pipeline.reading.dataset import Dataset
 from pipeline.reading.gold import Classes
 from pipeline.reading.model import ModelRef, load_tokenizer, resolve_model
+from pipeline.reading.sharded import check_slices
 from pipeline.scoring.markup import lacks_start
 from pipeline.scoring.strings import StringEncoder
 from pipeline.shots import format_shots, shots_as_turns
@@ -139,4 +140,7 @@ def find_model(config: RunConfig) -> ModelRef:
         trust_remote_code=config.trust_remote_code,
     )
     model = replace(model, name=config.model) if path else model
-    return fit_float16(model) if (config.dtype, model.dtype) == ("auto", "float16") else model
+    model = fit_float16(model) if (config.dtype, model.dtype) == ("auto", "float16") else model
+    if config.tensor_parallel > 1:
+        check_slices(model, config.tensor_parallel)
+    return model

@@ -1,4 +1,4 @@
-"""The ranges of pyproject.toml: each has a lowest version, which .ci/run tries, and none leaves out what is installed."""
+"""The ranges of pyproject.toml: each has a lowest version, which .ci/run tries, and holds the one that is here."""
 
 from importlib.metadata import version
 

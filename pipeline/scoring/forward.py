@@ -20,6 +20,7 @@ from pipeline.scoring.copies import copy_model
 from pipeline.scoring.packed import PackedBatch, TokenTree, pack
 from pipeline.scoring.padded import LabelRow, PaddedBatch, pad
 from pipeline.scoring.parts import ItemPart
+from pipeline.scoring.ranks import agreed
 from pipeline.scoring.rotary import Rotary
 from pipeline.scoring.strings import Ids, num_common
 from pipeline.scoring.terms import score_terms
@@ -62,7 +63,7 @@ class Forward(ABC, Generic[S, B]):
     def scores(self, batch: B, *, greedy: bool = False) -> Tensor:
         """What `score_terms` gives, on the model's device, which may still be working on it."""
         with without_cudnn_attention(self.device), self.rotary.at(self._regime):
-            return score_terms(self.logits(batch).float(), batch.terms, greedy=greedy)
+            return agreed(score_terms(self.logits(batch).float(), batch.terms, greedy=greedy))
 
 
 @contextmanager

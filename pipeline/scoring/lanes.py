@@ -16,6 +16,7 @@ import torch
 
 from pipeline.scoring.forward import B, Forward, S, TreeForward
 from pipeline.scoring.packed import PackedBatch, TokenTree
+from pipeline.scoring.ranks import is_rank
 
 # More lanes would wait for Python's lock, and hold memory for a batch each; on more cores each lane has several.
 _MAX_LANES = 8
@@ -61,12 +62,14 @@ class Lanes(Generic[S, B]):
 def open_lanes(tree: TreeForward, num_batches: int) -> Iterator[Lanes[TokenTree, PackedBatch]]:
     """As many lanes as pay for so many batches: one, in the caller's thread, on a GPU and where batches are few.
 
+    One, too, for a rank of several: what lanes send each other's ranks would come in any order.
+
     On leaving, batches that have not begun are given up, those that have are waited for.
     """
     num_threads = torch.get_num_threads()
     threads_each = -(-num_threads // _MAX_LANES)
     num_lanes = num_threads // threads_each
-    if tree.device.type != "cpu" or num_lanes == 1 or num_batches < num_lanes:
+    if tree.device.type != "cpu" or num_lanes == 1 or num_batches < num_lanes or is_rank():
         yield Lanes(tree)
         return
     pool = ThreadPoolExecutor(num_lanes, "lane", torch.set_num_threads, (threads_each,))

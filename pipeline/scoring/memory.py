@@ -8,6 +8,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from pipeline.scoring.ranks import OutOfStep, is_rank
+
 # What PyTorch says besides OutOfMemoryError: its CPU allocators, the driver, and cuBLAS for its workspace.
 _OUT_OF_MEMORY = (
     "can't allocate memory",
@@ -22,12 +24,20 @@ _Result = TypeVar("_Result")
 
 
 def attempt(work: Callable[_Given, _Result], *args: _Given.args, **kwargs: _Given.kwargs) -> _Result | None:
-    """What `work` gives, or None where it ran out of memory."""
+    """What `work` gives, or None where it ran out of memory. One of several ranks raises OutOfStep there.
+
+    The others are in the middle of it, and what this one did next would be taken for the rest of it.
+    """
     try:
         return work(*args, **kwargs)
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
+        if is_rank():
+            raise OutOfStep(
+                "out of memory with a slice of the model; use more of them (--tensor-parallel), or a smaller "
+                "--batch-tokens"
+            ) from error
     return None
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline.scoring.copies import copy_model
+from pipeline.scoring.ranks import agreed
 from pipeline.scoring.rotary import Rotary
 from pipeline.scoring.strings import Ids, num_common
 from pipeline.scoring.tokens import TokenSequences
@@ -115,8 +116,7 @@ def _plain_logits(model: PreTrainedModel, ids: Ids, places: Sequence[int]) -> Te
         ids, regime = ids[:-1], rotary.regime(len(ids))
     with rotary.at(regime):
         output = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False, **kept)
-    logits: Tensor = output.logits[0, found]
-    return logits.cpu().double()  # some devices have no float64
+    return agreed(output.logits[0, found]).cpu().double()  # some devices have no float64
 
 
 def is_packed(model: PreTrainedModel) -> bool:
@@ -230,7 +230,7 @@ def _score_together(model: PreTrainedModel, sequences: Sequence[tuple[Ids, int]]
     ids = torch.tensor([given + (0,) * (width - len(given)) for given, _ in sequences], device=model.device)
     sizes = torch.tensor([len(given) for given, _ in sequences], device=model.device)
     mask = (torch.arange(width, device=model.device) < sizes[:, None]).long()
-    logits = fresh(model)(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    logits = agreed(fresh(model)(input_ids=ids, attention_mask=mask, use_cache=False).logits.contiguous())
     scores = []
     for row, (given, num_tokens) in zip(logits, sequences, strict=True):
         places = slice(len(given) - num_tokens - 1, len(given) - 1)

@@ -220,7 +220,7 @@ class SelfCheck:
         if self._model.dtype == torch.float32 or is_packed(self._model):
             return None
         with suppress(Exception), in_float32(self._model):
-            return make_probe(self._model, probe.items, torch.float32)
+            return attempt(make_probe, self._model, probe.items, torch.float32)
         return None
 
     def _difference_in_float32(self, exact: Probe, path: str) -> float | None:

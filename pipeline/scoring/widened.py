@@ -38,17 +38,18 @@ def _layers(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def _widened(module: nn.Module) -> Iterator[None]:
-    narrow: dict[nn.Parameter, torch.Tensor] = {}
+    narrow: dict[torch.Tensor, torch.Tensor] = {}
 
     def widen(*_: Any) -> None:
         for parameter in module.parameters():
-            if parameter.dtype in (torch.bfloat16, torch.float16):
-                narrow[parameter] = parameter.data
-                parameter.data = parameter.data.float()
+            for tensor in (*_held(parameter), parameter):
+                if tensor.dtype in (torch.bfloat16, torch.float16):
+                    narrow[tensor] = tensor.data
+                    tensor.data = tensor.data.float()
 
     def put_back(*_: Any) -> None:
-        for parameter, data in narrow.items():
-            parameter.data = data
+        for tensor, data in narrow.items():
+            tensor.data = data
         narrow.clear()
 
     before = module.register_forward_pre_hook(widen)
@@ -59,3 +60,9 @@ def _widened(module: nn.Module) -> Iterator[None]:
         put_back()
         before.remove()
         behind.remove()
+
+
+def _held(parameter: nn.Parameter) -> list[torch.Tensor]:
+    """What a rank holds of a parameter that is spread over several (a DTensor): to widen that leaves it as it is."""
+    held = getattr(parameter, "_local_tensor", None)
+    return [] if held is None else [held]
