@@ -161,15 +161,10 @@ def test_what_cannot_be_cut_is_refused(tmp_path: Path, changes: dict[str, Any], 
 
 
 def test_a_rank_ends_with_the_process_that_started_it() -> None:
-    """Its pipe closes when that one is killed; SIGTERM is for that one alone."""
+    """Its pipe closes when that one is gone, however it went."""
     ours, theirs = Pipe()
     with theirs:
         command = [sys.executable, "-m", "pipeline.rank", str(theirs.fileno())]
         rank = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT)
-    with ours:
-        while b"SigIgn:\t0000000000000000" in (status := Path(f"/proc/{rank.pid}/status").read_bytes()):
-            assert status
-        rank.terminate()
-        with pytest.raises(subprocess.TimeoutExpired):
-            rank.wait(0.5)
+    ours.close()
     assert rank.wait(60) == 1
