@@ -21,7 +21,12 @@ import psutil
 import pytest
 from prefect._internal.observers import FlowRunCancellingObserver
 from prefect.client.schemas.objects import FlowRun
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
 from prefect.states import Cancelling
 
 from flows.command import _reason_before
@@ -143,6 +148,14 @@ def test_serve_looks_for_cancelled_runs_however_long_nobody_answers(patient: boo
     run = FlowRun(id=cancelled, flow_id=uuid4(), state=Cancelling())
 
     class Handler(BaseHTTPRequestHandler):
+        """One that starts: it answers nothing to the first questions, and then has no tokens to give, but answers."""
+
+        num_asked = 0
+
+        def do_GET(self) -> None:
+            Handler.num_asked += 1
+            self.send_error(501 if Handler.num_asked <= 4 else 404)
+
         def do_POST(self) -> None:
             body = f"[{run.model_dump_json()}]".encode()
             self.send_response(200)
@@ -166,6 +179,10 @@ def test_serve_looks_for_cancelled_runs_however_long_nobody_answers(patient: boo
                 finally:
                     server.shutdown()
 
-    settings = {PREFECT_API_URL: f"http://127.0.0.1:{address[1]}/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    settings = {
+        PREFECT_API_URL: f"http://127.0.0.1:{address[1]}/api",
+        PREFECT_CLIENT_MAX_RETRIES: 0,
+        PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: True,
+    }
     with temporary_settings(settings), looking_until_answered() if patient else nullcontext():
         assert asyncio.run(found_or_over()) == (f"found {cancelled}" if patient else "over")
