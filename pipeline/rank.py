@@ -75,12 +75,12 @@ class Rank:
         try:
             message: Answer | Failure = Answer(work())
         except LabelscoreError as error:
-            message = Failure(error, is_understood=True, is_alone=False)
+            message = Failure(error, is_alone=False)
         except OutOfStep as error:
-            message = Failure(RunError(str(error)), is_understood=True, is_alone=True)
+            message = Failure(RunError(str(error)), is_alone=True)
         except Exception as error:
             lines = "".join(traceback.format_exception(error))
-            message = Failure(RunError(f"a rank failed: {lines}"), is_understood=False, is_alone=False)
+            message = Failure(RuntimeError(f"a rank failed:\n{lines}"), is_alone=False)
         self._pipe.send(message)
 
     def _join(self, join: Join) -> None:

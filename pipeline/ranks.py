@@ -90,8 +90,7 @@ class Answer:
 class Failure:
     """A request failed; `is_alone` where the other ranks are now waiting for this one."""
 
-    error: LabelscoreError
-    is_understood: bool
+    error: Exception
     is_alone: bool
 
 
@@ -209,7 +208,8 @@ class GroupScorer:
         self._is_busy = len(answers) + len(failures) < len(pipes)
         if failures:
             # What a rank has no words for may be the echo of what another one understood.
-            raise min(failures.items(), key=lambda item: (not item[1].is_understood, item[0]))[1].error
+            errors = [failures[rank].error for rank in sorted(failures)]
+            raise min(errors, key=lambda error: not isinstance(error, LabelscoreError))
         return answers[0]
 
     def _read(self, pipe: Connection, rank: int) -> object:
