@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from cyclopts import (
     App,
@@ -42,6 +42,7 @@ from flows.options import (
     with_line_breaks,
 )
 from flows.shell import Shell, completion_script, version_line
+from flows.startup import leave
 from pipeline.config import Rule
 from pipeline.errors import InputError, LabelscoreError, RunError
 from pipeline.prompts import Boundary, make_one_text_prompt, seam_note
@@ -550,5 +551,10 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def command() -> NoReturn:
+    """What the shell calls."""
+    leave(main())
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    command()

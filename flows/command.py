@@ -25,7 +25,7 @@ from flows.hooks import post_failure
 from flows.patience import ServerLost, end_without_goodbye, kept_results, patient_client, server_explained
 from flows.ray_cluster import check_cluster
 from flows.server import QUIET_SETTINGS, Config, find_server, fit_prefect, make_settings
-from flows.startup import imports, leave_at_once
+from flows.startup import imports
 from flows.stopping import lose_no_ctrl_c
 from flows.terminal import LineHandler, err, paste, print_report, say, warn
 from pipeline.checks import check_choice, check_run
@@ -92,7 +92,6 @@ def _prefect(config: Config, check: Callable[[Config], None], flow: str) -> Iter
             post_failure("failed", config.output, str(error), config.title)
             raise
         warnings.filterwarnings("ignore", message="Failed to create the Prefect home")  # we say it in a line of our own
-        leave_at_once()
         _log_to_terminal()
         with _server(partial(_get_ready, flow, fitted)):
             yield fitted

@@ -30,7 +30,7 @@ COMMANDS = {
     "--help": ("--help", 0.5),
 }
 PREPARE = "run --out again"
-CODE = "import sys; from flows.cli import main; sys.exit(main())"
+CODE = "from flows.cli import command; command()"
 
 Seconds = tuple[float, float]  # wall, and processor time of the process and its children
 

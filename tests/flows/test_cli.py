@@ -1,7 +1,9 @@
 """The command line itself: options are made from the configuration, mean what was typed, and are explained."""
 
 import io
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from flows.terminal import print_prunable, say
 from pipeline.choice_loading import NO_KEYS, ChoiceKeys
 from pipeline.config import RunConfig
 from pipeline.storing.upkeep import Pruned
+from tests.conftest import ROOT
 from tests.pipeline.reporting import tables
 
 OPTIONS = {name: field for name, field in RunConfig.model_fields.items() if name not in ("prompts", "published")}
@@ -175,3 +178,19 @@ def test_many_files_of_one_folder_are_one_line_of_prune(capsys: pytest.CaptureFi
         "runs/x/manifest.json  10 bytes  replaced",
         "2,002 files, 2.0 MB",
     ]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+def test_what_could_not_be_printed_is_no_success() -> None:
+    """As with any command whose output goes to a full disk; a reader that has gone is no fault."""
+    command = [sys.executable, "-m", "flows.cli", "prompts"]
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert "No space left on device" in line
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
