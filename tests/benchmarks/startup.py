@@ -30,7 +30,6 @@ COMMANDS = {
     "--help": ("--help", 0.5),
 }
 PREPARE = "run --out again"
-CODE = "from flows.cli import command; command()"
 
 Seconds = tuple[float, float]  # wall, and processor time of the process and its children
 
@@ -40,7 +39,7 @@ def time_command(words: str, folder: Path, env: Mapping[str, str]) -> Seconds:
     before = _processor_seconds()
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", CODE, *words.split()], cwd=folder, env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "flows.cli", *words.split()], cwd=folder, env=env, capture_output=True, text=True, check=False
     )
     wall = time.perf_counter() - start
     if done.returncode:
