@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pipeline.bundled import SAMPLE
 from pipeline.errors import InputError
 from pipeline.prompts import CLASS_RULES, EACH_CHOICE, KNOWN, Boundary, make_prompt
-from pipeline.reading.devices import check_device
+from pipeline.reading.devices import NAME, check_device
 from pipeline.smollm2 import INSTALL
 from pipeline.wording import MAX_SIZE, check_text
 
@@ -189,7 +189,9 @@ class RunConfig(BaseModel):
     )
     notebook_rule: bool = Field(False, description="also keep the notebook's mistaken score, to compare with")
     device: Annotated[str, AfterValidator(check_device)] = Field(
-        "auto", description="where the model runs: cpu, cuda, cuda:1, mps, xpu, ...; auto is the GPU where there is one"
+        "auto",
+        description="where the model runs: cpu, cuda, cuda:1, mps, xpu, ...; auto is the GPU where there is one",
+        json_schema_extra={"pattern": NAME},
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",

@@ -9,14 +9,14 @@ from pipeline.errors import InputError
 
 # What torch calls its kinds of devices, so that a slip is told before it is imported; npu is of a package beside it.
 KINDS = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia", "maia", "xla", "privateuseone")
+NAME = rf"^(auto|({'|'.join(KINDS)})(:\d+)?)$"  # as forms check it
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 USE = "use auto, cpu, cuda, cuda:1, mps, xpu or another kind that torch has"
 
 
 def check_device(name: str) -> str:
     """A device as it may be named. Raises ValueError."""
-    found = re.fullmatch(r"([a-z]+)(:\d+)?", name)
-    if name != "auto" and (found is None or found[1] not in KINDS):
+    if not re.fullmatch(NAME, name):
         raise ValueError(f"unknown device '{name}'; {USE}")
     return name
 

@@ -39,7 +39,12 @@ def time_command(words: str, folder: Path, env: Mapping[str, str]) -> Seconds:
     before = _processor_seconds()
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *words.split()], cwd=folder, env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "flows.cli", *words.split()],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     wall = time.perf_counter() - start
     if done.returncode:
