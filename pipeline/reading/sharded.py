@@ -27,6 +27,10 @@ KEY_PROJECTIONS = ("k_proj", "v_proj")
 def check_slices(ref: ModelRef, num_ranks: int) -> None:
     """Raise InputError where a model cannot be cut into so many slices, or it is not known that they score right."""
     instead = "leave out --tensor-parallel, or choose another model"
+    if ref.device not in ("cpu", "cuda"):
+        raise InputError(
+            f"device {ref.device}: slices are on the first {num_ranks} GPUs of CUDA, or on CPUs; use --device cuda or cpu"
+        )
     if is_gguf(ref.path) or ref.adapter is not None:
         what = "a GGUF file" if is_gguf(ref.path) else "an adapter"
         raise InputError(f"{ref.name}: {what} cannot be loaded in slices; {instead}")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,9 @@ def test_what_cannot_be_cut_is_refused(tmp_path: Path, changes: dict[str, Any], 
     """In one line, before a weight is read."""
     ref = resolve_model(save_llama(tmp_path / "model"), device="cpu")
     check_slices(ref, 2)
+    for device in ("cuda:1", "mps", "xpu"):
+        with pytest.raises(InputError, match=f"device {device}: slices are on the first 2 GPUs of CUDA, or on CPUs"):
+            check_slices(replace(ref, device=device), 2)
     edit_json(ref.path / "config.json", **changes)
     with pytest.raises(InputError, match=words):
         check_slices(ref, num_ranks)
