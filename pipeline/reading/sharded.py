@@ -29,7 +29,7 @@ def check_slices(ref: ModelRef, num_ranks: int) -> None:
     instead = "leave out --tensor-parallel, or choose another model"
     if ref.device not in ("cpu", "cuda"):
         raise InputError(
-            f"device {ref.device}: slices are on the first {num_ranks} GPUs of CUDA, or on CPUs; use --device cuda or cpu"
+            f"device {ref.device}: slices are on the first {num_ranks} GPUs of CUDA, or on CPUs; use --device cuda, cpu"
         )
     if is_gguf(ref.path) or ref.adapter is not None:
         what = "a GGUF file" if is_gguf(ref.path) else "an adapter"
