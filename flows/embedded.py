@@ -10,7 +10,6 @@ import fcntl
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -21,8 +20,10 @@ from functools import partial
 from pathlib import Path
 
 from flows.startup import imports
+from pipeline.children import PYTHON, own_path
 from pipeline.errors import InputError, RunError
 
+SETTINGS = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 SECONDS_TO_START = 120  # a cold machine compiles and migrates first
 
 
@@ -34,10 +35,10 @@ def prefect_server() -> Iterator[Callable[[], str]]:
     that raises RunError where the server does not answer in time, InputError where its folder cannot be made.
     """
     with subprocess.Popen(
-        [sys.executable, "-m", "flows.embedded"],
+        [*PYTHON, "flows.embedded"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+        env={**os.environ, **own_path(), **SETTINGS},
         start_new_session=True,  # Ctrl-C is for the run: it still reports its state to the server
     ) as process:
         try:

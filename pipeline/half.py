@@ -15,6 +15,11 @@ from pipeline.storing.cache import cached_text
 from pipeline.storing.files import hash_bytes
 
 
+def needs_fit(model: ModelRef) -> bool:
+    """Whether "auto" came to float16 by the device: weights in few bits have the dtype that config.json names."""
+    return model.dtype == "float16" and not model.quantised
+
+
 def fit_float16(model: ModelRef) -> ModelRef:
     """A model for which "auto" found float16: as it is, or in float32 where float16 overflows on the check's probe.
 
@@ -25,8 +30,8 @@ def fit_float16(model: ModelRef) -> ModelRef:
     name = f"dtype-{hash_bytes(repr((identity, versions)).encode())[:32]}"
     dtype = cached_text(name, lambda: "float16" if _is_finite(model) else "float32")
     if dtype == model.dtype:
-        return replace(model, dtype_note=f"scored in float16: {model.device} here has no bfloat16")
-    note = f"scored in float32: {model.device} here has no bfloat16, and in float16 this model's numbers overflow"
+        return replace(model, dtype_note=f"scored in float16, which suits {model.device} here")
+    note = f"scored in float32, as in float16, which suits {model.device} here, its numbers overflow"
     return replace(model, dtype="float32", dtype_note=note)
 
 

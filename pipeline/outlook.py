@@ -1,7 +1,8 @@
 """What a run would do: `labelscore run --plan`.
 
-Invariant: the items and what is stored are read as the run reads them; no weights are loaded, nothing is scored, and
-the output is left as it was found, but for what killed processes left half written.
+Invariant: the items and what is stored are read as the run reads them; nothing is scored, no weights are loaded (but to
+find out a dtype, once: half.py), and the output is left as it was found, but for what killed processes left half
+written.
 """
 
 from collections import Counter
@@ -121,4 +122,5 @@ def _rate(last: Manifest, now: Manifest) -> float | None:
     same = ("weights", "adapter", "dtype", "device")
     is_alike = all(last.model[name] == now.model[name] for name in same)
     is_alike &= all(last.config.get(name) == now.config.get(name) for name in ("workers", "batch_tokens"))
+    is_alike &= last.config.get("tensor_parallel", 1) == now.config.get("tensor_parallel", 1)
     return last.scoring.items_per_second if is_alike else None

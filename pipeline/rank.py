@@ -31,6 +31,8 @@ from pipeline.ranks import (
 )
 from pipeline.sharding import Shard, ShardResult
 
+ORPHANED = 3  # the exit code of a rank whose pipe has closed; Python itself has no such
+
 
 class Rank:
     """One rank: does what it is told, one request after the other, and answers each."""
@@ -55,7 +57,7 @@ class Rank:
                     folder = message.folder
         if folder:  # whoever made it may have been killed
             shutil.rmtree(folder, ignore_errors=True)
-        os._exit(1)
+        os._exit(ORPHANED)
 
     def serve(self) -> None:
         """Join the others, load the slice, and do what is asked for until the pipe closes."""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from pipeline.children import PYTHON, own_path
 from pipeline.errors import Interrupted, LabelscoreError, RunError
 from pipeline.reading.sharded import check_gpus
 from pipeline.sharding import ScoringSpec, Shard, ShardResult
@@ -142,6 +143,8 @@ class GroupScorer:
         texts: pa.Table | None = None,
     ) -> ShardResult:
         """As `ShardScorer.score`. Raises RankDied, too."""
+        if not self._ranks:
+            raise RankDied(f"the processes with slices of {self._spec.model.name} ended when one of them failed")
         self.encode_ahead(shard, texts)
         self._told.remove(shard.name)
         self._tell(Score(shard))
@@ -151,26 +154,31 @@ class GroupScorer:
 
     def drain(self) -> None:
         """Wait until all that was scored is on disk. Raises what went wrong in writing it."""
-        self._tell(Drain())
-        self._answers()
+        if self._ranks:
+            self._tell(Drain())
+            self._answers()
 
     def close(self) -> None:
         """Drain where the ranks are at rest, and end them."""
         try:
-            if not self._is_busy and self._ranks:
+            if not self._is_busy:
                 self.drain()
         finally:
-            for process, pipe in self._ranks:
-                if self._is_busy:
-                    process.kill()
-                pipe.close()
-            for process, _ in self._ranks:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(SECONDS_TO_END)
+            self._end()
+
+    def _end(self) -> None:
+        """End the ranks, killing those that are in the middle of something."""
+        for process, pipe in self._ranks:
+            if self._is_busy:
                 process.kill()
-                process.wait()
-            self._ranks = []
-            self._folder.cleanup()
+            pipe.close()
+        for process, _ in self._ranks:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS_TO_END)
+            process.kill()
+            process.wait()
+        self._ranks = []
+        self._folder.cleanup()
 
     def _tell(self, message: object) -> None:
         self._is_busy = self._is_busy or not isinstance(message, Encode | Stop)
@@ -182,7 +190,20 @@ class GroupScorer:
     def _answers(
         self, on_progress: Callable[[int], None] = lambda num: None, should_stop: Callable[[], bool] = lambda: False
     ) -> ShardResult | None:
-        """Wait for all ranks' answers; returns that of rank 0. Raises a rank's error, RankDied where one is dead."""
+        """Wait for all ranks' answers; returns that of rank 0. Raises a rank's error, RankDied where one is dead.
+
+        Where another one is then left in the middle of something, it waits for one that will not come: all end.
+        """
+        try:
+            return self._wait_for_answers(on_progress, should_stop)
+        except BaseException:
+            if self._is_busy:
+                self._end()
+            raise
+
+    def _wait_for_answers(
+        self, on_progress: Callable[[int], None], should_stop: Callable[[], bool]
+    ) -> ShardResult | None:
         answers: dict[int, ShardResult | None] = {}
         failures: dict[int, Failure] = {}
         deadline = float("inf")
@@ -230,13 +251,20 @@ class GroupScorer:
 
 def _start(rank: int, spec: ScoringSpec) -> "tuple[subprocess.Popen[bytes], Connection]":
     ours, theirs = Pipe()
-    env = {**LOOPBACK, **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(spec.num_ranks)}
+    env = {
+        **LOOPBACK,
+        **os.environ,
+        **own_path(),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(spec.num_ranks),
+    }
     env.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # a rank whose peer dies would say so, beside our line
     if spec.model.device == "cpu":
         env["CUDA_VISIBLE_DEVICES"] = ""  # transformers would take a GPU that is there
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.rank", str(theirs.fileno())],
+            [*PYTHON, "pipeline.rank", str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=2,  # standard output is for results
             pass_fds=[theirs.fileno()],

@@ -1,6 +1,7 @@
 """What a run wants: which data set, which model, which prompts, and under which fingerprints their scores are stored.
 
-Invariant: nothing here loads weights or scores; a run that has nothing to do ends after this.
+Invariant: nothing here scores, and weights are loaded only to find out a dtype, once (half.py); a run that has nothing
+to do ends after this.
 """
 
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from pipeline.chat_remarks import remarks_on_chat
 from pipeline.config import CLOCK, RunConfig
 from pipeline.errors import InputError
 from pipeline.examples import Shots, draw
-from pipeline.half import fit_float16
+from pipeline.half import fit_float16, needs_fit
 from pipeline.inputs import Inputs, read_inputs
 from pipeline.items import ItemShape
 from pipeline.prompts import Prompt
@@ -140,7 +141,7 @@ def find_model(config: RunConfig) -> ModelRef:
         trust_remote_code=config.trust_remote_code,
     )
     model = replace(model, name=config.model) if path else model
-    model = fit_float16(model) if (config.dtype, model.dtype) == ("auto", "float16") else model
     if config.tensor_parallel > 1:
         check_slices(model, config.tensor_parallel)
-    return model
+        return model  # one device has no room to try the whole of it out
+    return fit_float16(model) if config.dtype == "auto" and needs_fit(model) else model

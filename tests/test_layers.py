@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "reading": {"errors", "templates", "wording"},
     "scoring": {"errors", "prompts", "templates", "wording"},
     "storing": {"errors", "prompts", "wording"},
-    "harness": {"config", "errors", "reading", "scoring", "shard", "storing", "wording"},
+    "harness": {"config", "errors", "half", "reading", "scoring", "shard", "storing", "wording"},
     "reporting": {"errors", "prompts", "bundled", "analysis", "storing"},
     "choosing": {"errors", "prompts", "reporting", "storing", "wording"},
 }

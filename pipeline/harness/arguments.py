@@ -7,6 +7,7 @@ import logging
 import os
 
 from pipeline.errors import InputError
+from pipeline.half import fit_float16, needs_fit
 from pipeline.reading.architecture import load_config
 from pipeline.reading.model import ModelRef, resolve_model
 
@@ -48,5 +49,5 @@ def find_model(name: str, revision: str, dtype: str, device: str | None, trust_r
     if stored not in ("float32", "bfloat16", "float16"):
         if stored != "None":
             logging.getLogger(LOGGER).warning("%s is stored in %s and scored in %s", ref.name, stored, ref.dtype)
-        return ref
+        return fit_float16(ref) if needs_fit(ref) else ref
     return resolve_model(name, revision=own, device=device, dtype=stored, trust_remote_code=trust_remote_code)

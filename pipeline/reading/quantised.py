@@ -66,7 +66,7 @@ def _said(config: "PreTrainedConfig") -> dict[str, Any] | None:
 def own_dtype(config: "PreTrainedConfig") -> str | None:
     """The dtype that the configuration names; None where it is none of ours."""
     name = str(getattr(config.get_text_config(decoder=True), "dtype", None)).removeprefix("torch.")
-    return name if name in DTYPES else None
+    return name if name in DTYPES and name != "auto" else None
 
 
 def ready_to_load(config: "PreTrainedConfig") -> "PreTrainedConfig":

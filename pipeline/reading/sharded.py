@@ -59,15 +59,21 @@ def check_slices(ref: ModelRef, num_ranks: int) -> None:
 
 
 def check_gpus(ref: ModelRef, num_ranks: int) -> None:
-    """Raise InputError where this process sees fewer GPUs than slices."""
-    if ref.device == "cuda":
-        import torch
+    """Raise InputError where this process sees fewer GPUs than slices, or transformers would take other devices."""
+    import torch
 
-        if (num_gpus := torch.cuda.device_count()) < num_ranks:
+    if ref.device == "cpu" and torch.accelerator.is_available():
+        there = torch.accelerator.current_accelerator()
+        if there is not None and there.type not in ("cuda", "mps"):
             raise InputError(
-                f"--tensor-parallel {num_ranks} needs as many GPUs on {socket.gethostname()}, which has {num_gpus}; "
-                "choose a smaller number, or a smaller model"
+                f"--tensor-parallel {num_ranks}: slices would be put on {there.type} here, on which nobody has "
+                "tried them; leave it out"
             )
+    if ref.device == "cuda" and (num_gpus := torch.cuda.device_count()) < num_ranks:
+        raise InputError(
+            f"--tensor-parallel {num_ranks} needs as many GPUs on {socket.gethostname()}, which has {num_gpus}; choose "
+            "a smaller number, or a smaller model"
+        )
 
 
 @quiet()

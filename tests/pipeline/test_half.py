@@ -18,7 +18,8 @@ from pipeline.reading import devices
 from pipeline.reading.model import load_model
 from pipeline.shard import make_scorer
 from pipeline.target import find_model
-from tests.pipeline.reading.tiny import save_llama
+from tests.pipeline.reading.test_quantised import write_fp8
+from tests.pipeline.reading.tiny import edit_json, save_llama
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def test_a_model_that_fits_is_scored_in_float16(tmp_path: Path) -> None:
     folder = save_llama(tmp_path / "model")
     loaded = load(str(folder))
     assert (loaded.ref.dtype, loaded.model.dtype) == ("float16", torch.float16)
-    assert loaded.ref.dtype_note == "scored in float16: cpu here has no bfloat16"
+    assert loaded.ref.dtype_note == "scored in float16, which suits cpu here"
     words = {"labels": (" good", " bad"), "template": "{text}\nMood:"}
     near = classify(loaded, "Well done!", **words)["sum"]
     exact = classify(load(str(folder), dtype="float32"), "Well done!", **words)["sum"]
@@ -57,9 +58,7 @@ def test_a_model_that_overflows_is_scored_in_float32(tmp_path: Path, monkeypatch
     config = load_config(None, None, {"model": str(folder)})
     found = find_model(config)
     assert replace(found, dtype_note=None) == asked
-    assert found.dtype_note == (
-        "scored in float32: cpu here has no bfloat16, and in float16 this model's numbers overflow"
-    )
+    assert found.dtype_note == "scored in float32, as in float16, which suits cpu here, its numbers overflow"
     assert make_scorer(load_model(found), found).path == "tree"
     monkeypatch.setattr(half, "load_model", None)
     assert find_model(config) == found
@@ -81,3 +80,20 @@ def test_another_model_of_the_same_name_is_looked_at_anew(tmp_path: Path) -> Non
     assert find_model(config).dtype == "float16"
     large_numbers(folder)
     assert find_model(config).dtype == "float32"
+
+
+def test_a_model_in_few_bits_keeps_the_dtype_of_its_configuration(tmp_path: Path) -> None:
+    """It is not the device's choice, so nothing is tried out, and what is said of it stays."""
+    folder, _ = write_fp8(tmp_path / "fp8", save_llama(tmp_path / "plain"))
+    edit_json(folder / "config.json", dtype="float16")
+    found = find_model(load_config(None, None, {"model": str(folder)}))
+    assert (found.dtype, found.quantised) == ("float16", "fp8")
+    assert found.dtype_note == "its weights are quantised (fp8), and it computes in float16"
+
+
+def test_a_model_in_slices_is_not_tried_out_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One device may have no room for it."""
+    monkeypatch.setattr(half, "load_model", None)
+    folder = save_llama(tmp_path / "model")
+    found = find_model(load_config(None, None, {"model": str(folder), "tensor_parallel": 2}))
+    assert (found.dtype, found.dtype_note) == ("float16", None)

@@ -22,12 +22,15 @@ from transformers import (
     Qwen3Config,
 )
 
-from pipeline.errors import InputError
+from pipeline import ranks
+from pipeline.errors import InputError, RunError
+from pipeline.rank import ORPHANED
 from pipeline.ranks import LOOPBACK
 from pipeline.reading.model import load_model, resolve_model
 from pipeline.reading.sharded import TYPES, check_slices
 from pipeline.scoring.memory import attempt
 from pipeline.scoring.scorer import Scorer
+from pipeline.sharding import ScoringSpec, Shard
 from tests.conftest import ROOT
 from tests.pipeline.reading.tiny import edit_json, save_llama, save_tokenizer
 from tests.pipeline.sliced import WAYS, look
@@ -171,4 +174,45 @@ def test_a_rank_ends_with_the_process_that_started_it() -> None:
         command = [sys.executable, "-m", "pipeline.rank", str(theirs.fileno())]
         rank = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT)
     ours.close()
-    assert rank.wait(60) == 1
+    assert rank.wait(60) == ORPHANED
+
+
+STAND_IN = """
+import sys, time
+from multiprocessing.connection import Connection
+from pipeline.errors import RunError
+from pipeline.ranks import Answer, Failure, Score
+pipe = Connection(int(sys.argv[1]))
+rank = pipe.recv().rank
+pipe.send(Answer(None))
+while not isinstance(pipe.recv(), Score):
+    pass
+if rank == 0:
+    pipe.send(Failure(RunError("the disk is full"), is_alone=True))
+time.sleep(600)
+"""
+
+
+def test_a_group_ends_where_one_rank_waits_for_another_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two processes one tells that it failed, and the other one never answers: nothing waits for it."""
+
+    def start(rank: int, spec: ScoringSpec) -> tuple["subprocess.Popen[bytes]", Any]:
+        ours, theirs = Pipe()
+        with theirs:
+            command = [sys.executable, "-c", STAND_IN, str(theirs.fileno())]
+            return subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT), ours
+
+    monkeypatch.setattr(ranks, "_start", start)
+    ref = resolve_model(save_llama(tmp_path / "model"), device="cpu")
+    group = ranks.GroupScorer(ScoringSpec(ref, (), None, False, None, 2))
+    processes = [process for process, _ in group._ranks]
+    shard = Shard("answer 1/1", "answer", tmp_path / "none.parquet", 0, 1)
+    with pytest.raises(RunError, match="the disk is full"):
+        group.score(shard, lambda num: None, lambda: False)
+    group.drain()
+    assert all(process.poll() is not None for process in processes)
+    with pytest.raises(ranks.RankDied, match="ended when one of them failed"):
+        group.score(shard, lambda num: None, lambda: False)
+    group.close()
