@@ -137,5 +137,5 @@ def read_table(out: Output, name: str) -> pa.Table:
         # Not `pq.read_table`: it takes data sets, too, and imports pandas for them.
         with pq.ParquetFile(out.fetch(name), page_checksum_verification=True) as file:
             return file.read()
-    except OSError as error:  # what pyarrow raises for a wrong checksum
+    except (OSError, pa.ArrowException) as error:  # the first is what pyarrow raises for a wrong checksum
         raise ValueError(f"{name}: {error}") from error
