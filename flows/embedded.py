@@ -24,6 +24,7 @@ from pipeline.children import PYTHON, own_path
 from pipeline.errors import InputError, RunError
 
 SETTINGS = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+LOCK = "labelscore-embedded.lock"
 SECONDS_TO_START = 120  # a cold machine compiles and migrates first
 
 
@@ -50,12 +51,13 @@ def prefect_server() -> Iterator[Callable[[], str]]:
 
 
 def make_home() -> Path:
-    """Prefect's folder, made where there is none. Raises InputError where that cannot be."""
+    """Prefect's folder, made where there is none. Raises InputError where it cannot be made, or written into."""
     from prefect.settings import PREFECT_HOME
 
     home: Path = PREFECT_HOME.value()
     try:
         home.mkdir(parents=True, exist_ok=True)
+        (home / LOCK).open("a").close()
     except OSError as error:
         raise InputError(
             f"Prefect cannot keep its files in {home}: {error.strerror}; set PREFECT_HOME to a folder that can be "
@@ -93,7 +95,7 @@ def serve() -> None:
             return
         import uvicorn
         from prefect.server.api.server import create_app
-    with (home / "labelscore-embedded.lock").open("w") as lock:
+    with (home / LOCK).open("w") as lock:
         # Two servers that create or migrate the same database at once trip over each other.
         fcntl.flock(lock, fcntl.LOCK_EX)
         server = uvicorn.Server(uvicorn.Config(create_app(), log_level="error", lifespan="on"))

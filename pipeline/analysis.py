@@ -52,8 +52,13 @@ class Run:
 
     @property
     def accuracy(self) -> pl.DataFrame:
-        """prompt, rule, accuracy, low, high, n: of each prompt (or task) under each rule, as in metrics.parquet."""
-        metrics = scan(Output(self.folder, create=False), METRICS).filter(metric="accuracy")
+        """prompt, rule, accuracy, low, high, n: of each prompt (or task) under each rule, as in metrics.parquet.
+
+        Raises RunError where that file is another one than the run's.
+        """
+        folder = Output(self.folder, create=False)
+        need_whole(folder, self.manifest, [METRICS])
+        metrics = scan(folder, METRICS).filter(metric="accuracy")
         return metrics.select("prompt", "rule", pl.col("value").alias("accuracy"), "low", "high", "n").collect()
 
     @property
@@ -113,9 +118,9 @@ def load_run(out: str | Path) -> Run:
     is_cut_short = SCORES in manifest.files and PREDICTIONS not in manifest.files
     if is_cut_short or not folder.exists(PREDICTIONS):
         raise InputError(f"{out} has no {PREDICTIONS} of its last run; make it with `labelscore report {out}`")
-    need_whole(folder, manifest, (*score_files(manifest.files), ITEMS, PREDICTIONS, TASKS, METRICS, SUMMARY))
+    need_whole(folder, manifest, (*score_files(manifest.files), ITEMS, PREDICTIONS, TASKS))
     if output.remote:
-        for name in filter(folder.exists, (MARKDOWN, PAGE)):
+        for name in filter(folder.exists, (METRICS, SUMMARY, MARKDOWN, PAGE)):
             folder.fetch(name)
     scores, items, predictions = scan_scores(folder, manifest.prompts), scan(folder, ITEMS), scan(folder, PREDICTIONS)
     return Run(str(out), folder.root, scores, items, predictions, manifest, scan_tasks(folder))

@@ -54,7 +54,7 @@ def run(config: str | Path | None = None, /, *, preset: str | None = None, **key
 def configure(config: str | Path | None, preset: str | None, keys: Mapping[str, Any]) -> RunConfig:
     """The configuration of a call. Raises what `load_config` raises, and InputError for more than one worker."""
     given = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in keys.items()}
-    settings = load_config(str(config) if config else None, preset, given, place="the call")
+    settings = load_config(str(config) if config else None, preset, given, place="the call").used
     if settings.workers > 1:
         raise InputError(
             f"workers = {settings.workers}: here the items are scored in this process; leave it out, or start "

@@ -20,6 +20,7 @@ from pipeline.storing.manifest import DatasetRecord, Manifest, ModelRecord
 
 # Of what may differ between two runs, what makes a score another one.
 STALE = ("model", "model revision", "dtype", "solved examples", "chat template", "texts cut at")
+ENOUGH_TEXTS = 100  # for a rate: fewer are scored before a model has warmed up
 STALE_OF_PROMPT = ("template of ", "boundary of ", "label words of ", "version of ", "solved examples of ")
 
 
@@ -114,13 +115,17 @@ def _scored_anew(last: Manifest | None, now: Manifest) -> tuple[str, ...]:
 
 def _reasons(last: Manifest, now: Manifest, anew: tuple[str, ...]) -> tuple[Stale, ...]:
     own = {start + f"'{name}'" for start in STALE_OF_PROMPT for name in anew}
-    return tuple(Stale(*row) for row in run_differences(last, now) if row[0] in STALE or row[0] in own)
+    found = tuple(Stale(*row) for row in run_differences(last, now) if row[0] in STALE or row[0] in own)
+    return found or (Stale("texts of solved examples, tokenizer or adapter", "others", "these"),)
 
 
 def _rate(last: Manifest, now: Manifest) -> float | None:
-    """The last run's texts a second, if it scored some and nothing that is known to change it has changed."""
-    same = ("weights", "adapter", "dtype", "device")
-    is_alike = all(last.model[name] == now.model[name] for name in same)
-    is_alike &= all(last.config.get(name) == now.config.get(name) for name in ("workers", "batch_tokens"))
+    """The last run's texts a second, if it scored enough to tell and nothing that is known to change it has changed."""
+    settings = ("workers", "batch_tokens", "notebook_rule")
+    is_alike = last.model.device == now.model.device and last.dataset.name == now.dataset.name
+    # In a fingerprint are the model, its dtype, and the prompt with its solved examples and where texts are cut.
+    is_alike &= {prompt.fingerprint for prompt in last.prompts} == {prompt.fingerprint for prompt in now.prompts}
+    is_alike &= all(last.config.get(name) == now.config.get(name) for name in settings)
     is_alike &= last.config.get("tensor_parallel", 1) == now.config.get("tensor_parallel", 1)
+    is_alike &= (last.counts.scored or 0) >= ENOUGH_TEXTS
     return last.scoring.items_per_second if is_alike else None

@@ -23,6 +23,7 @@ from pipeline.reporting.item_data import fit_items
 from pipeline.storing.cache import cached_text
 
 TEMPLATES = "templates"
+SNIPPET = "window.vegaEmbed = vegaEmbed;"  # what the bundle of charts is made for
 SCRIPTS = ("tables.js", "charts.js", "items.js")  # modules, each with names of its own
 MAX_BYTES = 3_000_000  # of a page: items are left out beyond it ...
 LEAST_ROOM = 100_000  # ... but so much there is for them, whatever else it holds
@@ -90,8 +91,9 @@ def chart_bundle() -> str:
 
     It takes that a second to put them together, so they are kept in the user's cache.
     """
-    make = partial(vl_convert.javascript_bundle, "window.vegaEmbed = vegaEmbed;")
-    bundle = cached_text(f"vega-embed-{version('vl-convert-python')}", make)
+    made_of = version("vl-convert-python"), SNIPPET
+    make = partial(vl_convert.javascript_bundle, SNIPPET)
+    bundle = cached_text(f"vega-embed-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}", make)
     # The parser reads "\r\n" as "\n", and then the script would not be the one that the policy names.
     return bundle.replace("\r\n", "\n").replace("</script", "<\\/script")
 

@@ -49,22 +49,27 @@ def test_a_plan_for_nothing_yet_needs_no_server_and_leaves_no_folder(tmp_path: P
 def test_a_plan_says_what_the_next_run_scores(labelscore: Command, tmp_path: Path) -> None:
     """Its counts are those of the run's manifest after it; the output is byte for byte what it was."""
     data, out = tmp_path / "news.csv", tmp_path / "out"
-    sample = pl.read_ndjson(sample_path("test")).head(30)
+    sample = pl.read_ndjson(sample_path("test")).head(80)
     sample.write_csv(data)
     options = ("--dataset", str(data), "--out", str(out), "--prompt", "answer", "--prompt", "topic")
-    assert labelscore("run", *options, "--limit", "20").code == 0
+    assert labelscore("run", *options, "--limit", "60").code == 0
     before = state_of(out)
     ended = labelscore("run", *options, "--plan", "--json")
     plan = json.loads(ended.out)
     assert (ended.code, state_of(out)) == (0, before)
     assert plan["seconds"] == pytest.approx(plan["num_missing"] / plan["items_per_second"])
+    other = json.loads(labelscore("run", *options, "--max-text-tokens", "9", "--plan", "--json").out)
+    assert (other["items_per_second"], other["seconds"]) == (
+        None,
+        None,
+    )  # such items had no rate yet
     shown = labelscore("run", *options, "--plan").out
     assert f"to score   {plan['num_missing']:,} (texts x prompts) in 2 shards" in shown
     assert labelscore("run", *options).code == 0
     done = json.loads((out / "manifest.json").read_text())["counts"]
     assert (plan["num_missing"], plan["num_stored"]) == (done["scored"], done["reused"])
-    assert [prompt["num_missing"] for prompt in plan["prompts"]] == [10, 10]
-    wanted = sample.slice(20)["text"].str.len_bytes().sum()
+    assert [prompt["num_missing"] for prompt in plan["prompts"]] == [20, 20]
+    wanted = sample.slice(60)["text"].str.len_bytes().sum()
     assert plan["num_characters"] == 2 * wanted
 
 
