@@ -10,7 +10,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -156,20 +156,17 @@ def _server(get_ready: Callable[[], None]) -> Iterator[None]:
     """The server that PREFECT_API_URL names, or an embedded one for as long as the block runs."""
     with ExitStack() as running:
         # Before Prefect is imported, which takes as long here as there. Its own files may name a server, too.
-        start = partial(running.enter_context, prefect_server())
-        wait_for_url = None if os.environ.get("PREFECT_API_URL") else start()
+        wait_for_url = None if os.environ.get("PREFECT_API_URL") else running.enter_context(prefect_server())
         with imports():
             from prefect.settings import PREFECT_API_URL
 
             if PREFECT_API_URL.value():
                 running.close()
+                wait_for_url = None
                 find_server()
             get_ready()
-        if PREFECT_API_URL.value() or wait_for_url is None:
+        with _settings_of_embedded(wait_for_url()) if wait_for_url else nullcontext():
             yield
-        else:
-            with _settings_of_embedded(wait_for_url()):
-                yield
 
 
 @contextmanager
