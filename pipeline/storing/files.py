@@ -332,8 +332,11 @@ class Output:
             raise
 
     def _list_remote(self, folder: str) -> dict[str, int]:
-        found = self._ask("find", f"{self._base}/{folder}".rstrip("/"), detail=True)
-        return {name.removeprefix(f"{self._base}/"): int(info["size"]) for name, info in found.items()}
+        above = f"{self._base}/{folder}".rstrip("/")
+        found = self._ask("find", above, detail=True)
+        # Where nothing is below, what is asked for is looked up by itself: by then another machine may have made it.
+        files = {name: info for name, info in found.items() if info["type"] == "file" and name.startswith(f"{above}/")}
+        return {name.removeprefix(f"{self._base}/"): int(info["size"]) for name, info in files.items()}
 
     @contextmanager
     def explain_errors(self, doing: str) -> Iterator[None]:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.errors import RunError
 from pipeline.prompts import Prompt, hash_item, same_text, shorten
 from pipeline.storing.files import Finding, Output
 from pipeline.storing.fingerprint import Fingerprint, StoredPrompt
@@ -73,18 +74,27 @@ class Store:
         for fingerprint in dict.fromkeys(stored.fingerprint for stored in self.prompts):
             for name, size in self.out.list(folder_of(fingerprint.digest)).items():
                 try:
-                    part = known.get(name) or read_stored(self.out, name, size)
-                except BadPart as bad:
-                    again = ", its texts are scored again" if PART.fullmatch(name) else ""
-                    target = f"{SET_ASIDE}/{bad.reason}-{PurePosixPath(name).name}"
-                    moved = "to be moved" if self._looks_only else "moved"
-                    target = target if self._looks_only else self.out.move(name, target)
-                    self.findings.append(Finding(name, str(bad), f"{moved} to {target}{again}"))
-                    continue
+                    part = known.get(name) or self._verified(name, size)
+                except RunError:
+                    if not self.out.remote or self.out.exists(name):
+                        raise
+                    continue  # another machine, which no lock keeps away, has removed it or set it aside meanwhile
                 if isinstance(part, Part):
                     self._parts[name] = part
-                else:
+                elif part is not None:
                     self._plans[folder_of(fingerprint.digest)] = part
+
+    def _verified(self, name: str, size: int) -> Part | dict[str, Any] | None:
+        """What a file of the store is; None, and the file set aside, where it cannot be believed."""
+        try:
+            return read_stored(self.out, name, size)
+        except BadPart as bad:
+            again = ", its texts are scored again" if PART.fullmatch(name) else ""
+            target = f"{SET_ASIDE}/{bad.reason}-{PurePosixPath(name).name}"
+            moved = "to be moved" if self._looks_only else "moved"
+            target = target if self._looks_only else self.out.move(name, target)
+            self.findings.append(Finding(name, str(bad), f"{moved} to {target}{again}"))
+            return None
 
     def narrow(self, prompts: Sequence[StoredPrompt]) -> None:
         """Look after these of its prompts alone from now on."""

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from pipeline.storing.files import Output
 from pipeline.storing.layout import HISTORY, SCORES
 from pipeline.storing.manifest import need_manifest, write_manifest
 from pipeline.storing.runs import new_folder, publish, renew_links
+from pipeline.storing.s3 import S3
 from pipeline.storing.upkeep import history, prune, status, verify
 from tests.flows.buckets import serve_trouble
 from tests.pipeline.storing.stored import (
@@ -199,6 +201,48 @@ def test_two_runs_at_once_from_two_machines_both_succeed(out: Output, machine: d
     assert verify(out) == []  # the pages in OUT/, too, are of the run that the manifest names
     assert published_scores(out) == expected_scores(texts_of(60))
     assert run(out, texts_of(60)) == []
+    assert verify(out) == []
+
+
+def test_what_another_machine_makes_while_we_list_is_no_folder_among_the_files(
+    out: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing was below a folder, s3fs looks the folder itself up, and by then it may be one."""
+
+    async def too_early(self: S3, path: str, **options: Any) -> list[dict[str, Any]]:
+        boto3.client("s3").put_object(Bucket=BUCKET, Key="runs/one/store/made/part", Body=b"whole")
+        return []
+
+    with monkeypatch.context() as patched:
+        patched.setattr(S3, "_lsdir", too_early)
+        assert out.list("store/made") == {}
+    assert out.list("store/made") == {"store/made/part": 5}
+
+
+@pytest.mark.parametrize("verb", ["fetch", "move"])
+def test_a_damaged_part_that_another_machine_sets_aside_first_is_none(
+    out: Output, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str
+) -> None:
+    """Between our listing and our reading it, or between our reading and our moving it: the run goes on."""
+    run(out, TEXTS)
+    part = open_store(out).parts(fingerprint())[0]
+    damaged = part.name
+    out.write_bytes(damaged, b"damaged")
+    ours = getattr(Output, verb)
+
+    def overtaken(self: Output, name: str, *others: Any) -> Any:
+        if name == damaged:
+            patched.undo()
+            with monkeypatch.context() as other_machine:
+                assert open_store(elsewhere(out, other_machine, tmp_path / "machine-2")).findings
+        return ours(self, name, *others)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Output, verb, overtaken)
+        store = open_store(out)
+    assert damaged not in [part.name for part in store.parts(fingerprint())]
+    assert store.findings == []
+    assert len(run(out, TEXTS)) == part.num_texts
     assert verify(out) == []
 
 
