@@ -1,12 +1,13 @@
 """The two ways through a model: packed trees with an attention of ours, or padded rows with the model's own.
 
 Invariant: a forward here leaves the model as it was; both ways score terms by the logits at the places that are read,
-in float32, made by the model's own head, whatever it does after its last matrix product.
+in float32, made by the model's own head, whatever it does after its last matrix product. Over trees no more of them
+than `max_reads` places' exist at once, however many a batch reads.
 """
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 
 from pipeline.scoring import attention, packed, padded
 from pipeline.scoring.attention import KeysKept, Prefix, Row
+from pipeline.scoring.body import find_bodies, find_layers, forwarded_once
 from pipeline.scoring.copies import copy_model
 from pipeline.scoring.packed import PackedBatch, TokenTree, pack
 from pipeline.scoring.padded import LabelRow, PaddedBatch, pad
@@ -31,6 +33,9 @@ _NO_PART = ItemPart(0, (), ((0,),), (1,), (0,))
 _NO_TRIE = part_trie(_NO_PART.branches, _NO_PART.num_label_tokens, _NO_PART.labels, False)
 
 
+# So many logits (places x vocabulary) exist at once: 256 MiB or 1 GiB in float32.
+_MAX_LOGITS = {"cpu": 2**26, "cuda": 2**28}
+
 S = TypeVar("S", TokenTree, LabelRow)
 B = TypeVar("B", PackedBatch, PaddedBatch)
 
@@ -40,6 +45,8 @@ class Forward(ABC, Generic[S, B]):
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model, self.device = model, model.device
+        max_logits = _MAX_LOGITS.get(model.device.type, 2**26)
+        self.max_reads = max(1, max_logits // int(model.config.get_text_config().vocab_size))
         self.rotary = Rotary(model)
         self._regime = 0  # of the rotary embeddings
 
@@ -47,23 +54,34 @@ class Forward(ABC, Generic[S, B]):
         """Have all that is forwarded from now on rotated as in sequences of this regime (see Rotary)."""
         self._regime = regime
 
-    @staticmethod
     @abstractmethod
-    def num_fitting(sequences: Iterable[S], max_tokens: int, max_reads: int, /) -> int:
-        """How many of the first sequences make a batch within both budgets, at least one."""
+    def num_fitting(self, sequences: Iterable[S], max_tokens: int) -> int:
+        """How many of the first sequences make a batch within the budget, at least one."""
 
     @abstractmethod
     def lay_out(self, sequences: Sequence[S]) -> B: ...
 
     @abstractmethod
-    def logits(self, batch: B) -> Tensor:
-        """(reads, vocabulary), on the model's device."""
+    def _read(self, batch: B, use: Callable[[Tensor], None]) -> None:
+        """Hand logits (places, vocabulary) to `use`, on the model's device: those of the first reads, of the next."""
 
     @torch.inference_mode()
     def scores(self, batch: B, *, greedy: bool = False) -> Tensor:
         """What `score_terms` gives, on the model's device, which may still be working on it."""
+        terms, found = batch.terms, list[Tensor]()
+        reads = terms[:, 2].contiguous()  # in their order
+        num_read = 0
+
+        def score(logits: Tensor) -> None:
+            nonlocal num_read
+            first, last = torch.searchsorted(reads, torch.tensor([num_read, num_read + len(logits)])).tolist()
+            mine = terms[first:last] - torch.tensor([0, 0, num_read, 0])
+            found.append(score_terms(logits.float(), mine, greedy=greedy))
+            num_read += len(logits)
+
         with without_cudnn_attention(self.device), self.rotary.at(self._regime):
-            return agreed(score_terms(self.logits(batch).float(), batch.terms, greedy=greedy))
+            self._read(batch, score)
+        return agreed(torch.cat(found, dim=1))
 
 
 @contextmanager
@@ -87,14 +105,15 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
     """Forwards packed trees; keeps the keys and values of the last prefix.
 
     last_layer: the layer that is done only for the places that are read, as nothing else of it is needed after its keys
-    and values; None where all of it is to be done.
+    and values; None where all of it is to be done. bodies: what is not forwarded again for the reads that `max_reads`
+    leaves for later; none where all is.
     """
-
-    num_fitting = staticmethod(packed.num_fitting)
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
-        self.last_layer = _find_last_layer(model)
+        layers = find_layers(model)
+        self.last_layer = None if layers is None else layers[-1]
+        self.bodies = find_bodies(model)
         self._prefix = Prefix()
         self._prefix_ids: Ids = ()
         self.windows: dict[int, int | None] = {}  # the sliding window that each layer asked for
@@ -105,7 +124,21 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
         twin.windows, twin._regime = self.windows, self._regime
         if self.last_layer is None:
             twin.last_layer = None
+        if not self.bodies:
+            twin.bodies = []
         return twin
+
+    def num_fitting(self, sequences: Iterable[TokenTree], max_tokens: int) -> int:
+        return packed.num_fitting(sequences, max_tokens)
+
+    @contextmanager
+    def reading(self, max_reads: int) -> Iterator[None]:
+        """Have no more logits than those of so many places at once."""
+        usual, self.max_reads = self.max_reads, max_reads
+        try:
+            yield
+        finally:
+            self.max_reads = usual
 
     def set_regime(self, regime: int) -> None:
         """Have a prefix, too, rotated anew: what is computed next does not depend on what was before."""
@@ -130,10 +163,8 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
         if not ids:
             return 0
         batch = pack([TokenTree((_NO_PART,), ids, depth, 0, ids[depth:], _NO_TRIE, notebook=False)])
-        row = Row([group.to(self.device) for group in batch.groups], held, kept=kept)
-        new, positions, reads = (each.to(self.device) for each in (batch.ids, batch.positions, batch.reads))
         with without_cudnn_attention(self.device), self.rotary.at(self._regime):
-            self._forward(new, positions, reads, row)
+            self._forward(batch, held, kept, lambda _: None)
         self._prefix, self._prefix_ids = kept, ids
         return len(ids) - depth
 
@@ -144,30 +175,26 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
         """A batch after the prefix that is kept now."""
         return pack(trees, self._prefix)
 
-    def logits(self, batch: PackedBatch) -> Tensor:
+    def _read(self, batch: PackedBatch, use: Callable[[Tensor], None]) -> None:
+        self._forward(batch, batch.prefix, None, use)
+
+    def _forward(self, batch: PackedBatch, prefix: Prefix, kept: Prefix | None, use: Callable[[Tensor], None]) -> None:
+        """Hand a batch's logits to `use`, and its keys and values to `kept`."""
         ids, positions, reads = (each.to(self.device) for each in (batch.ids, batch.positions, batch.reads))
-        row = Row([group.to(self.device) for group in batch.groups], batch.prefix)
-        return self._forward(ids, positions, reads, row)
-
-    def _forward(self, ids: Tensor, positions: Tensor, reads: Tensor, row: Row) -> Tensor:
-        row.windows = self.windows
-        kept: Tensor | int = reads
+        row = Row([group.to(self.device) for group in batch.groups], prefix, kept, windows=self.windows)
         with _tree_attention(self._model), attention.forwarding(row), ExitStack() as stack:
-            if self.last_layer is not None and row.kept is None:
-                stack.enter_context(_only_at(reads, ids.shape[1], self.last_layer, row))
-                kept = 0  # all that are left
-            output = self._model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=kept)
-        logits: Tensor = output.logits[0]
-        if len(logits) != len(reads):
-            raise NotImplementedError("logits at chosen places")
-        return logits
-
-
-def _find_last_layer(model: PreTrainedModel) -> nn.Module | None:
-    """The last of the layers that a token goes through one after the other; None where they are not in a list."""
-    num_layers = model.config.get_text_config(decoder=True).num_hidden_layers
-    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == num_layers]
-    return stacks[0][-1] if len(stacks) == 1 else None
+            if self.last_layer is not None and kept is None:
+                stack.enter_context(_only_at(reads, batch.num_tokens, self.last_layer, row))
+                reads = torch.arange(len(reads), device=self.device)  # the others are gone when the head is reached
+            if len(reads) > self.max_reads:
+                stack.enter_context(forwarded_once(self.bodies))
+            for some in torch.split(reads, self.max_reads):
+                row.keys_and_values = None  # where there is no body to keep, the layers are done again
+                output = self._model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=some)
+                logits: Tensor = output.logits[0]
+                if len(logits) != len(some):
+                    raise NotImplementedError("logits at chosen places")
+                use(logits)
 
 
 @contextmanager
@@ -211,20 +238,21 @@ def _tree_attention(model: PreTrainedModel) -> Iterator[None]:
 class RowsForward(Forward[LabelRow, PaddedBatch]):
     """Forwards padded rows, one for each sequence."""
 
-    num_fitting = staticmethod(padded.num_fitting)
-
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
+    def num_fitting(self, sequences: Iterable[LabelRow], max_tokens: int) -> int:
+        return padded.num_fitting(sequences, max_tokens, self.max_reads)
+
     def lay_out(self, rows: Sequence[LabelRow]) -> PaddedBatch:
         return pad(rows)
 
-    def logits(self, batch: PaddedBatch) -> Tensor:
+    def _read(self, batch: PaddedBatch, use: Callable[[Tensor], None]) -> None:
         ids, mask, reads = (each.to(self.device) for each in (batch.ids, batch.mask, batch.reads))
         rows, places = reads.unbind(1)
         kept: dict[str, Tensor] = {}
         if self._keeps_logits:  # rows end with their labels, so the places that are read lie close together
             kept["logits_to_keep"], places = torch.unique(places, return_inverse=True)
         logits: Tensor = self._model(input_ids=ids, attention_mask=mask, use_cache=False, **kept).logits
-        return logits[rows, places]
+        use(logits[rows, places])

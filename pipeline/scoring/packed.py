@@ -79,13 +79,12 @@ def _branches(parts: Sequence[ItemPart], root: int) -> list[Branch]:
     ]
 
 
-def num_fitting(trees: Iterable[TokenTree], max_tokens: int, max_reads: int) -> int:
-    """How many of the first trees make a batch within both budgets, at least one; all of one section."""
-    num = num_tokens = num_reads = section = 0
+def num_fitting(trees: Iterable[TokenTree], max_tokens: int) -> int:
+    """How many of the first trees make a batch within the budget, at least one; all of one section."""
+    num = num_tokens = section = 0
     for num, tree in enumerate(trees):
         num_tokens += tree.num_tokens
-        num_reads += len(tree.trie.reads)
-        if num and (num_tokens > max_tokens or num_reads > max_reads or tree.section != section):
+        if num and (num_tokens > max_tokens or tree.section != section):
             return num
         section = tree.section
     return num + 1
@@ -99,7 +98,7 @@ class PackedBatch:
     ids: Tensor  # (1, tokens)
     positions: Tensor  # (1, tokens)
     reads: Tensor  # (reads,) places in the row
-    terms: Tensor  # (terms, 4)
+    terms: Tensor  # (terms, 4), by their reads
     num_tokens: int
     groups: list[Group]
     prefix: Prefix
@@ -150,4 +149,4 @@ def _place_terms(trees: Sequence[TokenTree], indices: Tensor, num_reads: Tensor)
     num_parts = torch.tensor([len(tree.parts) for tree in trees])
     terms[:, 0] = indices[terms[:, 0] + repeat(num_parts.cumsum(0) - num_parts, num_terms)]
     terms[:, 2] += repeat(num_reads.cumsum(0) - num_reads, num_terms)
-    return terms
+    return terms[terms[:, 2].argsort(stable=True)]

@@ -93,7 +93,7 @@ class PaddedBatch:
     ids: Tensor  # (rows, longest)
     mask: Tensor  # (rows, longest) 1 for a token, 0 for padding
     reads: Tensor  # (reads, 2) a row and a place in it
-    terms: Tensor  # (terms, 4)
+    terms: Tensor  # (terms, 4), by their reads
     num_tokens: int  # without padding
 
 
@@ -103,7 +103,7 @@ def pad(rows: Sequence[LabelRow]) -> PaddedBatch:
     terms = [
         (row.index, term.slot, reads.setdefault((i, term.place), len(reads)), term.token)
         for i, row in enumerate(rows)
-        for term in row.terms
+        for term in sorted(row.terms, key=lambda term: term.place)
     ]
     width = rows[0].num_tokens
     lengths = torch.tensor([row.num_tokens for row in rows])

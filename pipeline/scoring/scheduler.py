@@ -23,17 +23,16 @@ class Scheduled(Generic[S]):
 class Scheduler(Generic[S]):
     """Hands out batches and takes back what did not fit into memory.
 
-    num_fitting(sequences, max_tokens, max_reads): how many of the first make a batch within both budgets, at least one.
+    num_fitting(sequences, max_tokens): how many of the first make a batch within the budget, at least one.
     Up to `max_running` batches are on their way at once, in `num_lanes` lanes.
     """
 
     def __init__(
         self,
         sequences: Sequence[S],
-        num_fitting: Callable[[Iterable[S], int, int], int],
+        num_fitting: Callable[[Iterable[S], int], int],
         *,
         max_tokens: int,
-        max_reads: int,
         num_lanes: int = 1,
         max_running: int = 1,
     ) -> None:
@@ -41,8 +40,7 @@ class Scheduler(Generic[S]):
         self.max_tokens = max_tokens
         self._waiting: deque[S] = deque(sequences)
         self._num_tokens = sum(sequence.num_tokens for sequence in sequences)  # of those waiting
-        self._num_fitting: Callable[[Iterable[S], int, int], int] = num_fitting
-        self._max_reads = max_reads
+        self._num_fitting: Callable[[Iterable[S], int], int] = num_fitting
         self._num_lanes, self._max_running = num_lanes, max_running
 
     @property
@@ -57,7 +55,7 @@ class Scheduler(Generic[S]):
         max_tokens = self.max_tokens
         if self._num_lanes > 1:  # the last batches get smaller, so that the lanes end at one time
             max_tokens = min(max_tokens, max(smallest_budget(max_tokens), self._num_tokens // self._num_lanes))
-        num_sequences = self._num_fitting(self._waiting, max_tokens, self._max_reads)
+        num_sequences = self._num_fitting(self._waiting, max_tokens)
         batch = [self._waiting.popleft() for _ in range(num_sequences)]
         self._num_tokens -= sum(sequence.num_tokens for sequence in batch)
         return Scheduled(batch, is_alone=self._max_running == 1)

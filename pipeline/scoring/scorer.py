@@ -25,15 +25,13 @@ from pipeline.scoring.padded import LabelRow, PaddedBatch, make_rows
 from pipeline.scoring.parts import ItemPart, by_regime, split_items
 from pipeline.scoring.scheduler import Scheduled, Scheduler, smallest_budget
 from pipeline.scoring.selfcheck import SelfCheck
-from pipeline.scoring.sharing import Budget, count_distinct, make_trees
+from pipeline.scoring.sharing import count_distinct, make_trees
 from pipeline.scoring.strings import Ids
 from pipeline.scoring.terms import LabelSums
 from pipeline.scoring.tokens import TokenSequences
 
 # Measured: a CPU likes what stays in its cache, and has a batch in each lane; a GPU likes what fills it.
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
-# One batch reads at most so many logits (items x places x vocabulary), 256 MiB or 1 GiB in float32.
-_MAX_LOGITS = {"cpu": 2**26, "cuda": 2**28}
 
 
 class NonFiniteScore(ValueError):
@@ -160,7 +158,7 @@ class Scorer:
         return LabelSums(items, indices, greedy=self.greedy)
 
     def _score_trees(self, parts: Sequence[ItemPart], sums: LabelSums, *, side_by_side: bool) -> Iterator[ScoredBatch]:
-        trees = make_trees(parts, Budget(self.batch_tokens, self._max_reads()), notebook=self.notebook)
+        trees = make_trees(parts, self.batch_tokens, notebook=self.notebook)
         num_tokens = sum(tree.num_tokens for tree in trees) if side_by_side else 0
         with open_lanes(self._tree, num_tokens // smallest_budget(self.batch_tokens)) as lanes:
             yield from self._forward(sums, trees, lanes)
@@ -172,7 +170,6 @@ class Scorer:
             sequences,
             lanes.forward.num_fitting,
             max_tokens=self.batch_tokens,
-            max_reads=self._max_reads(),
             num_lanes=lanes.num,
             max_running=lanes.max_running,
         )
@@ -226,10 +223,6 @@ class Scorer:
         if scheduler.put_back(failed.scheduled, num_tokens):
             self.counts.out_of_memory += 1
             self.batch_tokens = scheduler.max_tokens
-
-    def _max_reads(self) -> int:
-        max_logits = _MAX_LOGITS.get(self._model.device.type, 2**26)
-        return max(1, max_logits // int(self._model.config.get_text_config().vocab_size))
 
     # --- self-check -------------------------------------------------------------------------------------------------
 

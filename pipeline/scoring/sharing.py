@@ -3,7 +3,7 @@
 In alphabetical order prompts that begin alike are neighbours. What begins too many of them for one tree is kept as a
 prefix (a few-shot head); few of them become one tree (a passage with its questions).
 
-Invariant: each part is in one tree; which one depends on the items and the budgets alone. Sections come in alphabetical
+Invariant: each part is in one tree; which one depends on the items and the budget alone. Sections come in alphabetical
 order of their prefixes, so that going from one to the next forwards no token of a prefix twice.
 """
 
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import NamedTuple
 
 from pipeline.scoring.packed import TokenTree, make_tree
 from pipeline.scoring.parts import ItemPart
@@ -26,13 +25,6 @@ _MAX_WIDTH = 2048
 # A part joins a tree where each token saved makes up for at most so many more cells. By the operations of a layer a
 # token is worth 6 cells or more for each hidden unit. Measured on a model of 160: up to here nothing is lost.
 _CELLS_PER_TOKEN = 2048
-
-
-class Budget(NamedTuple):
-    """How large a batch may be."""
-
-    tokens: int
-    reads: int
 
 
 @dataclass(slots=True)
@@ -56,9 +48,8 @@ class _Sorted:
             is_same = left.prompt == right.prompt
             self.common_labels.append(num_common(min(left.branches), min(right.branches)) if is_same else 0)
         num_last = 0 if notebook else 1  # tokens of a branch that are not forwarded
-        # Both at most: labels may begin alike, and their first tokens are mostly read at one place.
+        # At most: labels may begin alike.
         self.num_nodes = [sum(map(len, part.branches)) - num_last * len(part.branches) for part in self.parts]
-        self.num_reads = [sum(part.num_label_tokens) - len(part.labels) + 1 for part in self.parts]
         self.num_items = len({part.index for part in parts})
         new = (self.width(place, depth) for place, depth in enumerate(self.common))
         self._num_before = [0, *accumulate(new)]  # of each place: tokens of those before it
@@ -78,13 +69,13 @@ def _sort(parts: Sequence[ItemPart]) -> list[ItemPart]:
     return sorted(parts, key=lambda part: (part.prompt[head:], min(part.branches)))
 
 
-def make_trees(parts: Sequence[ItemPart], budget: Budget, *, notebook: bool) -> list[TokenTree]:
-    """The trees of all parts: section by section, longest first in each."""
+def make_trees(parts: Sequence[ItemPart], batch_tokens: int, *, notebook: bool) -> list[TokenTree]:
+    """The trees of all parts, none larger than a batch where it can be: section by section, longest first in each."""
     ordered = _Sorted(parts, notebook=notebook)
-    sections, depths = _find_sections(ordered, budget)
+    sections, depths = _find_sections(ordered, batch_tokens)
     trees = []
     for number, section in enumerate(sections):
-        for places in _find_families(ordered, section.places, depths, budget):
+        for places in _find_families(ordered, section.places, depths, batch_tokens):
             family = tuple(ordered.parts[place] for place in places)
             trees.append(make_tree(family, section.prefix, depths[places[0]], number, notebook=notebook))
     return sorted(trees, key=lambda tree: (*tree.order, tree.parts[0].index))
@@ -93,7 +84,7 @@ def make_trees(parts: Sequence[ItemPart], budget: Budget, *, notebook: bool) -> 
 # --- what many begin with -------------------------------------------------------------------------------------------
 
 
-def _find_sections(ordered: _Sorted, budget: Budget) -> tuple[list[_Section], list[int]]:
+def _find_sections(ordered: _Sorted, batch_tokens: int) -> tuple[list[_Section], list[int]]:
     """The prefixes with their parts, and how many tokens of its section's prefix each part sees."""
     root = _Section(())
     sections, depths = [root], [0] * len(ordered.parts)
@@ -106,10 +97,10 @@ def _find_sections(ordered: _Sorted, budget: Budget) -> tuple[list[_Section], li
         shared = min(ordered.common[first + 1 : last])
         is_nearly_all = ordered.num_items > 1 and last - first >= _NEARLY_ALL * len(ordered.parts)
         width = ordered.width_of_all(first, last, len(section.prefix))
-        if not is_nearly_all and width <= min(_MAX_WIDTH, budget.tokens):
+        if not is_nearly_all and width <= min(_MAX_WIDTH, batch_tokens):
             continue  # a tree takes all of it
         num_saved = (shared - len(section.prefix)) * (last - first - 1)
-        pays = num_saved >= _MIN_SAVED_BATCHES * budget.tokens and num_saved >= _MIN_SAVED * width
+        pays = num_saved >= _MIN_SAVED_BATCHES * batch_tokens and num_saved >= _MIN_SAVED * width
         if num_saved and (is_nearly_all or pays):
             section.has_children = True
             section = _Section(ordered.parts[first].prompt[:shared])
@@ -139,11 +130,10 @@ def _gather(sections: list[_Section], section_of: list[_Section]) -> list[_Secti
 # --- what a few begin with ------------------------------------------------------------------------------------------
 
 
-def _find_families(ordered: _Sorted, places: list[int], depths: list[int], budget: Budget) -> list[list[int]]:
-    """Neighbours that are better off in one tree, within the budgets."""
+def _find_families(ordered: _Sorted, places: list[int], depths: list[int], batch_tokens: int) -> list[list[int]]:
+    """Neighbours that are better off in one tree, within a batch."""
     families = [[places[0]]]
     width = ordered.width(places[0], depths[places[0]])  # of the last family
-    num_reads = ordered.num_reads[places[0]]
     for place in places[1:]:
         depth, last = depths[place], families[-1][-1]
         num_saved = ordered.common[place] + ordered.common_labels[place] - depth
@@ -151,13 +141,12 @@ def _find_families(ordered: _Sorted, places: list[int], depths: list[int], budge
         together = width + alone - num_saved
         is_next = place == last + 1 and depth == depths[last] and num_saved > 0
         pays = together**2 - width**2 - alone**2 <= num_saved * _CELLS_PER_TOKEN
-        fits = together <= min(_MAX_WIDTH, budget.tokens) and num_reads + ordered.num_reads[place] <= budget.reads
-        if is_next and pays and fits:
+        if is_next and pays and together <= min(_MAX_WIDTH, batch_tokens):
             families[-1].append(place)
-            width, num_reads = together, num_reads + ordered.num_reads[place]
+            width = together
         else:
             families.append([place])
-            width, num_reads = alone, ordered.num_reads[place]
+            width = alone
     return families
 
 

@@ -20,7 +20,7 @@ from pipeline.scoring.packed import num_fitting, pack
 from pipeline.scoring.parts import split_items
 from pipeline.scoring.scheduler import Scheduler
 from pipeline.scoring.scorer import Scorer
-from pipeline.scoring.sharing import Budget, make_trees
+from pipeline.scoring.sharing import make_trees
 from pipeline.scoring.tokens import Encoder, TokenSequences
 from tests.benchmarks import inputs
 from tests.benchmarks.measure import matrix_rate, needed_flops, needed_work, one_thread, operator_shares
@@ -83,8 +83,8 @@ def best_matrix_rate(model: Any, num_tokens: int) -> float:
 
 def attention_padding(items: Sequence[TokenSequences], batch_tokens: int) -> float:
     """The share of cells without a token when the tree path folds items of about one length for attention."""
-    trees = make_trees(split_items(items), Budget(batch_tokens, batch_tokens), notebook=False)
-    scheduler = Scheduler(trees, num_fitting, max_tokens=batch_tokens, max_reads=batch_tokens)
+    trees = make_trees(split_items(items), batch_tokens, notebook=False)
+    scheduler = Scheduler(trees, num_fitting, max_tokens=batch_tokens)
     num_tokens = num_cells = 0
     while (scheduled := scheduler.schedule()) is not None:
         batch = pack(scheduled.sequences)

@@ -7,34 +7,33 @@ from hypothesis import strategies as st
 
 from pipeline.scoring.packed import num_fitting, pack
 from pipeline.scoring.parts import split_items
-from pipeline.scoring.sharing import Budget, make_trees
+from pipeline.scoring.sharing import make_trees
 from pipeline.scoring.tokens import Ids, TokenSequences
 from pipeline.scoring.trie import LabelTrie, part_trie
 from tests.pipeline.scoring.items import item_sets, label_sets, make_items, ragged_sets
 
 
-@given(items=ragged_sets(), max_tokens=st.integers(1, 200), max_reads=st.integers(1, 100), notebook=st.booleans())
-def test_every_part_is_in_one_batch_within_the_budgets(
-    items: list[TokenSequences], max_tokens: int, max_reads: int, notebook: bool
+@given(items=ragged_sets(), max_tokens=st.integers(1, 200), notebook=st.booleans())
+def test_every_part_is_in_one_batch_within_the_budget(
+    items: list[TokenSequences], max_tokens: int, notebook: bool
 ) -> None:
-    """A batch over a budget holds one tree, which then is one part, and its trees go on from one prefix."""
+    """A batch over the budget holds one tree, which then is one part, and its trees go on from one prefix."""
     parts = split_items(items)
-    trees = make_trees(parts, Budget(max_tokens, max_reads), notebook=notebook)
+    trees = make_trees(parts, max_tokens, notebook=notebook)
     found = [part for tree in trees for part in tree.parts]
     assert sorted(map(id, found)) == sorted(map(id, parts))
     while trees:
-        num = num_fitting(trees, max_tokens, max_reads)
+        num = num_fitting(trees, max_tokens)
         batch, trees = trees[:num], trees[num:]
         num_tokens = sum(tree.num_tokens for tree in batch)
         assert num_tokens <= max_tokens or len(batch) == len(batch[0].parts) == 1
-        assert sum(len(tree.trie.reads) for tree in batch) <= max_reads or len(batch) == 1
         assert len({tree.prefix for tree in batch}) == 1
 
 
 @given(items=ragged_sets(), max_tokens=st.integers(1, 200), notebook=st.booleans())
 def test_a_tree_spells_out_what_its_parts_need(items: list[TokenSequences], max_tokens: int, notebook: bool) -> None:
     """Beginning of the prefix, own tokens and the ways through the trie, together; whole or split."""
-    for whole in make_trees(split_items(items), Budget(max_tokens, 100), notebook=notebook):
+    for whole in make_trees(split_items(items), max_tokens, notebook=notebook):
         for tree in (whole, *whole.split()):
             assert tree.own
             root = tree.prefix[: tree.depth] + tree.own
@@ -64,7 +63,7 @@ def ways(trie: LabelTrie, root: Ids) -> set[Ids]:
 @given(items=item_sets())
 def test_a_batch_holds_the_tokens_of_its_trees_side_by_side(items: list[TokenSequences]) -> None:
     """In the order of their depth; terms read at places of a tree that their item is in."""
-    trees = [tree for tree in make_trees(split_items(items), Budget(500, 100), notebook=True) if tree.section == 0]
+    trees = [tree for tree in make_trees(split_items(items), 500, notebook=True) if tree.section == 0]
     batch = pack(trees)
     trees.sort(key=lambda tree: tree.depth)
     assert batch.ids[0].tolist() == [token for tree in trees for token in (*tree.own, *tree.trie.tokens)]
@@ -74,6 +73,7 @@ def test_a_batch_holds_the_tokens_of_its_trees_side_by_side(items: list[TokenSeq
     ) == list(range(batch.num_tokens))
     read_by = [{part.index for part in tree.parts} for tree in trees for _ in tree.trie.reads]
     assert all(item in read_by[read] for item, _, read, _ in batch.terms.tolist())
+    assert batch.terms[:, 2].tolist() == sorted(batch.terms[:, 2].tolist())
     assert len(read_by) == len(batch.reads)
 
 
@@ -93,7 +93,7 @@ def test_items_with_choices_of_their_own_are_attended_together() -> None:
     for item in make_items(200):
         choices = tuple(tuple(draw.randrange(3, 60) for _ in range(draw.randint(1, 6))) for _ in range(4))
         items.append(TokenSequences(item.prompt_ids, choices, tuple(map(len, choices)), False))
-    batch = pack(make_trees(split_items(items), Budget(100_000, 100_000), notebook=False))
+    batch = pack(make_trees(split_items(items), 100_000, notebook=False))
     num_cells = sum(group.num_trees * group.width for group in batch.groups)
     assert len(batch.groups) < 40
     assert num_cells < batch.num_tokens / 0.94

@@ -25,10 +25,10 @@ class Tokens:
         return []
 
 
-def num_fitting(sequences: Iterable[Tokens], max_tokens: int, max_reads: int) -> int:
-    """As many as have together at most `max_tokens`; each is read once."""
+def num_fitting(sequences: Iterable[Tokens], max_tokens: int) -> int:
+    """As many as have together at most `max_tokens`."""
     sizes = [sequence.num_tokens for sequence in sequences]
-    return max(1, *(n for n in range(len(sizes) + 1) if sum(sizes[:n]) <= max_tokens and n <= max_reads))
+    return max(1, *(n for n in range(len(sizes) + 1) if sum(sizes[:n]) <= max_tokens))
 
 
 SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=20)
@@ -36,9 +36,7 @@ SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=20)
 
 def scheduler_of(sizes: list[int], max_tokens: int, num_lanes: int = 1, max_running: int = 1) -> Scheduler[Tokens]:
     sequences = [Tokens(index, size) for index, size in enumerate(sorted(sizes, reverse=True))]
-    return Scheduler(
-        sequences, num_fitting, max_tokens=max_tokens, max_reads=5, num_lanes=num_lanes, max_running=max_running
-    )
+    return Scheduler(sequences, num_fitting, max_tokens=max_tokens, num_lanes=num_lanes, max_running=max_running)
 
 
 def lengths(batch: Scheduled[Tokens]) -> list[int]:
