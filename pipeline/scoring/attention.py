@@ -1,13 +1,13 @@
 """Attention for a flat row that holds many trees: each token sees the shared prefix and the way to it in its tree.
 
-The linear layers run over one row with all tokens of a batch and no padding; only attention is done tree by tree, in
-groups of trees of about one size. transformers calls `attend` through its interface for attention functions, the one
+The linear layers run over one row with all tokens of a batch and no padding; only attention is done tree by tree, as a
+batch's layouts say. transformers calls `attend` through its interface for attention functions, the one
 that inference servers use, so no model's code is touched and each model brings its own scaling, window and soft cap.
 
 Invariant: a token's output is what it would be in a sequence of its own: prefix, item up to it, its own branch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from pipeline.scoring.groups import Group
+from pipeline.scoring.layouts import Asked, Layout
 
 NAME = "labelscore_tree"
 # Keyword arguments with tensors in them that do not change what attention computes here.
@@ -25,7 +25,7 @@ _HARMLESS = {"position_ids", "cache_position", "position_embeddings", "cu_seq_le
 
 @dataclass(slots=True, eq=False)
 class Prefix:
-    """Keys and values of the tokens that items share, each (key heads, tokens, head size), by layer."""
+    """Keys and values of the tokens that items share, each (tokens, key heads, head size), by layer."""
 
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Prefix:
 class Row:
     """What attention needs to know of the flat row that is being forwarded."""
 
-    groups: list[Group]
+    layouts: Sequence[Layout]  # one after the other, as their trees lie in the row
     prefix: Prefix
     kept: Prefix | None = None  # where to keep the row's tokens, all of one tree, behind what they see of the prefix
     keeps_keys: bool = False  # the next layer is to keep its keys and values and go no further
@@ -85,80 +85,30 @@ def attend(
         raise NotImplementedError(f"attention with {', '.join(sorted(strange)) or 'a mask of its own'}")
     row, layer = ROW.get(), int(module.layer_idx)  # type: ignore[arg-type]
     row.windows[layer] = sliding_window
+    queries, keys, values = (each[0].transpose(0, 1) for each in (query, key, value))  # (tokens, heads, size)
     if row.kept is not None:
-        depth = row.groups[0].depth
-        row.kept.keys[layer] = _go_on(row.prefix.keys, layer, depth, key[0])
-        row.kept.values[layer] = _go_on(row.prefix.values, layer, depth, value[0])
+        depth = row.layouts[0].depth
+        row.kept.keys[layer] = _go_on(row.prefix.keys, layer, depth, keys)
+        row.kept.values[layer] = _go_on(row.prefix.values, layer, depth, values)
     if row.keeps_keys:
-        row.keys_and_values = key, value
+        row.keys_and_values = keys, values
         raise KeysKept
     at_reads = row.keys_and_values is not None
     if row.keys_and_values is not None:
-        key, value = row.keys_and_values
+        keys, values = row.keys_and_values
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = query.new_zeros(query.shape[2], query.shape[1], value.shape[-1])  # (tokens, heads, size)
-    begin = 0
-    for group in row.groups:
-        keys, values = group.fold(key), group.fold(value)  # (trees, key heads, width, size)
-        if group.depth:
-            keys = _prepend(row.prefix.keys[layer][:, : group.depth], keys)
-            values = _prepend(row.prefix.values[layer][:, : group.depth], values)
-        mask = group.mask(sliding_window, query.shape[1] // key.shape[1], query.dtype, at_reads=at_reads)
-        if at_reads:
-            end = begin + group.num_reads
-            queries = group.fold_reads(query[0, :, begin:end])
-            out[begin:end] = group.unfold_reads(_attend_cells(queries, keys, values, mask, scaling, softcap, s_aux))
-            begin = end
-        else:
-            cells = _attend_cells(group.fold(query), keys, values, mask, scaling, softcap, s_aux)
-            out[group.begin : group.begin + group.num_tokens] = group.unfold(cells)
-    return out[None], None
+    prefix = (row.prefix.keys[layer], row.prefix.values[layer]) if row.prefix.keys else None
+    asked = Asked(queries, keys, values, prefix, scaling, at_reads, sliding_window, softcap, s_aux)
+    parts, first_read = [], 0
+    for layout in row.layouts:
+        parts.append(layout.attend(asked, first_read))
+        first_read += layout.num_reads
+    return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
 
 
 def _go_on(kept: dict[int, Tensor], layer: int, depth: int, own: Tensor) -> Tensor:
-    """The first `depth` tokens of what is kept, and `own` (heads, tokens, size)."""
-    return torch.cat([kept[layer][:, :depth], own], dim=1) if depth else own
-
-
-def _prepend(prefix: Tensor, own: Tensor) -> Tensor:
-    """(heads, depth, size) before each tree's (trees, heads, width, size)."""
-    return torch.cat([prefix.expand(len(own), -1, -1, -1), own], dim=2)
-
-
-def _attend_cells(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor,
-    scaling: float,
-    softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
-    """Scaled dot-product attention of (trees, heads, queries, size) over (trees, key heads, depth + width, size).
-
-    Query heads that share a key head become further rows of one query, so that keys are never repeated.
-    """
-    trees, heads, num_queries, size = query.shape
-    query = query.reshape(trees, key.shape[1], -1, size)
-    if sinks is not None:
-        key, value, mask = _with_sinks(key, value, mask, sinks, num_queries)
-    if softcap is None:
-        cells = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
-    else:
-        scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scaling / softcap) + mask
-        cells = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype) @ value
-    return cells.reshape(trees, heads, num_queries, value.shape[-1])
-
-
-def _with_sinks(
-    key: Tensor, value: Tensor, mask: Tensor, sinks: Tensor, num_queries: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A further key and value of zeros, and the sinks as what is added to its score, which each head has its own of."""
-    num_keys = mask.shape[3]
-    column = sinks.to(mask.dtype).view(1, key.shape[1], -1, 1).repeat_interleave(num_queries, dim=2)
-    further = torch.cat([mask.expand(-1, key.shape[1], -1, num_keys), column.expand(len(mask), -1, -1, -1)], dim=3)
-    pad = (0, 0, 0, 1)
-    return nn.functional.pad(key, pad), nn.functional.pad(value, pad), further
+    """The first `depth` tokens of what is kept, and `own` (tokens, heads, size)."""
+    return torch.cat([kept[layer][:depth], own]) if depth else own
 
 
 AttentionInterface.register(NAME, attend)

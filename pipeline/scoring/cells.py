@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pipeline.scoring.groups import Group
+from pipeline.scoring.masked import MaskedGroup
 from pipeline.scoring.strings import Ids
 from pipeline.scoring.trie import LabelTrie
 
@@ -62,7 +62,7 @@ class Cells(NamedTuple):
         reads = torch.cat([trie.reads for trie in tries]) + repeat(num_own, num_reads)  # the root is the last of own
         return cls(starts, sizes, num_reads, positions, ends, reads)
 
-    def group(self, first: int, last: int, depth: int) -> Group:
+    def masked(self, first: int, last: int, depth: int) -> MaskedGroup:
         """The trees [first, last) folded into a matrix."""
         sizes, num_reads = self.sizes[first:last], self.num_reads[first:last]
         begin, first_read = int(self.starts[first]), int(self.num_reads[:first].sum())
@@ -75,7 +75,7 @@ class Cells(NamedTuple):
         is_padded, reads_are_padded = len(inverse) < index.numel(), len(read_inverse) < read_index.numel()
         if not is_padded and not reads_are_padded and bool((ends == ends[0]).all() and (reads == reads[0]).all()):
             ends, positions, reads = ends[:1], positions[:1], reads[:1]
-        return Group(
+        return MaskedGroup(
             begin=begin,
             depth=depth,
             num_trees=last - first,

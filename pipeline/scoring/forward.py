@@ -9,6 +9,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from enum import IntEnum, auto
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -19,14 +20,17 @@ from pipeline.scoring import attention, packed, padded
 from pipeline.scoring.attention import KeysKept, Prefix, Row
 from pipeline.scoring.body import find_bodies, find_layers, forwarded_once
 from pipeline.scoring.copies import copy_model
-from pipeline.scoring.packed import PackedBatch, TokenTree, pack
+from pipeline.scoring.packed import PackedBatch, TokenTree, Unmasked, pack
 from pipeline.scoring.padded import LabelRow, PaddedBatch, pad
 from pipeline.scoring.parts import ItemPart
 from pipeline.scoring.ranks import agreed
 from pipeline.scoring.rotary import Rotary
 from pipeline.scoring.strings import Ids, num_common
 from pipeline.scoring.terms import score_terms
+from pipeline.scoring.transfers import send
 from pipeline.scoring.trie import part_trie
+from pipeline.scoring.varlen import has_kernel
+from pipeline.scoring.windows import narrowest_window
 
 # A prefix has no labels; its last token is read, as every forward reads something.
 _NO_PART = ItemPart(0, (), ((0,),), (1,), (0,))
@@ -63,24 +67,23 @@ class Forward(ABC, Generic[S, B]):
 
     @abstractmethod
     def _read(self, batch: B, use: Callable[[Tensor], None]) -> None:
-        """Hand logits (places, vocabulary) to `use`, on the model's device: those of the first reads, of the next."""
+        """Hand logits (places, vocabulary) to `use`, of the first reads, of the next; the batch is on the device."""
 
     @torch.inference_mode()
     def scores(self, batch: B, *, greedy: bool = False) -> Tensor:
         """What `score_terms` gives, on the model's device, which may still be working on it."""
-        terms, found = batch.terms, list[Tensor]()
-        reads = terms[:, 2].contiguous()  # in their order
+        reads, there = batch.terms[:, 2].contiguous(), send(batch, self.device)
+        found: list[Tensor] = []
         num_read = 0
 
         def score(logits: Tensor) -> None:
             nonlocal num_read
             first, last = torch.searchsorted(reads, torch.tensor([num_read, num_read + len(logits)])).tolist()
-            mine = terms[first:last] - torch.tensor([0, 0, num_read, 0])
-            found.append(score_terms(logits.float(), mine, greedy=greedy))
+            found.append(score_terms(logits.float(), there.terms[first:last], num_read, greedy=greedy))
             num_read += len(logits)
 
         with without_cudnn_attention(self.device), self.rotary.at(self._regime):
-            self._read(batch, score)
+            self._read(there, score)
         return agreed(torch.cat(found, dim=1))
 
 
@@ -101,19 +104,27 @@ def without_cudnn_attention(device: torch.device) -> Iterator[None]:
         torch.backends.cuda.enable_cudnn_sdp(was_enabled)
 
 
-class TreeForward(Forward[TokenTree, PackedBatch]):
-    """Forwards packed trees; keeps the keys and values of the last prefix.
+class Shortcut(IntEnum):
+    """What saves work, and some models' code does not bear."""
 
-    last_layer: the layer that is done only for the places that are read, as nothing else of it is needed after its keys
-    and values; None where all of it is to be done. bodies: what is not forwarded again for the reads that `max_reads`
-    leaves for later; none where all is.
-    """
+    LAST_LAYER = auto()  # is done for the places that are read alone: nothing else is needed after its keys and values
+    BODY_ONCE = auto()  # the layers are not gone through again for the reads that `max_reads` leaves for later
+    NO_MASKS = auto()  # attention over sequences of different lengths
+
+
+class TreeForward(Forward[TokenTree, PackedBatch]):
+    """Forwards packed trees; keeps the keys and values of the last prefix. `shortcuts` are those that are taken."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
-        layers = find_layers(model)
-        self.last_layer = None if layers is None else layers[-1]
-        self.bodies = find_bodies(model)
+        self._layers, self._bodies = find_layers(model), find_bodies(model)
+        self._unmasked = Unmasked(narrowest_window(model.config.get_text_config(decoder=True)))
+        found = {
+            Shortcut.LAST_LAYER: self._layers,
+            Shortcut.BODY_ONCE: self._bodies,
+            Shortcut.NO_MASKS: has_kernel(model),
+        }
+        self.shortcuts = frozenset(shortcut for shortcut, is_there in found.items() if is_there)
         self._prefix = Prefix()
         self._prefix_ids: Ids = ()
         self.windows: dict[int, int | None] = {}  # the sliding window that each layer asked for
@@ -121,11 +132,7 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
     def twin(self) -> "TreeForward":
         """Another forward with the same weights, for a thread of its own: a model keeps some of its state in itself."""
         twin = TreeForward(copy_model(self._model))
-        twin.windows, twin._regime = self.windows, self._regime
-        if self.last_layer is None:
-            twin.last_layer = None
-        if not self.bodies:
-            twin.bodies = []
+        twin.windows, twin._regime, twin.shortcuts = self.windows, self._regime, self.shortcuts
         return twin
 
     def num_fitting(self, sequences: Iterable[TokenTree], max_tokens: int) -> int:
@@ -162,7 +169,8 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
         self._drop_prefix()  # whatever happens below
         if not ids:
             return 0
-        batch = pack([TokenTree((_NO_PART,), ids, depth, 0, ids[depth:], _NO_TRIE, notebook=False)])
+        tree = TokenTree((_NO_PART,), ids, depth, 0, ids[depth:], _NO_TRIE, notebook=False)
+        batch = send(self._pack([tree], Prefix()), self.device)
         with without_cudnn_attention(self.device), self.rotary.at(self._regime):
             self._forward(batch, held, kept, lambda _: None)
         self._prefix, self._prefix_ids = kept, ids
@@ -173,23 +181,26 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
 
     def lay_out(self, trees: Sequence[TokenTree]) -> PackedBatch:
         """A batch after the prefix that is kept now."""
-        return pack(trees, self._prefix)
+        return self._pack(trees, self._prefix)
+
+    def _pack(self, trees: Sequence[TokenTree], prefix: Prefix) -> PackedBatch:
+        return pack(trees, prefix, self._unmasked if Shortcut.NO_MASKS in self.shortcuts else None)
 
     def _read(self, batch: PackedBatch, use: Callable[[Tensor], None]) -> None:
         self._forward(batch, batch.prefix, None, use)
 
     def _forward(self, batch: PackedBatch, prefix: Prefix, kept: Prefix | None, use: Callable[[Tensor], None]) -> None:
         """Hand a batch's logits to `use`, and its keys and values to `kept`."""
-        ids, positions, reads = (each.to(self.device) for each in (batch.ids, batch.positions, batch.reads))
-        row = Row([group.to(self.device) for group in batch.groups], prefix, kept, windows=self.windows)
+        ids, positions, reads = batch.ids, batch.positions, batch.reads
+        row = Row(batch.layouts, prefix, kept, windows=self.windows)
         with _tree_attention(self._model), attention.forwarding(row), ExitStack() as stack:
-            if self.last_layer is not None and kept is None:
-                stack.enter_context(_only_at(reads, batch.num_tokens, self.last_layer, row))
+            if self._layers and Shortcut.LAST_LAYER in self.shortcuts and kept is None:
+                stack.enter_context(_only_at(reads, batch.num_tokens, self._layers[-1], row))
                 reads = torch.arange(len(reads), device=self.device)  # the others are gone when the head is reached
-            if len(reads) > self.max_reads:
-                stack.enter_context(forwarded_once(self.bodies))
+            if len(reads) > self.max_reads and Shortcut.BODY_ONCE in self.shortcuts:
+                stack.enter_context(forwarded_once(self._bodies))
             for some in torch.split(reads, self.max_reads):
-                row.keys_and_values = None  # where there is no body to keep, the layers are done again
+                row.keys_and_values = None  # else of the layers as they were done for the last of them
                 output = self._model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=some)
                 logits: Tensor = output.logits[0]
                 if len(logits) != len(some):
@@ -249,10 +260,9 @@ class RowsForward(Forward[LabelRow, PaddedBatch]):
         return pad(rows)
 
     def _read(self, batch: PaddedBatch, use: Callable[[Tensor], None]) -> None:
-        ids, mask, reads = (each.to(self.device) for each in (batch.ids, batch.mask, batch.reads))
-        rows, places = reads.unbind(1)
+        rows, places = batch.reads.unbind(1)
         kept: dict[str, Tensor] = {}
         if self._keeps_logits:  # rows end with their labels, so the places that are read lie close together
             kept["logits_to_keep"], places = torch.unique(places, return_inverse=True)
-        logits: Tensor = self._model(input_ids=ids, attention_mask=mask, use_cache=False, **kept).logits
+        logits: Tensor = self._model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, **kept).logits
         use(logits[rows, places])

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import torch
+from torch import Tensor
 
 from pipeline.scoring.forward import B, Forward, S, TreeForward
 from pipeline.scoring.packed import PackedBatch, TokenTree
 from pipeline.scoring.ranks import is_rank
+from pipeline.scoring.transfers import fetch
 
 # More lanes would wait for Python's lock, and hold memory for a batch each; on more cores each lane has several.
 _MAX_LANES = 8
@@ -48,6 +50,8 @@ class Lanes(Generic[S, B]):
         if self._pool is not None:
             return self._pool.submit(self._run, work).result
         result = self._run(work)
+        if isinstance(result, Tensor):
+            return cast(Callable[[], _Result], fetch(result))
         return lambda: result
 
     def _run(self, work: Callable[[Forward[S, B]], _Result]) -> _Result:

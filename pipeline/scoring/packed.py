@@ -6,18 +6,22 @@ those of the prefix, once.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
+from itertools import chain, groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.scoring.attention import Prefix
 from pipeline.scoring.cells import Cells, repeat
-from pipeline.scoring.groups import Group
+from pipeline.scoring.layouts import Layout
 from pipeline.scoring.parts import ItemPart
 from pipeline.scoring.strings import Ids, num_common
 from pipeline.scoring.trie import Branch, LabelTrie, make_trie, part_trie
+from pipeline.scoring.varlen import MOST_NODES, lay_out
 
-# Trees join a group for attention while at most this share of its cells would be padding.
+# Trees join a group for attention with masks while at most this share of its cells would be padding.
 _MAX_PADDED = 0.06
 
 
@@ -100,33 +104,64 @@ class PackedBatch:
     reads: Tensor  # (reads,) places in the row
     terms: Tensor  # (terms, 4), by their reads
     num_tokens: int
-    groups: list[Group]
+    layouts: tuple[Layout, ...]
     prefix: Prefix
 
 
-def pack(trees: Sequence[TokenTree], prefix: Prefix | None = None) -> PackedBatch:
+class Shape(IntEnum):
+    """How a tree is attended: with a mask, or without, as a chain of tokens or with branches."""
+
+    MASKED, CHAIN, BRANCHES = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Unmasked:
+    """Attention without masks where it can; `window` is the narrowest sliding window of the model's layers."""
+
+    window: int | None
+
+    def shape(self, tree: TokenTree) -> Shape:
+        if tree.trie.is_chain:
+            return Shape.CHAIN
+        is_within = self.window is None or tree.depth + tree.num_tokens <= self.window
+        return Shape.BRANCHES if is_within and len(tree.trie.tokens) <= MOST_NODES else Shape.MASKED
+
+
+def pack(trees: Sequence[TokenTree], prefix: Prefix | None = None, unmasked: Unmasked | None = None) -> PackedBatch:
     """Lay trees side by side, those of one depth in a row: own tokens, trie, own tokens, trie, ..."""
-    trees = sorted(trees, key=lambda tree: tree.depth)
+
+    def kind(tree: TokenTree) -> tuple[int, Shape]:
+        return tree.depth, Shape.MASKED if unmasked is None else unmasked.shape(tree)
+
+    trees = sorted(trees, key=kind)
     cells = Cells.of(trees)
-    groups, first = [], 0
-    for num_trees in _group_sizes(trees):
-        groups.append(cells.group(first, first + num_trees, trees[first].depth))
-        first += num_trees
+    layouts: list[Layout] = []
+    first = 0
+    for (depth, shape), run in groupby(trees, kind):
+        alike = list(run)
+        if unmasked is not None and shape is not Shape.MASKED:
+            layouts.append(lay_out(alike, int(cells.starts[first]), unmasked.window))
+            first += len(alike)
+            continue
+        for num_trees in _group_sizes(alike):
+            layouts.append(cells.masked(first, first + num_trees, depth))
+            first += num_trees
     indices = [part.index for tree in trees for part in tree.parts]
+    tokens = chain.from_iterable(ids for tree in trees for ids in (tree.own, tree.trie.tokens))
     return PackedBatch(
         indices=indices,
-        ids=torch.tensor([[token for tree in trees for token in (*tree.own, *tree.trie.tokens)]]),
+        ids=torch.from_numpy(np.fromiter(tokens, np.int64, len(cells.ends))[None]),
         positions=cells.positions[None],
         reads=cells.reads + repeat(cells.starts, cells.num_reads),
         terms=_place_terms(trees, torch.tensor(indices), cells.num_reads),
         num_tokens=len(cells.ends),
-        groups=groups,
+        layouts=tuple(layouts),
         prefix=prefix or Prefix(),
     )
 
 
 def _group_sizes(trees: Sequence[TokenTree]) -> list[int]:
-    """How many neighbours of one depth and about one size, longest first, make each group."""
+    """How many neighbours of about one size, longest first, make each group."""
     sizes: list[int] = []
     num_tokens = 0  # of the last group
     for place, tree in enumerate(trees):
@@ -134,7 +169,7 @@ def _group_sizes(trees: Sequence[TokenTree]) -> list[int]:
             first = trees[place - sizes[-1]]
             num_tokens += tree.num_tokens
             num_filled = (sizes[-1] + 1) * first.num_tokens * (1 - _MAX_PADDED)
-            if tree.depth == first.depth and num_tokens >= num_filled:
+            if num_tokens >= num_filled:
                 sizes[-1] += 1
                 continue
         sizes.append(1)

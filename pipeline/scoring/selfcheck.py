@@ -17,10 +17,8 @@ from pipeline.scoring.forward import TreeForward
 from pipeline.scoring.memory import attempt
 from pipeline.scoring.probe import (
     Probe,
-    effective_window,
     fresh,
     is_packed,
-    layer_windows,
     longest_items,
     made_up_items,
     make_probe,
@@ -29,6 +27,7 @@ from pipeline.scoring.probe import (
 )
 from pipeline.scoring.tokens import TokenSequences
 from pipeline.scoring.widened import in_float32
+from pipeline.scoring.windows import effective_window, layer_windows
 
 # What is exact in float32 may be so many times as far off in few bits as plain forwards are: one token that is sent to
 # other experts moves a score by several times what rounding does without.
@@ -103,15 +102,7 @@ class SelfCheck:
     # --- both ways --------------------------------------------------------------------------------------------------
 
     def _choose(self, probe: Probe) -> None:
-        with self._tree.reading(_FEW_READS):
-            fault = self._find_fault(probe)
-            if fault and self._tree.last_layer is not None:
-                self._tree.last_layer = None  # some models' code wants every token to come out of its last layer
-                fault = self._find_fault(probe)
-            if fault and self._tree.bodies:
-                self._tree.bodies = []  # or its head goes on from more than comes out of them
-                fault = self._find_fault(probe)
-        if fault:
+        if fault := self._find_way(probe):
             self._take_rows(probe, fault)
 
     def _check_longest(self, probe: Probe, checked: int) -> None:
@@ -123,7 +114,7 @@ class SelfCheck:
             )
         if self.verdict.path == "rows":
             self._refuse_rows(probe)
-        elif fault := self._find_fault(probe):
+        elif fault := self._find_way(probe):
             self._take_rows(probe, f"{fault}, in texts of {probe.num_tokens:,} tokens")
 
     def _probe(self, items: list[TokenSequences]) -> Probe | None:
@@ -135,6 +126,18 @@ class SelfCheck:
                 f"the model's own forward fails for a text of {max(map(sequence_size, items)):,} tokens "
                 f"({_said(error)}); use another dtype or another model"
             ) from error
+
+    def _find_way(self, probe: Probe) -> str | None:
+        """Have the tree take the shortcuts with which it gives the probe's scores; what is wrong where none do."""
+        every = self._tree.shortcuts
+        with self._tree.reading(_FEW_READS):
+            fault = self._find_fault(probe)
+            for given_up in [*({shortcut} for shortcut in sorted(every)), every]:
+                if fault is None:
+                    break
+                self._tree.shortcuts = every - given_up
+                fault = self._find_fault(probe)
+        return fault
 
     def _find_fault(self, probe: Probe) -> str | None:
         """What is wrong with the tree; None where it gives the probe's scores."""

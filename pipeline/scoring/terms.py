@@ -44,12 +44,13 @@ def label_terms(label: int, branch: Ids, num_tokens: int, *, notebook: bool) -> 
     return terms
 
 
-def score_terms(logits: Tensor, terms: Tensor, *, greedy: bool = False) -> Tensor:
-    """(2, terms): each term's log-probability and logit, from logits (reads, vocabulary).
+def score_terms(logits: Tensor, terms: Tensor, first_read: int = 0, *, greedy: bool = False) -> Tensor:
+    """(2, terms): each term's log-probability and logit, from logits (reads, vocabulary) of the reads from one on.
 
     With `greedy` a third line says 1 where another token would have been chosen, and 0 where this one would.
     """
-    _, _, reads, tokens = terms.to(logits.device).unbind(1)
+    _, _, reads, tokens = terms.unbind(1)
+    reads = reads - first_read
     logprobs = logits.log_softmax(dim=-1)  # (reads, vocabulary); in one pass, twice as fast as logsumexp
     scores = [logprobs[reads, tokens], logits[reads, tokens]]
     if greedy:

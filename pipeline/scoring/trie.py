@@ -41,6 +41,7 @@ class LabelTrie:
     ends: Tensor  # (nodes,)
     reads: Tensor  # (reads,)
     terms: Tensor  # (terms, 4)
+    is_chain: bool  # each node follows the one before it, and every one and the root are read
 
 
 @lru_cache(maxsize=64)
@@ -83,4 +84,5 @@ def make_trie(branches: Sequence[Branch], *, notebook: bool) -> LabelTrie:
         ends=torch.tensor(ends, dtype=torch.int64),
         reads=torch.tensor(list(reads)),
         terms=torch.tensor([(part, slot, reads[node], token) for part, slot, node, token in found]),
+        is_chain=list(reads) == list(range(ROOT, len(tokens))) and all(end == len(tokens) for end in ends),
     )

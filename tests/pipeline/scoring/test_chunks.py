@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pipeline.scoring import forward
 from pipeline.scoring.body import find_layers, forwarded_once
 from pipeline.scoring.counts import Counts
+from pipeline.scoring.forward import Shortcut
 from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.tokens import TokenSequences
 from tests.pipeline.scoring.items import make_items
@@ -25,9 +26,9 @@ def heights(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     usual = forward.score_terms
 
-    def score(logits: Tensor, terms: Tensor, *, greedy: bool = False) -> Tensor:
+    def score(logits: Tensor, terms: Tensor, first_read: int, *, greedy: bool = False) -> Tensor:
         found.append(len(logits))
-        return usual(logits, terms, greedy=greedy)
+        return usual(logits, terms, first_read, greedy=greedy)
 
     monkeypatch.setattr(forward, "_MAX_LOGITS", {"cpu": MAX_READS * VOCABULARY})
     monkeypatch.setattr(forward, "score_terms", score)
@@ -50,9 +51,9 @@ def test_logits_are_made_at_a_few_places_at_a_time(name: str, has_body: bool, he
     model, items = tiny_model(name), make_items(12)
     scorer = Scorer(model, batch_tokens=2048, notebook=True, greedy=True)
     assert scorer.path == "tree"
-    assert scorer._tree.bodies
+    assert Shortcut.BODY_ONCE in scorer._tree.shortcuts
     if not has_body:
-        scorer._tree.bodies = []
+        scorer._tree.shortcuts -= {Shortcut.BODY_ONCE}
     reach(scorer, items)
     heights.clear()
     layers = find_layers(model)
