@@ -50,7 +50,14 @@ class Probe:
         """Two labels of each item at most; of the made-up ones those of several tokens."""
         if self.logprob.shape[1] <= 2:
             return self
-        kept = slice(2, 4)
+        return self._of(slice(2, 4))
+
+    def chain(self) -> "Probe":
+        """The label of the most tokens alone: what has no branches may go another way."""
+        place = max(range(self.logprob.shape[1]), key=self.items[0].num_label_tokens.__getitem__)
+        return self._of(slice(place, place + 1))
+
+    def _of(self, kept: slice) -> "Probe":
         items = [replace(i, branches=i.branches[kept], num_label_tokens=i.num_label_tokens[kept]) for i in self.items]
         return replace(self, items=items, logprob=self.logprob[:, kept])
 

@@ -173,11 +173,13 @@ class SelfCheck:
             )
 
     def _difference(self, probe: Probe, path: str) -> float:
+        """The largest, with all labels and with one alone, which has no branches."""
+        probes = [probe, probe.chain()] if probe.logprob.shape[1] > 1 else [probe]
         try:
-            found = self._logprob(probe.items, path)
+            found = [self._logprob(each.items, path) for each in probes]
         except RunError as error:
             raise _NoVerdict from error
-        return float((found.double() - probe.logprob).abs().max())
+        return max(float((one.double() - each.logprob).abs().max()) for one, each in zip(found, probes, strict=True))
 
     # --- a wrong mask, or few bits ----------------------------------------------------------------------------------
 
