@@ -1,6 +1,6 @@
 """What a scorer counts; known without torch, as results of shards and of runs hold it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(slots=True)
@@ -17,3 +17,9 @@ class Counts:
     padding_tokens: int = 0
     read_positions: int = 0
     out_of_memory: int = 0
+
+    def take(self, others: "Counts") -> None:
+        """Add others, which are zero afterwards."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(others, field.name))
+            setattr(others, field.name, 0)

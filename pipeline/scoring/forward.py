@@ -52,11 +52,11 @@ class Forward(ABC, Generic[S, B]):
         max_logits = _MAX_LOGITS.get(model.device.type, 2**26)
         self.max_reads = max(1, max_logits // int(model.config.get_text_config().vocab_size))
         self.rotary = Rotary(model)
-        self._regime = 0  # of the rotary embeddings
+        self.regime = 0  # of the rotary embeddings
 
     def set_regime(self, regime: int) -> None:
         """Have all that is forwarded from now on rotated as in sequences of this regime (see Rotary)."""
-        self._regime = regime
+        self.regime = regime
 
     @abstractmethod
     def num_fitting(self, sequences: Iterable[S], max_tokens: int) -> int:
@@ -82,7 +82,7 @@ class Forward(ABC, Generic[S, B]):
             found.append(score_terms(logits.float(), there.terms[first:last], num_read, greedy=greedy))
             num_read += len(logits)
 
-        with without_cudnn_attention(self.device), self.rotary.at(self._regime):
+        with without_cudnn_attention(self.device), self.rotary.at(self.regime):
             self._read(there, score)
         return agreed(torch.cat(found, dim=1))
 
@@ -132,7 +132,7 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
     def twin(self) -> "TreeForward":
         """Another forward with the same weights, for a thread of its own: a model keeps some of its state in itself."""
         twin = TreeForward(copy_model(self._model))
-        twin.windows, twin._regime, twin.shortcuts = self.windows, self._regime, self.shortcuts
+        twin.windows, twin.regime, twin.shortcuts = self.windows, self.regime, self.shortcuts
         return twin
 
     def num_fitting(self, sequences: Iterable[TokenTree], max_tokens: int) -> int:
@@ -171,7 +171,7 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
             return 0
         tree = TokenTree((_NO_PART,), ids, depth, 0, ids[depth:], _NO_TRIE, notebook=False)
         batch = send(self._pack([tree], Prefix()), self.device)
-        with without_cudnn_attention(self.device), self.rotary.at(self._regime):
+        with without_cudnn_attention(self.device), self.rotary.at(self.regime):
             self._forward(batch, held, kept, lambda _: None)
         self._prefix, self._prefix_ids = kept, ids
         return len(ids) - depth

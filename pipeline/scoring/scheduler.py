@@ -47,6 +47,11 @@ class Scheduler(Generic[S]):
     def num_waiting(self) -> int:
         return len(self._waiting)
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether batches run one at a time."""
+        return self._max_running == 1
+
     def schedule(self, num_running: int = 0) -> Scheduled[S] | None:
         """The next batch; None where nothing waits, or as many are running as may be."""
         if not self._waiting or num_running >= self._max_running:
@@ -58,7 +63,7 @@ class Scheduler(Generic[S]):
         num_sequences = self._num_fitting(self._waiting, max_tokens)
         batch = [self._waiting.popleft() for _ in range(num_sequences)]
         self._num_tokens -= sum(sequence.num_tokens for sequence in batch)
-        return Scheduled(batch, is_alone=self._max_running == 1)
+        return Scheduled(batch, is_alone=self.is_alone)
 
     def put_back(self, batch: Scheduled[S], num_tokens: int) -> bool:
         """Let a batch of `num_tokens`, with padding, that did not fit wait again; returns whether the budget shrank.

@@ -5,28 +5,20 @@ of the model's dtype. This is checked whenever a model is taken, and again where
 (selfcheck.py); a model that cannot do it over a tree is scored one row for each label.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.errors import RunError
 from pipeline.scoring.counts import Counts
-from pipeline.scoring.forward import B, RowsForward, S, TreeForward
-from pipeline.scoring.lanes import Lanes, open_lanes
-from pipeline.scoring.memory import attempt
-from pipeline.scoring.packed import PackedBatch
-from pipeline.scoring.padded import LabelRow, PaddedBatch, make_rows
-from pipeline.scoring.parts import ItemPart, by_regime, split_items
-from pipeline.scoring.scheduler import Scheduled, Scheduler, smallest_budget
+from pipeline.scoring.forward import RowsForward, TreeForward
+from pipeline.scoring.passes import Pass
+from pipeline.scoring.plan import Plan, make_plan
+from pipeline.scoring.ranks import is_rank
 from pipeline.scoring.selfcheck import SelfCheck
-from pipeline.scoring.sharing import count_distinct, make_trees
-from pipeline.scoring.strings import Ids
 from pipeline.scoring.terms import LabelSums
 from pipeline.scoring.tokens import TokenSequences
 
@@ -68,14 +60,6 @@ class _StrangeScores(Exception):
         self.suspects = suspects
 
 
-class _Running(NamedTuple):
-    """A batch on its way; `wait` gives the scores of its terms, or None where the memory did not suffice."""
-
-    scheduled: Scheduled[Any]
-    batch: PackedBatch | PaddedBatch
-    wait: Callable[[], Tensor | None]
-
-
 class Scorer:
     """Scores label branches with a loaded model, over a tree where that gives what single forwards give.
 
@@ -98,6 +82,7 @@ class Scorer:
         self._model = model
         model.eval()  # type: ignore[no-untyped-call]
         self._tree, self._rows = TreeForward(model), RowsForward(model)
+        self._ahead: Pass | None = None
         with self._unseen():
             self._check = SelfCheck(model, self._tree, self._logprob)
         self.counts = Counts()
@@ -117,112 +102,84 @@ class Scorer:
         """What a person should know of the scores besides."""
         return self._check.verdict.remark
 
-    def score(self, items: Sequence[TokenSequences]) -> Iterator[ScoredBatch]:
+    def plan(self, items: Sequence[TokenSequences]) -> Plan:
+        """What is to be forwarded for some items. Any thread may ask for it ahead, as it takes no part in the scoring.
+
+        Raises ValueError where a label has no tokens at all before it.
+        """
+        return self._plan(items, self.path)
+
+    def _plan(self, items: Sequence[TokenSequences], path: str) -> Plan:
+        return make_plan(items, path, self._tree.rotary.regime, self.batch_tokens, notebook=self.notebook)
+
+    def score(
+        self, items: Sequence[TokenSequences] | Plan, following: Callable[[], Plan | None] = lambda: None
+    ) -> Iterator[ScoredBatch]:
         """Score items, longest first, a batch at a time; stop by not going on.
 
         Items may differ in their labels and how many they have; `prompt_ids` may be empty where every branch begins
         with tokens that are not scored (ValueError where one does not). Out of memory halves `batch_tokens` and goes
-        on. Raises NonFiniteScore for NaN or infinity, RunError where a single item does not fit into memory or the
-        model is not causal over so many tokens.
+        on. A GPU goes on with the plan that `following` gives once all batches of this one are on their way, so that it
+        has work until that is asked for, too.
+
+        Raises NonFiniteScore for NaN or infinity, RunError where a single item does not fit into memory or the model is
+        not causal over so many tokens.
         """
-        if not items:
+        plan = items if isinstance(items, Plan) else self.plan(items)
+        if not plan.items:
             return
         with self._unseen():
-            self._check.reach(items)
+            self._check.reach(plan.items)
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.plan is plan:
+            current = ahead
+        else:
+            current = self._pass(plan if plan.path == self.path else self.plan(plan.items))
         try:
-            for batch in self._score(items, self.path):
+            for batch in self._go_through(current, following):
                 self.counts.items += len(batch.indices)
                 yield batch
         except _StrangeScores as error:
-            raise NonFiniteScore(*self._find_culprit(items, error.suspects)) from None
+            raise NonFiniteScore(*self._find_culprit(plan.items, error.suspects)) from None
 
-    def _score(self, items: Sequence[TokenSequences], path: str, *, side_by_side: bool = True) -> Iterator[ScoredBatch]:
-        by_length = by_regime(split_items(items), self._tree.rotary.regime)
-        self.counts.trie_tokens += sum(count_distinct(parts, notebook=self.notebook) for parts in by_length.values())
-        if path == "tree":
-            sums = self._sums(items, by_length)
-            for regime, parts in by_length.items():
-                self._tree.set_regime(regime)
-                yield from self._score_trees(parts, sums, side_by_side=side_by_side)
-        else:
-            rows = {regime: make_rows(parts, notebook=self.notebook) for regime, parts in by_length.items()}
-            sums = self._sums(items, rows)
-            for regime, sequences in rows.items():
-                self._rows.set_regime(regime)
-                yield from self._forward(sums, sequences, Lanes(self._rows))
-
-    def _sums(
-        self, items: Sequence[TokenSequences], forwarded: Mapping[int, Sequence[ItemPart] | Sequence[LabelRow]]
-    ) -> LabelSums:
-        indices = [each.index for sequences in forwarded.values() for each in sequences]
-        return LabelSums(items, indices, greedy=self.greedy)
-
-    def _score_trees(self, parts: Sequence[ItemPart], sums: LabelSums, *, side_by_side: bool) -> Iterator[ScoredBatch]:
-        trees = make_trees(parts, self.batch_tokens, notebook=self.notebook)
-        num_tokens = sum(tree.num_tokens for tree in trees) if side_by_side else 0
-        with open_lanes(self._tree, num_tokens // smallest_budget(self.batch_tokens)) as lanes:
-            yield from self._forward(sums, trees, lanes)
-
-    # --- schedule, run, collect -------------------------------------------------------------------------------------
-
-    def _forward(self, sums: LabelSums, sequences: Sequence[S], lanes: Lanes[S, B]) -> Iterator[ScoredBatch]:
-        scheduler = Scheduler(
-            sequences,
-            lanes.forward.num_fitting,
-            max_tokens=self.batch_tokens,
-            num_lanes=lanes.num,
-            max_running=lanes.max_running,
+    def _pass(self, plan: Plan, *, side_by_side: bool = True) -> Pass:
+        return Pass(
+            plan,
+            self._tree,
+            self._rows,
+            batch_tokens=self.batch_tokens,
+            greedy=self.greedy,
+            side_by_side=side_by_side,
         )
-        running: deque[_Running] = deque()
-        while scheduler.num_waiting or running:
-            # Asking for scores first would leave a lane, or a GPU, idle until the next batch is laid out.
-            while (scheduled := scheduler.schedule(len(running))) is not None:
-                running.append(self._run(scheduled, lanes, is_idle=not running))
-            first = running.popleft()
-            scores = first.wait()
-            if scores is None:
-                self._put_back(first, scheduler)
-            elif done := self._collect(first.batch, scores, sums):
-                yield _to_batch(done, sums, notebook=self.notebook)
 
-    def _run(self, scheduled: Scheduled[S], lanes: Lanes[S, B], *, is_idle: bool) -> _Running:
-        """Lay out a batch and begin its forward, after its prefix."""
-        num_forwarded = self._keep_prefix(scheduled.sequences[0].prefix, lanes, is_idle=is_idle)
-        batch = lanes.forward.lay_out(scheduled.sequences)
-        if num_forwarded is None:
-            return _Running(scheduled, batch, lambda: None)
-        self.counts.forwarded_tokens += num_forwarded
-        greedy = self.greedy
-        return _Running(scheduled, batch, lanes.start(lambda forward: attempt(forward.scores, batch, greedy=greedy)))
+    def _go_through(self, current: Pass, following: Callable[[], Plan | None] = lambda: None) -> Iterator[ScoredBatch]:
+        """Scores as they are collected, those of items that have become complete."""
+        try:
+            while not current.is_done:
+                # Asking for scores first would leave a lane, or a GPU, idle until the next batch is laid out.
+                current.begin()
+                if current.is_begun and self._goes_ahead:
+                    self._begin_ahead(following)
+                done = current.collect()
+                self.batch_tokens = min(self.batch_tokens, current.batch_tokens)
+                self.counts.take(current.counts)
+                if done:
+                    yield _to_batch(done, current.sums, notebook=self.notebook)
+        finally:
+            current.close()
 
-    def _keep_prefix(self, prefix: Ids, lanes: Lanes[S, B], *, is_idle: bool) -> int | None:
-        """How many tokens were forwarded for it, None where the memory did not suffice."""
-        if is_idle or self._tree.has_prefix(prefix):  # with all threads
-            return attempt(self._tree.keep_prefix, prefix)
-        return lanes.start(lambda _: attempt(self._tree.keep_prefix, prefix))()
+    @property
+    def _goes_ahead(self) -> bool:
+        """Ranks do the same at the same time, and what is ready on one may not be on another."""
+        return self._model.device.type != "cpu" and not is_rank()
 
-    def _collect(self, batch: PackedBatch | PaddedBatch, scores: Tensor, sums: LabelSums) -> list[int]:
-        """Count a batch and add its scores to the sums; returns the items now complete."""
-        self.counts.batches += 1
-        self.counts.forwarded_tokens += batch.num_tokens
-        self.counts.padding_tokens += batch.ids.numel() - batch.num_tokens
-        self.counts.read_positions += len(batch.reads)
-        return sums.add(batch.indices, batch.terms, scores)
-
-    def _put_back(self, failed: _Running, scheduler: Scheduler[Any]) -> None:
-        """Let a batch that did not fit wait again, for smaller ones."""
-        if self._model.device.type != "cpu":
-            torch.accelerator.empty_cache()
-        num_tokens, sequences = failed.batch.ids.numel(), failed.scheduled.sequences
-        if failed.scheduled.is_alone and len(sequences) == 1 and not sequences[0].split():
-            shared = f" after {len(sequences[0].prefix)} tokens of prompt" if sequences[0].prefix else ""
-            raise RunError(
-                f"out of memory on {self._model.device} with a single item of {num_tokens} tokens{shared}; use a "
-                "smaller model, --dtype bfloat16, a shorter prompt, or --max-text-tokens to cut long texts"
-            )
-        if scheduler.put_back(failed.scheduled, num_tokens):
-            self.counts.out_of_memory += 1
-            self.batch_tokens = scheduler.max_tokens
+    def _begin_ahead(self, following: Callable[[], Plan | None]) -> None:
+        """Begin batches of the plan that comes next, if it is there and needs no check that this one did not."""
+        plan = following() if self._ahead is None else None
+        if plan is not None and plan.items and plan.path == self.path and self._check.covers(plan.items):
+            self._ahead = self._pass(plan)
+        if self._ahead is not None:
+            self._ahead.begin()
 
     # --- self-check -------------------------------------------------------------------------------------------------
 
@@ -239,7 +196,7 @@ class Scorer:
         """(items, labels), one batch at a time: the self-check may hold weights in another dtype meanwhile."""
         found = torch.full((len(items), max(len(item.branches) for item in items)), torch.nan)
         try:
-            for batch in self._score(items, path, side_by_side=False):
+            for batch in self._go_through(self._pass(self._plan(items, path), side_by_side=False)):
                 found[batch.indices] = batch.logprob
         except _StrangeScores as error:
             raise NonFiniteScore(*self._find_culprit(items, error.suspects)) from None
@@ -252,7 +209,7 @@ class Scorer:
             for label, (branch, num_tokens) in enumerate(zip(item.branches, item.num_label_tokens, strict=True)):
                 alone = TokenSequences(item.prompt_ids, (branch,), (num_tokens,), item.truncated)
                 try:
-                    list(self._score([alone], "rows"))
+                    list(self._go_through(self._pass(self._plan([alone], "rows"))))
                 except _StrangeScores:
                     return index, label
         return suspects[0]

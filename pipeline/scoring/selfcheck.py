@@ -82,11 +82,15 @@ class SelfCheck:
         except _NoVerdict as error:
             raise error.__cause__ or error from None
 
+    def covers(self, items: Sequence[TokenSequences]) -> bool:
+        """Whether sequences as long as the items' have been checked."""
+        return max(map(sequence_size, items)) <= self._reach
+
     def reach(self, items: Sequence[TokenSequences]) -> None:
         """Check the longest sequence of some items, if no longer one was checked. Raises RunError as when made."""
-        num_tokens = max(map(sequence_size, items))
-        if num_tokens <= self._reach:
+        if self.covers(items):
             return
+        num_tokens = max(map(sequence_size, items))
         probe = self._probe(longest_items(items, self._tree.rotary.regime))
         checked, self._reach = self._reach, num_tokens
         if probe is None:
