@@ -8,15 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError, Interrupted, NotFinite, RunError
 from pipeline.prompts import Prompt, Values
 from pipeline.reading.model import ModelRef, check_vocabulary, load_model, load_tokenizer
 from pipeline.scoring.counts import Counts
+from pipeline.scoring.plan import Plan
 from pipeline.scoring.scorer import NonFiniteScore, ScoredBatch, Scorer
 from pipeline.scoring.tokens import Encoder, TokenSequences
 from pipeline.sharding import ScoringSpec, Shard, ShardResult, item_values, read_texts
@@ -29,7 +32,13 @@ SECONDS_BETWEEN_LOOKS = 0.1  # for a request to stop, while texts are encoded
 ITEMS_AT_ONCE = 250  # are encoded between two looks, or fewer where they have more bytes than these
 BYTES_AT_ONCE = 4_000_000
 
-Encoded = tuple[pa.Table, list[TokenSequences]]  # the texts of a shard, and each one's tokens
+
+class Encoded(NamedTuple):
+    """The texts of a shard, each one's tokens, and what is to be forwarded, if there was a model to plan for."""
+
+    texts: pa.Table
+    items: list[TokenSequences]
+    plan: Plan | None
 
 
 class ShardScorer:
@@ -66,6 +75,8 @@ class ShardScorer:
         self._write: Future[str] | None = None
         self._ahead: dict[str, Future[Encoded]] = {}
         self._closing = threading.Event()
+        self._num_threads = torch.get_num_threads()
+        self._plan: Callable[[list[TokenSequences]], Plan | None] = lambda _: None
         try:
             if first:
                 self.encode_ahead(first)
@@ -73,6 +84,9 @@ class ShardScorer:
             markup = _markup(tokenizer, [writer.stored.prompt for writer in spec.writers])
             check_vocabulary(tokenizer, model, spec.model.name, markup)
             self._scorer = make_scorer(model, spec.model, batch_tokens=spec.batch_tokens, notebook=spec.notebook)
+            self._plan = self._scorer.plan
+            if model.device.type != "cpu":  # what is done here is little at a time: threads would wait for each other
+                torch.set_num_threads(1)
         except BaseException:
             self.close()
             raise
@@ -95,12 +109,12 @@ class ShardScorer:
         """
         started = time.perf_counter()
         self.encode_ahead(shard, texts)
-        texts, encoded = self._wait_for(self._ahead.pop(shard.name), shard, should_stop)
+        texts, encoded, plan = self._wait_for(self._ahead.pop(shard.name), shard, should_stop)
         self._scorer.counts = Counts()
         batches: list[ScoredBatch] = []
         last_part = started
         try:
-            for batch in self._scorer.score(encoded):
+            for batch in self._scorer.score(plan or encoded, self._following):
                 batches.append(batch)
                 on_progress(len(batch.indices))
                 if should_stop():
@@ -130,6 +144,11 @@ class ShardScorer:
                 raise Interrupted(f"stopped on request while encoding {shard.name}; run the same command to go on")
         return encoded.result()
 
+    def _following(self) -> Plan | None:
+        """The plan of the next shard, if it is made."""
+        ahead = next(iter(self._ahead.values()), None)
+        return ahead.result().plan if ahead is not None and ahead.done() and not ahead.exception() else None
+
     def drain(self) -> None:
         """Wait until all that was scored is on disk. Raises what went wrong in writing it."""
         if self._write is not None:
@@ -139,6 +158,7 @@ class ShardScorer:
     def close(self) -> None:
         """Drain, and end the background threads."""
         self._closing.set()
+        torch.set_num_threads(self._num_threads)
         for ahead in self._ahead.values():
             ahead.cancel()
         try:
@@ -156,7 +176,7 @@ class ShardScorer:
             if self._closing.is_set():
                 raise Interrupted(f"stopped on request while encoding {shard.name}; run the same command to go on")
             encoded += _encode(encoder, item_values(texts.slice(start, num_at_once)))
-        return texts, encoded
+        return Encoded(texts, encoded, self._plan(encoded))
 
     def _write_soon(
         self, shard: Shard, texts: pa.Table, encoded: Sequence[TokenSequences], batches: Sequence[ScoredBatch]

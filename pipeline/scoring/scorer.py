@@ -171,7 +171,7 @@ class Scorer:
     @property
     def _goes_ahead(self) -> bool:
         """Ranks do the same at the same time, and what is ready on one may not be on another."""
-        return self._model.device.type != "cpu" and not is_rank()
+        return self._tree.device.type != "cpu" and not is_rank()
 
     def _begin_ahead(self, following: Callable[[], Plan | None]) -> None:
         """Begin batches of the plan that comes next, if it is there and needs no check that this one did not."""
