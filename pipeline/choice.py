@@ -194,7 +194,9 @@ class Choosing:
         run = self.config.run
         writers = tuple(map(self._store(model).writer, self._prompts(model)))
         ref = self._ref(model)
-        return ScoringSpec(ref, writers, run.max_text_tokens, False, run.batch_tokens, run.tensor_parallel)
+        return ScoringSpec(
+            ref, writers, run.max_text_tokens, False, run.batch_tokens, run.tensor_parallel, run.compile == "on"
+        )
 
     def _write_items(self, block: Block) -> Path:
         """The items of a block, with what its candidates know them by."""

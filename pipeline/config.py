@@ -29,8 +29,8 @@ PRESETS = Path(__file__).with_name("presets")
 # What a run of tasks can be told beside them.
 BESIDE_TASKS = {
     "task", "task_path", "num_shots", "seed", "limit", "model", "revision", "trust_remote_code", "rule", "device",
-    "dtype", "gap", "batch_tokens", "shard_size", "workers", "tensor_parallel", "out", "force", "chat_template",
-    "chat", "chat_date",
+    "dtype", "gap", "batch_tokens", "shard_size", "workers", "tensor_parallel", "compile", "out", "force",
+    "chat_template", "chat", "chat_date",
 }  # fmt: skip
 OF_A_CHOICE = ("within", "budget", "these_alone", "words")  # keys of another command
 CHAT_KEYS = ("chat", "chat_date", "chat_answer", "shots_as_turns")
@@ -207,6 +207,9 @@ class RunConfig(BaseModel):
     )
     tensor_parallel: Annotated[int, Field(ge=1, le=64), NO_TRUTH] = Field(
         1, description="GPUs that share one model, each with a slice of it, where it is larger than one of them"
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="compile the model's layers, on a GPU; auto is where so many texts are missing that it pays"
     )
     out: Name | None = Field(None, description="output folder or s3:// URL; the default is data/runs/DATASET-MODEL")
     force: bool = Field(False, description="score again what is already stored")

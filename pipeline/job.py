@@ -56,6 +56,7 @@ from pipeline.storing.tables import read_batches, write_table
 from pipeline.target import Target, make_target
 
 SECONDS_BETWEEN_LINES = 30.0  # about how far a shard is, which may take hours
+COMPILED_FROM = 75_000  # texts of a worker: measured on an H200, 6 s of compiling are made up for by then
 MOST_SHARDS = 1000  # of a run: each is a task that Prefect keeps some 20 kB of, and a part that is listed and verified
 
 
@@ -89,7 +90,8 @@ class Planned:
 class Scored:
     """What scoring came to: texts (once for each prompt), token counts, and the way that the scorer took.
 
-    `remark`: what a person should know of the scores besides.
+    `remark`: what a person should know of the scores besides. `kernels`: what attention ran on, and whether layers were
+    compiled.
     """
 
     num_texts: int = 0
@@ -97,6 +99,7 @@ class Scored:
     path: str | None = None
     path_reason: str | None = None
     remark: str | None = None
+    kernels: str | None = None
 
 
 class Job:
@@ -171,6 +174,7 @@ class Job:
             config.notebook_rule,
             config.batch_tokens,
             config.tensor_parallel,
+            does_compile(config, model.device, sum(pending.num_missing for _, pending in found)),
         )
         missing = [(s, pending.num_missing) for s, pending in found if pending.num_missing]
         redrawn = tuple((s.prompt.name, num) for s, num in missing if _has_other_shots(s, pulled.last.manifest))
@@ -222,6 +226,14 @@ class Job:
 def texts_of_shard(device: str) -> int:
     """How many texts suit it: the fewer there are, the further apart their lengths lie, and the more attention pads."""
     return 2000 if kind_of(device) == "cpu" else 8000
+
+
+def does_compile(config: RunConfig, device: str, num_missing: int) -> bool:
+    """Whether each worker compiles the model's layers: if not told, where a GPU has so much to do that it pays."""
+    if config.compile != "auto":
+        return config.compile == "on"
+    is_gpu = device.startswith("cuda") and config.tensor_parallel == 1
+    return is_gpu and num_missing // config.workers >= COMPILED_FROM
 
 
 def _shard_size(device: str, num_missing: int) -> int:
@@ -289,6 +301,7 @@ class Progress:
             result.path,
             result.path_reason,
             result.remark or self.scored.remark,
+            result.kernels or self.scored.kernels,
         )
         self._told_at = time.perf_counter()
         new = [line for line in result.lines if line not in self._told]

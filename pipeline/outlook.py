@@ -127,5 +127,6 @@ def _rate(last: Manifest, now: Manifest) -> float | None:
     is_alike &= {prompt.fingerprint for prompt in last.prompts} == {prompt.fingerprint for prompt in now.prompts}
     is_alike &= all(last.config.get(name) == now.config.get(name) for name in settings)
     is_alike &= last.config.get("tensor_parallel", 1) == now.config.get("tensor_parallel", 1)
+    is_alike &= last.config.get("compile", "auto") == now.config.get("compile", "auto")
     is_alike &= (last.counts.scored or 0) >= ENOUGH_TEXTS
     return last.scoring.items_per_second if is_alike else None

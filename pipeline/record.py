@@ -66,6 +66,7 @@ def record_run(job: Job, pulled: Pulled, planned: Planned, scored: Scored) -> Ma
         scoring=ScoringRecord(
             path=scored.path,
             path_reason=scored.path_reason,
+            kernels=scored.kernels,
             forwarded_tokens=scored.counts.forwarded_tokens,
             trie_tokens=scored.counts.trie_tokens,
             padding_tokens=scored.counts.padding_tokens,

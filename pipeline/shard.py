@@ -83,7 +83,9 @@ class ShardScorer:
             model = load(spec.model)
             markup = _markup(tokenizer, [writer.stored.prompt for writer in spec.writers])
             check_vocabulary(tokenizer, model, spec.model.name, markup)
-            self._scorer = make_scorer(model, spec.model, batch_tokens=spec.batch_tokens, notebook=spec.notebook)
+            self._scorer = make_scorer(
+                model, spec.model, batch_tokens=spec.batch_tokens, notebook=spec.notebook, compiles=spec.compiles
+            )
             self._plan = self._scorer.plan
             if model.device.type != "cpu":  # what is done here is little at a time: threads would wait for each other
                 torch.set_num_threads(1)
@@ -130,7 +132,14 @@ class ShardScorer:
                 self._write_soon(shard, texts, encoded, batches)
         seconds, scorer = time.perf_counter() - started, self._scorer
         return ShardResult(
-            shard.name, len(texts), seconds, scorer.counts, scorer.path, scorer.path_reason, scorer.remark
+            shard.name,
+            len(texts),
+            seconds,
+            scorer.counts,
+            scorer.path,
+            scorer.path_reason,
+            scorer.remark,
+            scorer.kernels,
         )
 
     def is_encoded(self, shard: Shard, seconds: float) -> bool:
@@ -203,10 +212,11 @@ def make_scorer(
     batch_tokens: int | None = None,
     notebook: bool = False,
     greedy: bool = False,
+    compiles: bool = False,
 ) -> Scorer:
     """A scorer of a loaded model. Raises NotFinite where its scores are not, RunError where they cannot be trusted."""
     try:
-        return Scorer(model, batch_tokens=batch_tokens, notebook=notebook, greedy=greedy)
+        return Scorer(model, batch_tokens=batch_tokens, notebook=notebook, greedy=greedy, compiles=compiles)
     except NonFiniteScore:  # of the probe that it scores first
         raise NotFinite(
             f"the model {ref.name} gave a score that is not a finite number for a probe text ({ref.dtype}); try "

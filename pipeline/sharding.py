@@ -36,6 +36,7 @@ class ScoringSpec:
     notebook: bool
     batch_tokens: int | None
     num_ranks: int = 1  # processes with a slice of the model each
+    compiles: bool = False  # the model's layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ class ShardResult:
     path: str
     path_reason: str | None  # why not over a tree of labels
     remark: str | None = None  # what a person should know of the scores besides
+    kernels: str | None = None  # what attention ran on, and whether layers were compiled
 
     @property
     def lines(self) -> list[str]:

@@ -141,6 +141,11 @@ def find_model(config: RunConfig) -> ModelRef:
         trust_remote_code=config.trust_remote_code,
     )
     model = replace(model, name=config.model) if path else model
+    if config.compile == "on" and (not model.device.startswith("cuda") or config.tensor_parallel > 1):
+        raise InputError(
+            "--compile on is for a whole model on a GPU: a CPU gains nothing by it, and slices are not compiled; leave "
+            "it out"
+        )
     if config.tensor_parallel > 1:
         check_slices(model, config.tensor_parallel)
         return model  # one device has no room to try the whole of it out

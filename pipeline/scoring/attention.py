@@ -41,6 +41,7 @@ class Row:
     keeps_keys: bool = False  # the next layer is to keep its keys and values and go no further
     keys_and_values: tuple[Tensor, Tensor] | None = None  # what it kept: its queries are then the places that are read
     windows: dict[int, int | None] = field(default_factory=dict)  # sliding window of each layer that asked
+    kernels: set[str] | None = None  # where the first layer that asks is to say what it ran on
 
 
 class KeysKept(Exception):
@@ -98,7 +99,8 @@ def attend(
         keys, values = row.keys_and_values
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     prefix = (row.prefix.keys[layer], row.prefix.values[layer]) if row.prefix.keys else None
-    asked = Asked(queries, keys, values, prefix, scaling, at_reads, sliding_window, softcap, s_aux)
+    asked = Asked(queries, keys, values, prefix, scaling, at_reads, sliding_window, softcap, s_aux, row.kernels)
+    row.kernels = None
     parts, first_read = [], 0
     for layout in row.layouts:
         parts.append(layout.attend(asked, first_read))

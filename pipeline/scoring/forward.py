@@ -128,11 +128,13 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
         self._prefix = Prefix()
         self._prefix_ids: Ids = ()
         self.windows: dict[int, int | None] = {}  # the sliding window that each layer asked for
+        self.kernels: set[str] = set()  # what attention has run on
 
     def twin(self) -> "TreeForward":
         """Another forward with the same weights, for a thread of its own: a model keeps some of its state in itself."""
         twin = TreeForward(copy_model(self._model))
-        twin.windows, twin.regime, twin.shortcuts = self.windows, self.regime, self.shortcuts
+        twin.windows, twin.kernels = self.windows, self.kernels
+        twin.regime, twin.shortcuts = self.regime, self.shortcuts
         return twin
 
     def num_fitting(self, sequences: Iterable[TokenTree], max_tokens: int) -> int:
@@ -192,7 +194,7 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
     def _forward(self, batch: PackedBatch, prefix: Prefix, kept: Prefix | None, use: Callable[[Tensor], None]) -> None:
         """Hand a batch's logits to `use`, and its keys and values to `kept`."""
         ids, positions, reads = batch.ids, batch.positions, batch.reads
-        row = Row(batch.layouts, prefix, kept, windows=self.windows)
+        row = Row(batch.layouts, prefix, kept, windows=self.windows, kernels=self.kernels)
         with _tree_attention(self._model), attention.forwarding(row), ExitStack() as stack:
             if self._layers and Shortcut.LAST_LAYER in self.shortcuts and kept is None:
                 stack.enter_context(_only_at(reads, batch.num_tokens, self._layers[-1], row))

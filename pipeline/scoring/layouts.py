@@ -13,7 +13,8 @@ class Asked(NamedTuple):
 
     prefix: keys and values (tokens, key heads, size) that trees may go on from. at_reads: of the queries there are
     those alone whose logits are read. window: how many tokens a query sees at most, itself among them, counted in a
-    sequence of its own. sinks: (heads,) logits of a key that nothing is taken from (GPT-OSS).
+    sequence of its own. sinks: (heads,) logits of a key that nothing is taken from (GPT-OSS). kernels: where to say
+    what it ran on; None where nobody asks.
     """
 
     queries: Tensor
@@ -25,6 +26,7 @@ class Asked(NamedTuple):
     window: int | None = None
     softcap: float | None = None
     sinks: Tensor | None = None
+    kernels: set[str] | None = None
 
 
 class Layout(Protocol):

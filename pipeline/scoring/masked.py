@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 
 from pipeline.scoring.layouts import Asked
 
@@ -51,6 +52,8 @@ class MaskedGroup:
             queries = self._fold_reads(asked.queries[first_read : first_read + self.num_reads])
         else:
             queries = self._fold(asked.queries)
+        if asked.kernels is not None:
+            asked.kernels.add(_kernel(queries, keys, values, mask, asked))
         cells = _attend_cells(queries, keys, values, mask, asked.scaling, asked.softcap, asked.sinks)
         flat = cells.transpose(1, 2).flatten(0, 1)
         inverse = self.read_inverse if asked.at_reads else self.inverse
@@ -95,6 +98,17 @@ class MaskedGroup:
             places = self.positions.gather(1, queries[:, :, 0].expand(len(self.positions), -1))
             visible = visible & (places[:, :, None] - keys < window)
         return visible
+
+
+def _kernel(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, asked: Asked) -> str:
+    """What PyTorch takes for such an attention, in words."""
+    if asked.softcap is not None:
+        return "attention with masks: plain, for a soft cap"
+    folded = queries.reshape(len(queries), keys.shape[1], -1, queries.shape[-1])
+    chosen = torch._fused_sdp_choice(
+        folded, keys, values, attn_mask=mask[..., : folded.shape[2], :], scale=asked.scaling
+    )
+    return f"attention with masks: {SDPBackend(chosen).name.lower().replace('_', ' ')}"
 
 
 def _prepend(prefix: Tensor, own: Tensor) -> Tensor:

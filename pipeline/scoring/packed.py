@@ -4,12 +4,12 @@ Invariant: a batch holds each token of its trees once and no padding; a tree hol
 those of the prefix, once.
 """
 
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain, groupby
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -150,7 +150,7 @@ def pack(trees: Sequence[TokenTree], prefix: Prefix | None = None, unmasked: Unm
     tokens = chain.from_iterable(ids for tree in trees for ids in (tree.own, tree.trie.tokens))
     return PackedBatch(
         indices=indices,
-        ids=torch.from_numpy(np.fromiter(tokens, np.int64, len(cells.ends))[None]),
+        ids=torch.frombuffer(array("q", tokens), dtype=torch.int64)[None],
         positions=cells.positions[None],
         reads=cells.reads + repeat(cells.starts, cells.num_reads),
         terms=_place_terms(trees, torch.tensor(indices), cells.num_reads),

@@ -64,8 +64,10 @@ class Scorer:
     """Scores label branches with a loaded model, over a tree where that gives what single forwards give.
 
     `batch_tokens` bounds the tokens of a batch (padding included), by default what suits the device. With `notebook`
-    label tokens are forwarded to the last, for `notebook_logit`; with `greedy` there is `is_greedy`. Raises RunError
-    where even rows give other scores than single forwards do, and where the memory does not suffice for a few tokens.
+    label tokens are forwarded to the last, for `notebook_logit`; with `greedy` there is `is_greedy`. With `compiles`
+    the layers are compiled where that can be done, which pays on a GPU and for tens of thousands of items. Raises
+    RunError where even rows give other scores than single forwards do, and where the memory does not suffice for a few
+    tokens.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Scorer:
         batch_tokens: int | None = None,
         notebook: bool = False,
         greedy: bool = False,
+        compiles: bool = False,
     ) -> None:
         self.batch_tokens = batch_tokens or _BATCH_TOKENS.get(model.device.type, 8192)
         self.notebook, self.greedy = notebook, greedy
@@ -85,6 +88,7 @@ class Scorer:
         self._ahead: Pass | None = None
         with self._unseen():
             self._check = SelfCheck(model, self._tree, self._logprob)
+            self._is_compiled = compiles and self.path == "tree" and self._check.compile()
         self.counts = Counts()
 
     @property
@@ -101,6 +105,12 @@ class Scorer:
     def remark(self) -> str | None:
         """What a person should know of the scores besides."""
         return self._check.verdict.remark
+
+    @property
+    def kernels(self) -> str | None:
+        """What attention over trees has run on, and whether layers are compiled; None before there was any."""
+        found = [*sorted(self._tree.kernels), *(["compiled layers"] if self._is_compiled else [])]
+        return ", ".join(found) if self.path == "tree" and found else None
 
     def plan(self, items: Sequence[TokenSequences]) -> Plan:
         """What is to be forwarded for some items. Any thread may ask for it ahead, as it takes no part in the scoring.

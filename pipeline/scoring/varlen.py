@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.attention.varlen import AuxRequest, varlen_attn
@@ -33,8 +31,6 @@ MOST_NODES = 128
 _MOST_REPEATED = 4
 _KERNEL_DTYPES = (torch.bfloat16, torch.float16)
 _NOTHING_SEEN = -1e30  # the log-sum-exp of no keys at all: minus infinity would make NaN
-
-Places = npt.NDArray[np.int64]
 
 
 class Tree(Protocol):
@@ -112,6 +108,8 @@ class VarlenGroup:
             queries, views = asked.queries[first_read : first_read + self.num_reads], (self.reads,)
         else:
             queries, views = asked.queries[own], self.tokens
+        if asked.kernels is not None:
+            asked.kernels.add("attention without masks: flash" if queries.is_cuda else "attention without masks: plain")
         keys = self._keys(asked, own)
         outs = []
         for view in views:
@@ -258,31 +256,31 @@ def lay_out(trees: Sequence[Tree], begin: int, window: int | None) -> VarlenGrou
     A prefix is repeated before each where it is short, or where the narrowest `window` of the model does not hold all.
     """
     depth, has_branches = trees[0].depth, not trees[0].trie.is_chain
-    own, nodes, reads = (
-        np.array(sizes)
-        for sizes in zip(*((len(t.own), len(t.trie.tokens), len(t.trie.reads)) for t in trees), strict=True)
-    )
+    sizes = [(len(tree.own), len(tree.trie.tokens), len(tree.trie.reads)) for tree in trees]
+    own, nodes, reads = torch.tensor(sizes).unbind(1)
     starts, lengths = _begins(own + nodes), own if has_branches else own + nodes
-    span = depth + int((own + nodes).max())
-    is_repeated = depth > 0 and (depth <= _MOST_REPEATED * own.mean() or (window is not None and window < span))
+    num_own, span = int(own.sum()), depth + int((own + nodes).max())
+    is_short = depth * len(trees) <= _MOST_REPEATED * num_own
+    is_repeated = depth > 0 and (is_short or (window is not None and window < span))
     before = depth if is_repeated else 0
     views: tuple[Queries, ...] = (Queries(None, _ends(lengths), int(lengths.max()), is_causal=True),)
     reads_view = Queries(None, _ends(reads), int(reads.max()), is_causal=not has_branches)
     nodes_as_keys = None
     if has_branches:
         own_places, node_places = _ranges(starts, own), _ranges(starts + own, nodes)
-        index, inverse = _fold(nodes)
-        is_node = np.arange(index.shape[1]) < nodes[:, None]
-        ends = np.where(is_node, np.concatenate([tree.trie.ends.numpy() for tree in trees])[index], 0)
-        nodes_as_keys = Nodes(_tensor(node_places[index]), _tensor(ends))
-        folded = Folded(_tensor(index), _tensor(inverse), _tensor(np.tile(np.arange(index.shape[1]), (len(index), 1))))
+        cells, inverse = _fold(nodes)
+        within = torch.arange(cells.shape[1])
+        ends = torch.cat([tree.trie.ends for tree in trees])[cells]
+        nodes_as_keys = Nodes(node_places[cells], ends.masked_fill(within >= nodes[:, None], 0))
+        folded = Folded(cells, inverse, within.repeat(len(trees), 1))
         views = (
-            views[0]._replace(places=_tensor(own_places)),
-            Queries(_tensor(node_places), _ends(nodes), int(nodes.max()), is_causal=False, folded=folded),
+            views[0]._replace(places=own_places),
+            Queries(node_places, _ends(nodes), int(nodes.max()), is_causal=False, folded=folded),
         )
-        index, inverse = _fold(reads)
-        places = np.concatenate([tree.trie.reads.numpy() for tree in trees])[index]
-        reads_view = reads_view._replace(folded=Folded(_tensor(index), _tensor(inverse), _tensor(places)))
+        cells, inverse = _fold(reads)
+        reads_view = reads_view._replace(
+            folded=Folded(cells, inverse, torch.cat([tree.trie.reads for tree in trees])[cells])
+        )
     return VarlenGroup(
         begin=begin,
         depth=depth,
@@ -292,39 +290,35 @@ def lay_out(trees: Sequence[Tree], begin: int, window: int | None) -> VarlenGrou
         is_repeated=is_repeated,
         key_ends=_ends(lengths + before),
         longest_key=int(lengths.max()) + before,
-        key_places=_tensor(_key_places(starts, lengths, before)) if before or has_branches else None,
+        key_places=_key_places(starts, lengths, before) if before or has_branches else None,
         tokens=views,
         reads=reads_view,
         nodes=nodes_as_keys,
     )
 
 
-def _tensor(places: Places) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(places))
+def _begins(sizes: Tensor) -> Tensor:
+    return sizes.cumsum(0) - sizes
 
 
-def _begins(sizes: Places) -> Places:
-    return sizes.cumsum() - sizes
-
-
-def _ends(sizes: Places) -> Tensor:
+def _ends(sizes: Tensor) -> Tensor:
     """(pieces + 1,) where each begins, and the end of the last."""
-    return _tensor(np.concatenate([[0], sizes.cumsum()]))
+    return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
 
 
-def _ranges(starts: Places, sizes: Places) -> Places:
+def _ranges(starts: Tensor, sizes: Tensor) -> Tensor:
     """start, start + 1, ... of each piece, one after the other."""
-    return np.arange(sizes.sum()) + np.repeat(starts - _begins(sizes), sizes)
+    return torch.arange(int(sizes.sum())) + (starts - _begins(sizes)).repeat_interleave(sizes)
 
 
-def _key_places(starts: Places, lengths: Places, before: int) -> Places:
+def _key_places(starts: Tensor, lengths: Tensor, before: int) -> Tensor:
     """Of each sequence the `before` tokens of the prefix, and its own, which lie behind them."""
-    within = _ranges(np.zeros_like(starts), lengths + before)
-    return np.where(within < before, within, within + np.repeat(starts, lengths + before))
+    within = _ranges(torch.zeros_like(starts), lengths + before)
+    return torch.where(within < before, within, within + starts.repeat_interleave(lengths + before))
 
 
-def _fold(sizes: Places) -> tuple[Places, Places]:
+def _fold(sizes: Tensor) -> tuple[Tensor, Tensor]:
     """Pieces of these sizes as lines of a matrix: (pieces, longest) the place of each cell, and each place's cell."""
-    within = np.arange(sizes.max())
-    index = np.minimum(_begins(sizes)[:, None] + within, sizes.sum() - 1)
-    return index, _ranges(np.arange(len(sizes)) * len(within), sizes)
+    within = torch.arange(int(sizes.max()))
+    cells = (_begins(sizes)[:, None] + within).clamp(max=int(sizes.sum()) - 1)
+    return cells, _ranges(torch.arange(len(sizes)) * len(within), sizes)

@@ -176,10 +176,14 @@ class CountsRecord(Record):
 
 
 class ScoringRecord(Record):
-    """How the texts were scored; what it was padded with is not among the forwarded tokens."""
+    """How the texts were scored; what it was padded with is not among the forwarded tokens.
+
+    `kernels`: what attention ran on, and whether the model's layers were compiled.
+    """
 
     path: str | None = None
     path_reason: str | None = None
+    kernels: str | None = None
     forwarded_tokens: int = 0
     trie_tokens: int = 0
     padding_tokens: int = 0

@@ -5,6 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.scoring.masked import MaskedGroup
 from pipeline.scoring.packed import num_fitting, pack
 from pipeline.scoring.parts import split_items
 from pipeline.scoring.sharing import make_trees
@@ -69,7 +70,7 @@ def test_a_batch_holds_the_tokens_of_its_trees_side_by_side(items: list[TokenSeq
     assert batch.ids[0].tolist() == [token for tree in trees for token in (*tree.own, *tree.trie.tokens)]
     assert batch.indices == [part.index for tree in trees for part in tree.parts]
     assert sorted(
-        place for group in batch.groups for place in range(group.begin, group.begin + group.num_tokens)
+        place for group in batch.layouts for place in range(group.begin, group.begin + group.num_tokens)
     ) == list(range(batch.num_tokens))
     read_by = [{part.index for part in tree.parts} for tree in trees for _ in tree.trie.reads]
     assert all(item in read_by[read] for item, _, read, _ in batch.terms.tolist())
@@ -94,6 +95,7 @@ def test_items_with_choices_of_their_own_are_attended_together() -> None:
         choices = tuple(tuple(draw.randrange(3, 60) for _ in range(draw.randint(1, 6))) for _ in range(4))
         items.append(TokenSequences(item.prompt_ids, choices, tuple(map(len, choices)), False))
     batch = pack(make_trees(split_items(items), 100_000, notebook=False))
-    num_cells = sum(group.num_trees * group.width for group in batch.groups)
-    assert len(batch.groups) < 40
+    groups = [layout for layout in batch.layouts if isinstance(layout, MaskedGroup)]
+    num_cells = sum(group.num_trees * group.width for group in groups)
+    assert len(groups) == len(batch.layouts) < 40
     assert num_cells < batch.num_tokens / 0.94
