@@ -48,6 +48,24 @@ def needed_flops(model: Any, work: Work) -> float:
     return work.flops(body_parameters(model), model.config.hidden_size, model.config.vocab_size)
 
 
+def executed_flops(model: nn.Module, run: Callable[[], object]) -> float:
+    """Of all matrix products with the model's weights that are done while it runs, in copies of the model, too."""
+    rows: list[float] = []
+
+    def count(module: nn.Module, given: tuple[torch.Tensor, ...], _: torch.Tensor) -> None:
+        weight = module.weight
+        assert isinstance(weight, torch.Tensor)
+        rows.append(2.0 * weight.numel() * given[0].numel() / given[0].shape[-1])
+
+    handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Linear)]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sum(rows)
+
+
 def num_shared_tokens(items: Sequence[Sequences]) -> int:
     """Length of the prefix that all prompts share: that of the first and last in sorted order."""
     prompts = [item.prompt_ids for item in items]

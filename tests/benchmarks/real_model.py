@@ -26,7 +26,7 @@ from pipeline.target import find_model
 from tests.benchmarks import contenders, inputs
 from tests.benchmarks.cpu import our_scores
 from tests.benchmarks.limit import best_matrix_rate, tokens_a_batch
-from tests.benchmarks.measure import alternate, needed_flops, needed_work
+from tests.benchmarks.measure import alternate, executed_flops, needed_flops, needed_work
 from tests.benchmarks.real_model_report import HARNESS, NOTEBOOK, OURS, Figures, keep, make_parser
 
 TOLERANCE = 1e-4  # nats
@@ -115,12 +115,14 @@ def measure(setting: Setting, lm: Any, options: argparse.Namespace) -> Figures:
     turns = {**others, "before": rate, OURS: lambda: run(OURS), "after": rate}
     seconds = alternate(turns, options.rounds, warm=False)
     work = needed_work(setting.items)
+    needed = needed_flops(setting.model, work)
     limits = [statistics.mean(rates[start : start + 2]) for start in range(0, len(rates), 2)]
     return Figures(
         {name: [len(ways[name].places) / each for each in seconds[name]] for name in ways},
         lacking,
         {name: len(way.places) for name, way in ways.items()},
-        [needed_flops(setting.model, work) / each / at for each, at in zip(seconds[OURS], limits, strict=True)],
+        [needed / each / at for each, at in zip(seconds[OURS], limits, strict=True)],
+        executed_flops(setting.model, lambda: run(OURS)) / needed,
         statistics.mean(len(item.prompt_ids) for item in setting.items),
         work.row_tokens / work.trie_tokens,
         sum(len(tokens) for tokens, _ in setting.rows) / work.trie_tokens,

@@ -22,15 +22,17 @@ class Figures:
     """What was measured of one prompt.
 
     rates: items a second of each contender, round by round. lacking: batch sizes of the harness that did not fit, and
-    the bytes that they need. num_items: how many each contender took. shares: of the limit, round by round. num_tokens:
-    of an item with all that stands before it, on average. token_ratio: tokens of one row for each label over distinct
-    trie tokens, harness_ratio: of the harness' rows. difference: the largest, in nats.
+    the bytes that they need. num_items: how many each contender took. shares: of the limit, round by round. executed:
+    of the needed FLOPs those that were done. num_tokens: of an item with all that stands before it, on average.
+    token_ratio: tokens of one row for each label over distinct trie tokens, harness_ratio: of the harness' rows.
+    difference: the largest, in nats.
     """
 
     rates: Mapping[str, Sequence[float]]
     lacking: Mapping[int, int]
     num_items: Mapping[str, int]
     shares: Sequence[float]
+    executed: float
     num_tokens: float
     token_ratio: float
     harness_ratio: float
@@ -71,7 +73,7 @@ def keep(
     """Write the section: `model` says what was measured, `cells` are figures by prompt and number of shots."""
     header = ["prompt", "shots", "tokens an item", "notebook", *(f"harness, {size}" for size in options.batch_sizes)]
     header += ["ours", "times the notebook", "times the harness", "token ratio", "token ratio to the harness"]
-    header += ["share of the limit", "largest difference"]
+    header += ["share of the limit", "by executed FLOPs", "largest difference"]
     rows = [_row(prompt, num_shots, figures, options.batch_sizes) for prompt, num_shots, figures in cells]
     body = [_words(options, model, [figures for _, _, figures in cells]), table(header, rows)]
     write_section(TITLE, command_line(COMMAND, parser, options), "\n\n".join(body), options.results)
@@ -88,8 +90,9 @@ def _words(options: argparse.Namespace, model: str, cells: Sequence[Figures]) ->
         "from the bundled sample, the same before every item. Token ratio: tokens of one row per label over distinct "
         "trie tokens; to the harness: of its rows, as labels of one token share one. Share of the limit: needed FLOPs "
         "(2 x non-embedding parameters x distinct trie tokens + 2 x hidden x vocabulary x read positions) a second "
-        "over the rate of this model's own matrix products, measured before and after each round of ours. Largest "
-        "difference: in nats, between our log-likelihoods and any contender's."
+        "over the rate of this model's own matrix products, measured before and after each round of ours; by executed "
+        "FLOPs: of the products that were done, which are fewer, as the last layer is done where its output is read. "
+        "Largest difference: in nats, between our log-likelihoods and any contender's."
     )
 
 
@@ -98,7 +101,8 @@ def _row(prompt: Prompt, num_shots: int, figures: Figures, batch_sizes: Sequence
     row += [_of_harness(figures, size) for size in batch_sizes]
     row += [_rate(figures, OURS), f"{figures.times(NOTEBOOK):.1f}", f"{figures.times(figures.best):.1f}"]
     row += [f"{figures.token_ratio:.1f}", f"{figures.harness_ratio:.1f}"]
-    return [*row, f"{statistics.median(figures.shares):.0%}", f"{figures.difference:.1e}"]
+    share = statistics.median(figures.shares)
+    return [*row, f"{share:.0%}", f"{share * figures.executed:.0%}", f"{figures.difference:.1e}"]
 
 
 def _of_harness(figures: Figures, size: int) -> str:
