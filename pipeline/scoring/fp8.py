@@ -6,7 +6,7 @@ as closely as in any dtype. On a CPU the same rounding is emulated.
 """
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -16,29 +16,13 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from pipeline.errors import InputError
+from pipeline.scoring.fp8_rounding import ACTIVATIONS, gate_and_quantize, quantize
 from pipeline.scoring.widened import in_float32
 
-FP8 = torch.float8_e4m3fn
-LARGEST = torch.finfo(FP8).max
-SMALLEST_SCALE = 1e-12  # of a row of zeros
-SIZE_STEP = 16  # the matrix product takes sizes that are multiples of it
-# Each by whether it is GELU (by tanh, as Gemma has it) or SiLU.
-ACTIVATIONS: dict[bool, Callable[[Tensor], Tensor]] = {True: partial(F.gelu, approximate="tanh"), False: F.silu}
+_SIZE_STEP = 16  # the matrix product takes sizes that are multiples of it
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # as configurations count them
 _MAX_FORMULA_ERROR = 1e-4  # of a row's largest number, where a module in float32 is held against its formula
 _MAX_MIXING = 1 / 8  # of a row's norm: to round again what was rounded otherwise before moves it by a fiftieth
-
-
-def quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(rows in FP8, scales (rows, 1) float32): each row is scaled so that its largest entry is the largest number."""
-    scales = (rows.abs().amax(dim=-1, keepdim=True).float() / LARGEST).clamp(min=SMALLEST_SCALE)
-    return (rows.float() / scales).clamp(-LARGEST, LARGEST).to(FP8), scales
-
-
-def gate_and_quantize(both: Tensor, is_gelu: bool) -> tuple[Tensor, Tensor]:
-    """`quantize` of the activation of the left half of each row times the right half."""
-    gate, up = both.float().chunk(2, dim=-1)
-    return quantize(ACTIVATIONS[is_gelu](gate) * up)
 
 
 class Rounding(NamedTuple):
@@ -177,8 +161,8 @@ def _why_not(linear: nn.Module) -> str | None:
     num_out, num_in = weight.shape
     if weight.dtype != torch.bfloat16:
         return f"a layer is kept in {str(weight.dtype).removeprefix('torch.')}"
-    if num_out % SIZE_STEP or num_in % SIZE_STEP:
-        return f"a layer is {num_in} x {num_out}, and sizes have to be multiples of {SIZE_STEP}"
+    if num_out % _SIZE_STEP or num_in % _SIZE_STEP:
+        return f"a layer is {num_in} x {num_out}, and sizes have to be multiples of {_SIZE_STEP}"
     return None
 
 

@@ -1,6 +1,6 @@
 """FP8 by kernels of our own, for what lies between the matrix products on a CUDA device; the only module with Triton.
 
-Invariant: the same numbers as PyTorch's way in fp8.py, each row read once; `check` says whether it is so here.
+Invariant: the same numbers as PyTorch's way in fp8_rounding.py, each row read once; `check` says whether it is so here.
 """
 
 import torch
@@ -8,8 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pipeline.scoring import fp8
-from pipeline.scoring.fp8 import FP8, LARGEST, SMALLEST_SCALE
+from pipeline.scoring import fp8_rounding
+from pipeline.scoring.fp8_rounding import FP8, LARGEST, SMALLEST_SCALE
 
 _LARGEST = tl.constexpr(LARGEST)
 _SMALLEST_SCALE = tl.constexpr(SMALLEST_SCALE)
@@ -88,13 +88,13 @@ def _num_warps(block: int) -> int:
 
 
 def quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """As `fp8.quantize`."""
+    """As `fp8_rounding.quantize`."""
     found: tuple[Tensor, Tensor] = _quantize_rows(rows if rows.stride(1) == 1 else rows.contiguous())
     return found
 
 
 def gate_and_quantize(both: Tensor, is_gelu: bool) -> tuple[Tensor, Tensor]:
-    """As `fp8.gate_and_quantize`."""
+    """As `fp8_rounding.gate_and_quantize`."""
     found: tuple[Tensor, Tensor] = _gate_and_quantize_rows(both.contiguous(), is_gelu)
     return found
 
@@ -109,9 +109,9 @@ def check(device: torch.device) -> None:
     both[0], both[-1, 0], both[-2, 0] = 0, torch.nan, torch.inf
     both = both.to(device)
     for found, expected in (
-        (quantize(both), fp8.quantize(both)),
-        (gate_and_quantize(both, True), fp8.gate_and_quantize(both, True)),
-        (gate_and_quantize(both, False), fp8.gate_and_quantize(both, False)),
+        (quantize(both), fp8_rounding.quantize(both)),
+        (gate_and_quantize(both, True), fp8_rounding.gate_and_quantize(both, True)),
+        (gate_and_quantize(both, False), fp8_rounding.gate_and_quantize(both, False)),
     ):
         are_others = found[0][:-2].float() != expected[0][:-2].float()
         others = are_others.double().mean().item()

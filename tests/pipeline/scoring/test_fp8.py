@@ -19,7 +19,8 @@ from transformers.pytorch_utils import Conv1D
 from pipeline.errors import InputError, RunError
 from pipeline.scoring import fp8
 from pipeline.scoring.copies import copy_model
-from pipeline.scoring.fp8 import FP8, LARGEST, Fp8Linear, Fp8MLP, Rounding, find_rounding, fp8_layers, to_fp8
+from pipeline.scoring.fp8 import Fp8Linear, Fp8MLP, Rounding, find_rounding, fp8_layers, to_fp8
+from pipeline.scoring.fp8_rounding import FP8, LARGEST
 from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.widened import in_float32
 from tests.conftest import ROOT
