@@ -49,7 +49,8 @@ def test_one_text_gets_the_scores_of_a_run(labelscore: Command, tmp_path: Path) 
     text = "The striker scored twice."
     (tmp_path / "one.jsonl").write_text(json.dumps({"text": text, "label": "World"}) + "\n")
     (tmp_path / "run.toml").write_text(
-        'prompt = ["mine"]\n[prompts.mine]\ntemplate = "{text}\\nTopic:"\nlabels = { World = " World", Sports = " Sports" }'
+        'prompt = ["mine"]\n[prompts.mine]\ntemplate = "{text}\\nTopic:"\n'
+        'labels = { World = " World", Sports = " Sports" }\n'
     )
     out = tmp_path / "out"
     given = ("--dataset", str(tmp_path / "one.jsonl"), "--dtype", "fp8", "--out", str(out))
