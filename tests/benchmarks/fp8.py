@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def compare(model: str, num_items: int | None, device: str) -> list[Sequence[object]]:
     """A row of the table for each dtype."""
-    frame = pl.read_parquet(inputs.shared_folder() / "data" / "ag_news_test.parquet").head(num_items)
+    frame = pl.read_parquet(inputs.shared_folder() / "data" / "ag_news_test.parquet", n_rows=num_items)
     gold = torch.tensor(frame["label"].to_list())
     found = {dtype: score(model, dtype, device, frame["text"].to_list()) for dtype in DTYPES}
     exact = found["float32"][1]
