@@ -193,10 +193,11 @@ class RunConfig(BaseModel):
         description="where the model runs: cpu, cuda, cuda:1, mps, xpu, ...; auto is the GPU where there is one",
         json_schema_extra={"pattern": NAME},
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "fp8"] = Field(
         "auto",
         description="the model's number format; auto is float32 on a CPU, bfloat16 on a GPU that has it, else float16 "
-        "(float32 where that overflows)",
+        "(float32 where that overflows); fp8 has linear layers in 8 bits, on GPUs of compute capability 8.9 or more; a "
+        "CPU emulates it, slowly",
     )
     batch_tokens: Count | None = Field(None, description="tokens in one forward pass; halved when memory runs out")
     shard_size: Count | None = Field(

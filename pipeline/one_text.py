@@ -15,11 +15,11 @@ from pipeline.bundled import DEMO_MODEL
 from pipeline.config import load_config
 from pipeline.errors import InputError
 from pipeline.prompts import Boundary, Labels, Prompt, Values, make_one_text_prompt
-from pipeline.reading.model import ModelRef, check_vocabulary, load_model, load_tokenizer
+from pipeline.reading.model import ModelRef, check_vocabulary, load_tokenizer
 from pipeline.reporting.rules import CONTENT_FREE_TEXTS, RULES, label_constants, with_inputs
 from pipeline.scoring.scorer import NonFiniteScore
 from pipeline.scoring.tokens import Encoder
-from pipeline.shard import explain, make_scorer, part_table
+from pipeline.shard import explain, load_to_score, make_scorer, part_table
 from pipeline.storing.layout import NORMS, norm_sizes
 from pipeline.target import find_model
 from pipeline.templates import TEXT
@@ -42,7 +42,7 @@ def load(model: str = DEMO_MODEL, *, revision: str | None = None, device: str = 
     """Load a model by hub id or directory. Raises InputError where it cannot be had or used."""
     settings = {"model": model, "revision": revision, "device": device, "dtype": dtype}
     ref = find_model(load_config(None, None, settings))
-    tokenizer, loaded = load_tokenizer(ref), load_model(ref)
+    tokenizer, loaded = load_tokenizer(ref), load_to_score(ref)
     check_vocabulary(tokenizer, loaded, ref.name)
     return Loaded(ref, loaded, tokenizer)
 

@@ -17,8 +17,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError, Interrupted, NotFinite, RunError
 from pipeline.prompts import Prompt, Values
+from pipeline.reading.devices import check_fp8
 from pipeline.reading.model import ModelRef, check_vocabulary, load_model, load_tokenizer
 from pipeline.scoring.counts import Counts
+from pipeline.scoring.fp8 import to_fp8
+from pipeline.scoring.memory import attempt
 from pipeline.scoring.plan import Plan
 from pipeline.scoring.scorer import NonFiniteScore, ScoredBatch, Scorer
 from pipeline.scoring.tokens import Encoder, TokenSequences
@@ -53,7 +56,7 @@ class ShardScorer:
         spec: ScoringSpec,
         first: Shard | None = None,
         *,
-        load: Callable[[ModelRef], PreTrainedModel] = load_model,
+        load: Callable[[ModelRef], PreTrainedModel] | None = None,
         stores: bool = True,
     ) -> None:
         """Load the model, and meanwhile read and encode the shard `first`, as `encode_ahead` would.
@@ -80,7 +83,7 @@ class ShardScorer:
         try:
             if first:
                 self.encode_ahead(first)
-            model = load(spec.model)
+            model = (load or load_to_score)(spec.model)
             markup = _markup(tokenizer, [writer.stored.prompt for writer in spec.writers])
             check_vocabulary(tokenizer, model, spec.model.name, markup)
             self._scorer = make_scorer(
@@ -203,6 +206,16 @@ def _markup(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> st
     """Where special tokens can come from that prompts put around their items."""
     written = "".join(prompt.chat.before + prompt.chat.after for prompt in prompts if prompt.chat)
     return written + str(tokenizer.chat_template) if any(prompt.has_markup for prompt in prompts) else written
+
+
+def load_to_score(ref: ModelRef) -> PreTrainedModel:
+    """The model as it scores, its layers turned where that is in FP8. Raises what `load_model` and `to_fp8` raise."""
+    model = load_model(ref)
+    if ref.dtype == "fp8":
+        check_fp8(ref.device)  # where this is another machine than the one that the run was started on
+        if attempt(to_fp8, model, ref.name) is None:
+            raise RunError(f"{ref.name}: not enough memory on {ref.device} to turn its layers to fp8")
+    return model
 
 
 def make_scorer(

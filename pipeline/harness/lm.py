@@ -21,10 +21,10 @@ from pipeline.errors import InputError, RunError
 from pipeline.harness.arguments import LOGGER, NAME, check_arguments, find_model
 from pipeline.harness.chat import make_render
 from pipeline.harness.pairs import Group, PairEncoder
-from pipeline.reading.model import check_vocabulary, load_model, load_tokenizer
+from pipeline.reading.model import check_vocabulary, count_parameters, load_tokenizer
 from pipeline.scoring.scorer import NonFiniteScore, ScoredBatch
 from pipeline.scoring.tokens import TokenSequences
-from pipeline.shard import make_scorer
+from pipeline.shard import load_to_score, make_scorer
 from pipeline.wording import show
 
 # So many contexts are encoded and scored at a time, in alphabetical order: neighbours begin alike. Measured on 8,000
@@ -67,7 +67,7 @@ class LabelscoreLM(TemplateLM):  # type: ignore[misc]  # the harness has no type
         self.ref = find_model(self.pretrained, self.revision, dtype, device, trust_remote_code)
         own = {} if add_bos_token is None else {"add_bos_token": add_bos_token}
         self.tokenizer = load_tokenizer(self.ref, **own)
-        self.model = load_model(self.ref)
+        self.model = load_to_score(self.ref)
         check_vocabulary(self.tokenizer, self.model, self.ref.name)
         self._device = self.model.device
         self.tokenizer = configure_pad_token(self.tokenizer, model_config=self.model.config)
@@ -124,10 +124,10 @@ class LabelscoreLM(TemplateLM):  # type: ignore[misc]  # the harness has no type
 
     def get_model_info(self) -> dict[str, object]:
         """What the results file says of the model."""
-        is_local = self.ref.revision.startswith("sha256:")
+        is_local, is_fp8 = self.ref.revision.startswith("sha256:"), self.ref.dtype == "fp8"
         return {
-            "model_num_parameters": self.model.num_parameters(),
-            "model_dtype": self.model.dtype,
+            "model_num_parameters": count_parameters(self.ref) if is_fp8 else self.model.num_parameters(),
+            "model_dtype": self.ref.dtype if is_fp8 else self.model.dtype,
             "model_revision": self.revision,
             "model_sha": "" if is_local else self.ref.revision,
         }

@@ -10,7 +10,7 @@ from pipeline.errors import InputError
 # What torch calls its kinds of devices, so that a slip is told before it is imported; npu is of a package beside it.
 KINDS = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia", "maia", "xla", "privateuseone")
 NAME = rf"^(auto|({'|'.join(KINDS)})(:\d+)?)$"  # as forms check it
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "fp8")
 USE = "use auto, cpu, cuda, cuda:1, mps, xpu or another kind that torch has"
 
 
@@ -57,11 +57,29 @@ def resolve_device(name: str) -> str:
 def resolve_dtype(name: str, device: str) -> str:
     """The dtype that is meant; "auto" is what suits a device that `resolve_device` gave.
 
-    Raises InputError for an unknown one.
+    Raises InputError for an unknown one, and for FP8 where the device does not compute in it.
     """
     if name not in DTYPES:
         raise InputError(f"unknown dtype '{name}'; use one of {', '.join(DTYPES)}")
+    if name == "fp8":
+        check_fp8(device)
     return suited_dtype(device) if name == "auto" else name
+
+
+def check_fp8(device: str) -> None:
+    """Raise InputError for a device that does not compute in FP8; on a CPU it is emulated."""
+    kind = kind_of(device)
+    if kind == "cuda":
+        import torch
+
+        found = torch.cuda.get_device_capability(device)
+        if found < (8, 9):
+            raise InputError(
+                f"--dtype fp8: {device} has compute capability {found[0]}.{found[1]}, and FP8 takes 8.9 or more (L4, "
+                "L40, RTX 40, H100 and later); use --dtype auto or bfloat16"
+            )
+    elif kind != "cpu":
+        raise InputError(f"--dtype fp8: only cuda computes in FP8 (a cpu emulates it), not {device}; use --dtype auto")
 
 
 def suited_dtype(device: str) -> str:

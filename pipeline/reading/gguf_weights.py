@@ -31,7 +31,7 @@ def load_gguf(ref: ModelRef) -> "tuple[PreTrainedModel, dict[str, Any]]":
 
     config = read_config(ref.path, ref.name)
     options: dict[str, Any] = {
-        "dtype": getattr(torch, ref.dtype),
+        "dtype": getattr(torch, ref.weights_dtype),
         "ignore_mismatched_sizes": True,  # the caller names them in one line
         "output_loading_info": True,
     }

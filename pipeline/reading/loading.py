@@ -92,7 +92,7 @@ def _load(ref: ModelRef) -> "tuple[PreTrainedModel, dict[str, Any], dict[str, St
     files = loaded_files(ref.path, ref.name)
     config = AutoConfig.from_pretrained(ref.path, local_files_only=True, trust_remote_code=ref.trust_remote_code)
     options = {
-        "dtype": getattr(torch, ref.dtype),
+        "dtype": getattr(torch, ref.weights_dtype),
         "device_map": {"": ref.device},  # tensor by tensor: beside them the host holds no whole model
         "ignore_mismatched_sizes": True,  # so that they are named in one line
         "output_loading_info": True,

@@ -100,6 +100,11 @@ def resolve_model(
     method = None if is_gguf(found.path) else find_method(config, found.name)
     if method and found.adapter:
         raise InputError(f"{found.name}: its base is quantised ({method}); {APPLIED_TO}, not quantised")
+    if method and dtype == "fp8":
+        raise InputError(
+            f"{found.name}: its weights are quantised already ({method}), and --dtype fp8 rounds plain ones; leave it "
+            "out"
+        )
     if method and is_auto:
         dtype = own_dtype(config) or dtype
     if not is_gguf(found.path):
@@ -118,8 +123,14 @@ def resolve_model(
         found.adapter,
         found.tokenizer_path if found.tokenizer_path != found.path else None,
         method,
-        f"its weights are quantised ({method}), and it computes in {dtype}" if method else None,
+        _note_on(dtype, device, method),
     )
+
+
+def _note_on(dtype: str, device: str, method: str | None) -> str | None:
+    if dtype == "fp8" and device == "cpu":
+        return "fp8 is emulated on a CPU, which is slow: for trying it out, as it is made for GPUs"
+    return f"its weights are quantised ({method}), and it computes in {dtype}" if method else None
 
 
 def _hash_tokenizer(found: "_Found") -> str:

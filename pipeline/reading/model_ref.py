@@ -27,3 +27,8 @@ class ModelRef:
     tokenizer_path: Path | None = None  # its directory where it is not that of the weights
     quantised: str | None = None  # how its files keep the weights in few bits
     dtype_note: str | None = None  # why it is scored in another dtype than a person may expect
+
+    @property
+    def weights_dtype(self) -> str:
+        """The dtype to load its weights in: to FP8 they are rounded from there (pipeline/scoring/fp8.py)."""
+        return "bfloat16" if self.dtype == "fp8" else self.dtype

@@ -34,6 +34,8 @@ def check_slices(ref: ModelRef, num_ranks: int) -> None:
     if is_gguf(ref.path) or ref.adapter is not None:
         what = "a GGUF file" if is_gguf(ref.path) else "an adapter"
         raise InputError(f"{ref.name}: {what} cannot be loaded in slices; {instead}")
+    if ref.dtype == "fp8":
+        raise InputError(f"{ref.name}: --dtype fp8 is for models on one device; leave it or --tensor-parallel out")
     config = load_config(ref.path, ref.name, ref.trust_remote_code)
     if config.model_type not in TYPES or not config.base_model_tp_plan:
         raise InputError(

@@ -52,10 +52,14 @@ class Probe:
             return self
         return self._of(slice(2, 4))
 
-    def chain(self) -> "Probe":
-        """The label of the most tokens alone: what has no branches may go another way."""
-        place = max(range(self.logprob.shape[1]), key=self.items[0].num_label_tokens.__getitem__)
-        return self._of(slice(place, place + 1))
+    @property
+    def longest_label(self) -> int:
+        """The place of the label of the most tokens."""
+        return max(range(self.logprob.shape[1]), key=self.items[0].num_label_tokens.__getitem__)
+
+    def only(self, label: int) -> "Probe":
+        """One label alone."""
+        return self._of(slice(label, label + 1))
 
     def _of(self, kept: slice) -> "Probe":
         items = [replace(i, branches=i.branches[kept], num_label_tokens=i.num_label_tokens[kept]) for i in self.items]

@@ -1,103 +1,88 @@
-"""Linear layers in FP8 (e4m3) with a scale for each row of activations and each row of weights: a prototype.
+"""Accuracy in FP8: the same rows of AG News in float32, bfloat16 and FP8, by what a run loads and scores with.
 
-Invariant: a token's output depends on that token alone, so that packed trees stay as exact as they are in the dtype of
-the model. On a CPU the same rounding is emulated in float32.
+Invariant: one model, prompt and label words for all; what is compared are the scores that would be stored. On a CPU FP8
+is emulated, with its own rounding, so that this says nothing of speed.
 """
 
+import argparse
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
+import polars as pl
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-FP8 = torch.float8_e4m3fn
-LARGEST = torch.finfo(FP8).max
-SMALLEST_SCALE = 1e-12  # of a row of zeros
+from pipeline.config import RunConfig
+from pipeline.prompts import BUILT_IN
+from pipeline.reading.model import load_tokenizer
+from pipeline.scoring.tokens import Encoder
+from pipeline.shard import load_to_score, make_scorer
+from pipeline.target import find_model
+from tests.benchmarks import inputs
+from tests.benchmarks.cpu import our_scores
+from tests.benchmarks.results import RESULTS, command_line, table, write_section
 
-
-def quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(rows in FP8, scales (rows, 1) float32): each row is scaled so that its largest entry is the largest number."""
-    scales = (rows.abs().amax(dim=-1, keepdim=True).float() / LARGEST).clamp(min=SMALLEST_SCALE)
-    return (rows.float() / scales).clamp(-LARGEST, LARGEST).to(FP8), scales
-
-
-class Fp8Linear(nn.Module):
-    """Linear layers side by side, without biases: weights are kept in FP8, and inputs rounded to it."""
-
-    def __init__(self, *linears: nn.Linear, has_kernels: bool = False) -> None:
-        super().__init__()
-        if any(linear.bias is not None for linear in linears):
-            raise NotImplementedError("a linear layer with a bias")
-        weight, scales = quantize(torch.cat([linear.weight.detach() for linear in linears]))
-        self.weight: Tensor
-        self.scales: Tensor
-        self.register_buffer("weight", weight)  # (out, in)
-        self.register_buffer("scales", scales.T.contiguous())  # (1, out)
-        self._has_kernels = has_kernels
-
-    def forward(self, given: Tensor) -> Tensor:
-        rows, scales = quantize_by(given.flatten(0, -2), has_kernels=self._has_kernels)
-        return self.multiply(rows, scales, given.dtype).unflatten(0, given.shape[:-1])
-
-    def multiply(self, rows: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-        """The layers' outputs side by side from rows in FP8 and their scales."""
-        if rows.is_cuda:
-            return torch._scaled_mm(rows, self.weight.T, scales, self.scales, out_dtype=dtype, use_fast_accum=True)
-        return ((rows.float() @ self.weight.T.float()) * scales * self.scales).to(dtype)
+TITLE = "Accuracy in FP8"
+COMMAND = "python -m tests.benchmarks.fp8"
+DTYPES = ("float32", "bfloat16", "fp8")
+HEADER = (
+    "model", "rows", "dtype", "accuracy", "same predictions", "right in float32 alone", "right here alone",
+    "largest difference", "mean difference",
+)  # fmt: skip
 
 
-class Fp8MLP(nn.Module):
-    """A gated MLP whose first two matrix products are one, and whose activation is rounded as it is made."""
-
-    def __init__(self, mlp: Any, *, has_kernels: bool) -> None:
-        super().__init__()
-        self.first = Fp8Linear(mlp.gate_proj, mlp.up_proj, has_kernels=has_kernels)
-        self.second = Fp8Linear(mlp.down_proj, has_kernels=has_kernels)
-        self._has_kernels = has_kernels
-        activation = type(mlp.act_fn).__name__
-        if not ("Tanh" in activation or "SiLU" in activation):
-            raise NotImplementedError(f"an MLP with {activation}")
-        self._is_gelu = "Tanh" in activation
-
-    def forward(self, given: Tensor) -> Tensor:
-        rows, scales = quantize_by(given.flatten(0, -2), has_kernels=self._has_kernels)
-        both = self.first.multiply(rows, scales, given.dtype)
-        if self._has_kernels and given.is_cuda:
-            from tests.benchmarks import fp8_kernels
-
-            rows, scales = fp8_kernels.gate_and_quantize(both, self._is_gelu)
-        else:
-            gate, up = both.chunk(2, dim=-1)
-            rows, scales = quantize((F.gelu(gate, approximate="tanh") if self._is_gelu else F.silu(gate)) * up)
-        return self.second.multiply(rows, scales, given.dtype).unflatten(0, given.shape[:-1])
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, default=None, help="so many rows for agnews-tiny-gemma; else all 7,600")
+    parser.add_argument("--model", default=None, help="another model beside it: smollm2, a directory or a GGUF")
+    parser.add_argument("--model-items", type=int, default=1_000, help="rows for that one")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    models = [(str(inputs.shared_folder() / "models" / "agnews-tiny-gemma"), options.items)]
+    models += [(options.model, options.model_items)] if options.model else []
+    rows = [row for model, num_items in models for row in compare(model, num_items, options.device)]
+    body = (
+        "The first test rows of AG News with the prompt `answer`, each model in three dtypes; accuracy under the rule "
+        "`sum`, differences from float32 in nats, over all rows and labels. FP8 has scales by row for weights and "
+        "tokens" + (", and is emulated on this CPU with the same rounding.\n\n" if options.device == "cpu" else ".\n\n")
+    )
+    write_section(TITLE, command_line(COMMAND, parser, options), body + table(HEADER, rows), options.results)
 
 
-def quantize_by(rows: Tensor, *, has_kernels: bool) -> tuple[Tensor, Tensor]:
-    """`quantize`, on a GPU by a kernel of our own where there is one."""
-    if has_kernels and rows.is_cuda:
-        from tests.benchmarks import fp8_kernels
-
-        return fp8_kernels.quantize(rows)
-    return quantize(rows)
-
-
-def to_fp8(model: Any, *, has_kernels: bool = False) -> None:
-    """Replace the linear layers of the model's body, MLPs as a whole; embeddings and head stay."""
-    replace(model.base_model, ("MLP",), lambda mlp: Fp8MLP(mlp, has_kernels=has_kernels))
-    replace(model.base_model, ("Linear",), lambda linear: linear_or_fp8(linear, has_kernels=has_kernels))
+def compare(model: str, num_items: int | None, device: str) -> list[Sequence[object]]:
+    """A row of the table for each dtype."""
+    frame = pl.read_parquet(inputs.shared_folder() / "data" / "ag_news_test.parquet", n_rows=num_items)
+    gold = torch.tensor(frame["label"].to_list())
+    found = {dtype: score(model, dtype, device, frame["text"].to_list()) for dtype in DTYPES}
+    exact = found["float32"][1]
+    return [
+        [name, f"{len(frame):,}", dtype, *figures(scores, None if scores is exact else exact, gold)]
+        for dtype, (name, scores) in found.items()
+    ]
 
 
-def linear_or_fp8(linear: nn.Linear, *, has_kernels: bool) -> nn.Module:
-    """The layer in FP8, if its sizes are multiples of 16, as the matrix product wants them."""
-    fits = linear.in_features % 16 == 0 and linear.out_features % 16 == 0
-    return Fp8Linear(linear, has_kernels=has_kernels) if fits else linear
+def figures(scores: Tensor, exact: Tensor | None, gold: Tensor) -> list[object]:
+    """The cells from the accuracy on, of logprob (rows, labels) beside that in float32, if it is not that."""
+    is_right = scores.argmax(dim=1) == gold
+    accuracy = f"{is_right.double().mean():.2%}"
+    if exact is None:
+        return [accuracy, *"-----"]
+    was_right, gaps = exact.argmax(dim=1) == gold, (scores - exact).abs()
+    is_same = (scores.argmax(dim=1) == exact.argmax(dim=1)).double().mean()
+    turned = [int((was_right & ~is_right).sum()), int((is_right & ~was_right).sum())]
+    return [accuracy, f"{is_same:.2%}", *turned, f"{gaps.max():.3f}", f"{gaps.mean():.4f}"]
 
 
-def replace(parent: nn.Module, endings: Sequence[str], make: Any) -> None:
-    """Replace modules by the endings of their classes' names, but not inside of what was replaced before."""
-    for name, child in parent.named_children():
-        if type(child).__name__.endswith(tuple(endings)) and not type(child).__name__.startswith("Fp8"):
-            setattr(parent, name, make(child))
-        elif not type(child).__name__.startswith("Fp8"):
-            replace(child, endings, make)
+def score(model: str, dtype: str, device: str, texts: list[str]) -> tuple[str, Tensor]:
+    """The model's name, and logprob (texts, labels) as a run stores it."""
+    ref = find_model(RunConfig(model=model, device=device, dtype=dtype))
+    encoder = Encoder(load_tokenizer(ref), BUILT_IN["answer"], context_tokens=ref.context_tokens)
+    scorer = make_scorer(load_to_score(ref), ref)
+    scores = our_scores(scorer, encoder, texts)
+    print(f"{ref.name} {dtype}: scored over {scorer.path}; {scorer.remark or 'nothing to remark'}", flush=True)
+    return ref.name, scores
+
+
+if __name__ == "__main__":
+    main()

@@ -23,9 +23,9 @@ import torch.nn.functional as F
 import transformers
 
 from pipeline.scoring.forward import TreeForward
+from pipeline.scoring.fp8_rounding import quantize
 from pipeline.scoring.packed import PackedBatch
 from tests.benchmarks.contenders import batched_rows, notebook_loop
-from tests.benchmarks.fp8 import quantize
 from tests.benchmarks.gpu_variants import Setting, Variant, prepare, ready, score_all
 from tests.benchmarks.gpu_work import make_items
 from tests.benchmarks.measure import body_linears, synchronize

@@ -18,7 +18,7 @@ from unittest.mock import patch
 import torch
 from transformers import AttentionInterface
 
-from pipeline.scoring import attention, forward, scorer
+from pipeline.scoring import attention, forward, fp8, scorer
 from pipeline.scoring.forward import TreeForward
 from pipeline.scoring.packed import PackedBatch, num_fitting
 from pipeline.scoring.parts import split_items
@@ -28,7 +28,6 @@ from pipeline.scoring.tokens import TokenSequences
 from tests.benchmarks.chunked_reads import chunked_reads
 from tests.benchmarks.contenders import notebook_loop
 from tests.benchmarks.feeding import queued
-from tests.benchmarks.fp8 import Fp8Linear, to_fp8
 from tests.benchmarks.gpu_work import SHAPES, TOY_SHAPES, WORKLOADS, Shape, Workload, make_items, random_model
 from tests.benchmarks.measure import body_parameters, needed_work, synchronize
 from tests.benchmarks.varlen import VarlenAttention, merge, varlen_rows
@@ -145,12 +144,17 @@ def executed_flops(shape: Shape, counts: scorer.Counts) -> float:
 
 def prepare(model: Any, variant: Variant) -> None:
     """Changes the model's numbers as the variant does; its own single forwards are then the oracle."""
-    if variant.linears != "bf16":
-        to_fp8(model, has_kernels=variant.linears == "fp8 kernels")
-    if variant.linears == "fp8 kernels" and model.device.type == "cuda":
-        from tests.benchmarks import fp8_kernels
-
-        fp8_kernels.check(model.device)
+    if variant.linears == "bf16":
+        return
+    with ExitStack() as stack:
+        if variant.linears == "fp8":
+            stack.enter_context(patch.object(fp8, "find_rounding", lambda device: (fp8.BY_PYTORCH, None)))
+        is_toy = model.dtype == torch.float32
+        fp8.to_fp8(model.to(torch.bfloat16), variant.linears)
+        if why := fp8.why_slower(model):
+            raise ValueError(why)
+        if is_toy:
+            model.float()  # tokens are then not rounded: the toy shows that all is in its place
 
 
 @contextmanager
@@ -206,7 +210,7 @@ def compile_leaves(model: Any) -> None:
     for module in model.base_model.modules():
         if id(module) in inside:
             continue
-        if type(module).__name__.endswith(("MLP", "RMSNorm")) or isinstance(module, Fp8Linear):
+        if type(module).__name__.endswith(("MLP", "RMSNorm")) or isinstance(module, fp8.Fp8Linear):
             inside.update(map(id, module.modules()))
             module.compile(dynamic=True)
 

@@ -22,8 +22,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.prompts import BUILT_IN
+from pipeline.scoring.fp8 import to_fp8
 from pipeline.scoring.tokens import Encoder
-from tests.benchmarks.fp8 import to_fp8
 from tests.benchmarks.gpu_variants import Setting, Variant, installed, prepare, ready, score_all
 from tests.benchmarks.gpu_work import make_items, random_model
 
@@ -151,7 +151,7 @@ def differences(model: Any, items: Any, labels: torch.Tensor | None) -> dict[str
         if name != "float32":
             other = other.to(torch.bfloat16)
         if name == "FP8":
-            to_fp8(other)
+            to_fp8(other, name)
         with ready(other, variant) as scoring:
             scores = score_all(scoring, items).double()
             figures: dict[str, Any] = {"path": scoring.path, "items": len(items)}

@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
         "FLOPs = 2 x non-embedding parameters x distinct trie tokens + 2 x hidden x vocabulary x read positions; the "
         "matrix rate is that of the model's own linear layers at the scorer's tokens a batch, with the cores sharing "
         "each product or with products of their own, whichever is faster; the mean of before and after each round. "
-        "Executed FLOPs are of the matrix products that were done, counted at each: fewer, as the last layer is done at "
+        "Executed FLOPs are of the matrix products that were done: fewer, as the last layer is done at "
         "the places that are read. "
         "Linear layers run over one row without padding; attention folds items of about one length into a matrix, and "
         f"pads there. Goal: {GOAL:.0%} for the 13.9 M model.\n\n"

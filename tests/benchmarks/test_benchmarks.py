@@ -23,7 +23,6 @@ from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.tokens import Encoder, TokenSequences
 from tests.benchmarks import contenders, gpu, inputs, startup
 from tests.benchmarks.chunked_reads import chunked_reads
-from tests.benchmarks.fp8 import Fp8MLP, to_fp8
 from tests.benchmarks.gpu_variants import Variant, executed_flops, ready, score_all
 from tests.benchmarks.gpu_work import TOY_SHAPES, WORKLOADS, make_items, random_model
 from tests.benchmarks.measure import Work, body_parameters, matrix_seconds, needed_work
@@ -154,23 +153,6 @@ def test_chunks_are_as_small_as_asked_for(items: list[TokenSequences]) -> None:
     hook.remove()
     assert max(rows) == 5
     assert model.get_output_embeddings() is head
-
-
-def test_fp8_rounds_each_token_by_itself() -> None:
-    """A row's output depends on no other row, and is that of the layers it stands for but for FP8's three bits."""
-    torch.manual_seed(0)
-    model = loud_model()
-    mlp = model.base_model.layers[0].mlp
-    given = torch.randn(1, 5, GEMMA.hidden) * torch.tensor([1.0, 1e-3, 50.0, 1.0, 0.0])[:, None]
-    expected = mlp(given)
-    to_fp8(model)
-    fp8 = model.base_model.layers[0].mlp
-    assert isinstance(fp8, Fp8MLP)
-    found = fp8(given)
-    torch.testing.assert_close(found[:, 1:2], fp8(given[:, 1:2]))
-    errors = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-9)
-    assert errors.max() < 0.1
-    assert not any(isinstance(module, torch.nn.Linear) for module in model.base_model.modules())
 
 
 def test_executed_flops_leave_out_what_the_last_layer_does_not_do(toy: Any) -> None:

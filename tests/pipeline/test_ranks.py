@@ -162,6 +162,8 @@ def test_what_cannot_be_cut_is_refused(tmp_path: Path, changes: dict[str, Any], 
     for device in ("cuda:1", "mps", "xpu"):
         with pytest.raises(InputError, match=f"device {device}: slices are on the first 2 GPUs of CUDA, or on CPUs"):
             check_slices(replace(ref, device=device), 2)
+    with pytest.raises(InputError, match="--dtype fp8 is for models on one device; leave it or --tensor-parallel out"):
+        check_slices(replace(ref, dtype="fp8"), 2)
     edit_json(ref.path / "config.json", **changes)
     with pytest.raises(InputError, match=words):
         check_slices(ref, num_ranks)

@@ -16,9 +16,11 @@ from transformers import AutoModelForCausalLM
 from flows.scoring_actor import find_here
 from pipeline.checks import check_run
 from pipeline.config import load_config
-from pipeline.errors import InputError
+from pipeline.errors import InputError, RunError
 from pipeline.prompts import BUILT_IN
 from pipeline.reading.model import load_model, load_tokenizer, resolve_model
+from pipeline.scoring.fp8 import Fp8Linear
+from pipeline.shard import load_to_score, make_scorer
 from pipeline.storing.fingerprint import make_fingerprint
 from tests.hub_server import HubServer, connect, folder_files
 from tests.pipeline.reading.tiny import (
@@ -107,6 +109,19 @@ def test_scores_with_an_adapter_are_those_of_peft(kind: str, kept: Path, tmp_pat
     model = load_whole(adapter)
     assert score_both(model, plain(kept / "base", adapter)) < 2e-4
     assert score_both(model, AutoModelForCausalLM.from_pretrained(kept / "base")) > 1e-2
+
+
+def test_an_adapter_stays_as_it_is_over_a_base_in_fp8(kept: Path, tmp_path: Path) -> None:
+    """Its scores are near those of PEFT; a kind that reads its base's weights is one line."""
+    adapter, with_weights = (save_adapter(kept / "base", tmp_path / kind, KINDS[kind]()) for kind in ("LoRA", "DoRA"))
+    ref = resolve_model(adapter, device="cpu", dtype="fp8")
+    model = load_to_score(ref)
+    assert any(isinstance(module, Fp8Linear) for module in model.modules())
+    apart = score_both(model, plain(kept / "base", adapter))
+    assert 1e-3 < apart < score_both(model, AutoModelForCausalLM.from_pretrained(kept / "base")) / 3
+    other = resolve_model(with_weights, device="cpu", dtype="fp8")
+    with pytest.raises(RunError, match=r"forward fails .* has no attribute 'weight'.*; use another dtype"):
+        make_scorer(load_to_score(other), other)
 
 
 def test_an_adapter_beside_full_weights_is_applied_and_hashed(both: Path) -> None:

@@ -80,9 +80,37 @@ def test_auto_is_a_dtype_that_the_device_computes_in(
     """And whoever names one gets it, wherever that is."""
     has(monkeypatch, kind, 1, capability)
     assert resolve_dtype("auto", kind) == dtype
-    assert all(resolve_dtype(name, kind) == name for name in DTYPES if name != "auto")
+    assert all(resolve_dtype(name, kind) == name for name in DTYPES if name not in ("auto", "fp8"))
     with pytest.raises(InputError, match="unknown dtype 'half'; use one of auto, float32, bfloat16, float16"):
         resolve_dtype("half", kind)
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "words"),
+    [
+        ("cpu", (0, 0), None),
+        ("cuda", (8, 9), None),  # an L4
+        ("cuda:1", (9, 0), None),
+        (
+            "cuda:1",
+            (8, 0),
+            "cuda:1 has compute capability 8.0, and FP8 takes 8.9 or more .* use --dtype auto or bfloat16",
+        ),
+        ("cuda", (7, 5), "cuda has compute capability 7.5, and FP8 takes 8.9 or more"),
+        ("mps", (0, 0), r"only cuda computes in FP8 \(a cpu emulates it\), not mps; use --dtype auto"),
+    ],
+)
+def test_fp8_is_for_devices_that_have_it(
+    monkeypatch: pytest.MonkeyPatch, device: str, capability: tuple[int, int], words: str | None
+) -> None:
+    """Elsewhere one line says what to write; `auto` never takes it."""
+    has(monkeypatch, kind_of(device), 2, capability)
+    assert resolve_dtype("auto", device) != "fp8"
+    if words is None:
+        assert resolve_dtype("fp8", device) == "fp8"
+        return
+    with pytest.raises(InputError, match=f"--dtype fp8: {words}"):
+        resolve_dtype("fp8", device)
 
 
 LOAD = """

@@ -42,6 +42,8 @@ from transformers import (
 from pipeline.errors import InputError
 from pipeline.reading import gguf_file
 from pipeline.reading.model import count_parameters, find_local, load_model, load_tokenizer, resolve_model
+from pipeline.scoring.fp8 import to_fp8
+from pipeline.shard import load_to_score
 from tests.hub_server import HubServer, connect
 from tests.pipeline.reading.gguf_files import random_values, with_merges, write_gguf
 from tests.pipeline.reading.tiny import SIZES as BYTES
@@ -119,6 +121,14 @@ def test_a_gguf_is_the_model_that_it_was_made_of(name: str, tmp_path: Path, toke
     model = make()
     file = write_gguf(tmp_path / "tiny.gguf", model, tokenizer, architecture)
     assert torch.equal(logits(load(file)), logits(model))
+
+
+def test_a_gguf_is_turned_to_fp8(file: Path) -> None:
+    """From the numbers that it has in bfloat16, whatever its blocks are."""
+    found, expected = load_to_score(resolve_model(file, device="cpu", dtype="fp8")), load(file, "bfloat16")
+    assert not torch.equal(logits(found), logits(expected))
+    assert to_fp8(expected, "tiny") == 10
+    assert torch.equal(logits(found), logits(expected))
 
 
 @pytest.mark.parametrize(

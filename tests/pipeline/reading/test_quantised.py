@@ -81,6 +81,10 @@ def test_fp8_is_scored_as_its_weights(tmp_path: Path, plain: Path) -> None:
     ref = resolve_model(folder, device="cpu")
     assert (ref.quantised, ref.dtype, count_parameters(ref)) == ("fp8", "float32", None)
     assert ref.dtype_note == "its weights are quantised (fp8), and it computes in float32"
+    with pytest.raises(
+        InputError, match=r"fp8: its weights are quantised already \(fp8\), and --dtype fp8 rounds plain"
+    ):
+        resolve_model(folder, device="cpu", dtype="fp8")
 
 
 @pytest.mark.parametrize("num_bits", [4, 8])

@@ -85,11 +85,23 @@ ROWS_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
 @cache
 def tiny_model(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A random model whose scores differ by whole nats from token to token, so that a wrong mask shows."""
-    config = (TREE_CONFIGS | ROWS_CONFIGS)[name]()
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     # At 5 rounding alone moves Mamba's scores by 3e-4 between float32 and float64, at 2 by 7e-6.
-    factor = 2 if name == "mamba" else 5
+    return loud_model(tiny_config(name), factor=2 if name == "mamba" else 5).to(dtype)
+
+
+def tiny_config(name: str, **sizes: int) -> PretrainedConfig:
+    """The configuration of a tiny model, with other sizes where it has them."""
+    config = (TREE_CONFIGS | ROWS_CONFIGS)[name]()
+    for size, value in sizes.items():
+        if hasattr(config, size):
+            setattr(config, size, value)
+    return config
+
+
+def loud_model(config: PretrainedConfig, factor: int = 5, seed: int = 0) -> PreTrainedModel:
+    """A random model in float32 with weights so many times as large as usual."""
+    torch.manual_seed(seed)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for name_of, parameter in model.named_parameters():
             if parameter.dim() > 1:
@@ -97,7 +109,7 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel
             elif name_of.endswith("sinks"):
                 parameter.normal_()
     keep_soft_cap(model)  # as it is done for what is loaded
-    return model.to(dtype)
+    return model
 
 
 _TEXT = [
