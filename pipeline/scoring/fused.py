@@ -29,8 +29,7 @@ class Fused:
         if layers is None:
             raise ValueError("its layers are not in a list")
         self._layers = list(layers[:-1])
-        # What a batch looks like is in Python's hands: a compiler would make a program of each.
-        AttentionInterface.register(attention.NAME, torch.compiler.disable(attention.attend))  # type: ignore[no-untyped-call]
+        keep_from_compiler()
         from torch._dynamo import config  # only here, as it takes more than a second
 
         # Models that a process scores one after the other share the code of their layers.
@@ -43,6 +42,12 @@ class Fused:
         for layer in self._layers:
             layer._compiled_call_impl = None
         AttentionInterface.register(attention.NAME, attention.attend)
+
+
+def keep_from_compiler() -> None:
+    """Have attention called as it is written: a compiler would make a program of what each batch looks like."""
+    attend = torch.compiler.disable(attention.attend)  # type: ignore[no-untyped-call]
+    AttentionInterface.register(attention.NAME, attend)
 
 
 @contextmanager

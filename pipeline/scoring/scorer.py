@@ -195,12 +195,13 @@ class Scorer:
 
     @contextmanager
     def _unseen(self) -> Iterator[None]:
-        """Leave the counts and the budget as they are: where memory is short for a moment, a probe halves it."""
-        counts, batch_tokens = replace(self.counts), self.batch_tokens
+        """Leave counts, budget and kernels as they are: where memory is short for a moment, a probe halves it."""
+        counts, batch_tokens, kernels = replace(self.counts), self.batch_tokens, set(self._tree.kernels)
         try:
             yield
         finally:
             self.counts, self.batch_tokens = counts, batch_tokens
+            self._tree.kernels.intersection_update(kernels)
 
     def _logprob(self, items: Sequence[TokenSequences], path: str) -> Tensor:
         """(items, labels), one batch at a time: the self-check may hold weights in another dtype meanwhile."""

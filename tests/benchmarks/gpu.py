@@ -47,39 +47,33 @@ LEAST_SECONDS = 15.0  # with less left no measurement begins
 CALLS = (1, 2, 3)
 Job = Callable[[Setting], dict[str, Any]]
 
-BASE = Variant(tokens=32_768, reads="chunked")
-BEST = replace(BASE, attention="repeated", fused="layers", feeding="queued")
-BEST_FP8 = replace(BEST, linears="fp8 kernels")
+SHIPPED = Variant()
+BEST = Variant(fused="layers")  # what ships for a long run
+BEST_FP8 = replace(BEST, linears="fp8")
+MASKS = Variant(attention="masks")
 
 
 def variants() -> list[Variant]:
     """What call 2 measures, most wanted first."""
-    varlen = replace(BASE, attention="repeated")
-    found = [BEST, BEST_FP8, BASE, varlen, replace(varlen, feeding="queued"), replace(BASE, attention="cascade")]
-    found += [replace(BASE, fused="leaves"), replace(BASE, fused="layers"), replace(BASE, fused="whole")]
-    found += [replace(BEST, feeding="blocking"), replace(BEST_FP8, feeding="blocking")]
-    found += [replace(BASE, linears="fp8"), replace(BEST, linears="fp8"), replace(BEST_FP8, fused="eager")]
+    found = [BEST, BEST_FP8, replace(SHIPPED, linears="fp8"), replace(MASKS, fused="layers")]
     for workload in ("described", "20 labels", "5-shot", "300 tokens"):
-        found += [Variant(workload=workload), replace(BASE, workload=workload)]
-        found += [replace(BEST, workload=workload), replace(BEST_FP8, workload=workload)]
-    found += [replace(each, workload="5-shot", attention="cascade") for each in (BEST, BEST_FP8)]
-    found += [replace(each, tokens=tokens) for tokens in (16_384, 65_536) for each in (BASE, BEST, BEST_FP8)]
-    found += [replace(BEST, attention="cascade"), replace(BASE, fused="leaves", linears="fp8")]
-    found += [replace(each, fused=fused) for fused in ("leaves", "whole") for each in (BEST, BEST_FP8)]
-    return found
+        found += [replace(each, workload=workload) for each in (SHIPPED, BEST, BEST_FP8)]
+    found += [replace(each, workload="5-shot", attention="repeated") for each in (BEST, BEST_FP8)]
+    found += [replace(each, attention="cascade") for each in (BEST, BEST_FP8)]
+    found += [replace(each, tokens=tokens) for tokens in (16_384, 65_536) for each in (SHIPPED, BEST, BEST_FP8)]
+    found += [replace(BEST, linears="fp8 pytorch"), replace(MASKS, linears="fp8")]
+    return found + [replace(each, fused=fused) for fused in ("leaves", "whole") for each in (BEST, BEST_FP8)]
 
 
 def jobs(call: int) -> dict[str, Job]:
     """What a call measures, by name."""
     if call == 1:
-        shipped, with_cudnn = Variant(), Variant(cudnn=True)
+        first = (SHIPPED, MASKS, replace(MASKS, cudnn=True))
         return {
             "environment": parts.environment,
-            shipped.name: partial(measure, shipped),
-            with_cudnn.name: partial(measure, with_cudnn),
+            **{each.name: partial(measure, each) for each in first},
             "ceilings": parts.ceilings,
-            f"profile: {shipped.name}": partial(parts.profile, shipped),
-            f"profile: {with_cudnn.name}": partial(parts.profile, with_cudnn),
+            **{f"profile: {each.name}": partial(parts.profile, each) for each in first},
             "tests": partial(parts.gpu_tests, root=ROOT),
             "host": parts.host,
         }
@@ -88,7 +82,7 @@ def jobs(call: int) -> dict[str, Job]:
         return found | {f"profile: {each.name}": partial(parts.profile, each) for each in (BEST, BEST_FP8)}
     from tests.benchmarks import gpu_whole as whole  # it needs more than the other calls
 
-    found = {f"texts: {each.name}": partial(whole.shards, each) for each in (Variant(), BEST, BEST_FP8)}
+    found = {f"texts: {each.name}": partial(whole.shards, each) for each in (SHIPPED, BEST, BEST_FP8)}
     found |= {"accuracy": whole.accuracy, "encoding": whole.encoding}
     return found | {name: partial(parts.loops, which=name) for name in parts.LOOPS}
 

@@ -22,11 +22,10 @@ GIB = 2**30
 OTHER = "other"
 # Axis -> how its values are called.
 AXES: dict[str, dict[Any, str]] = {
-    "attention": {"mask": "masks", "repeated": "var-len", "cascade": "cascade"},
+    "attention": {"shipped": "as shipped", "masks": "masks", "repeated": "repeated", "cascade": "merged"},
     "fused": {"eager": "eager", "leaves": "leaves", "layers": "layers", "whole": "whole body"},
-    "linears": {"bf16": "bf16", "fp8": "FP8", "fp8 kernels": "FP8 with kernels"},
+    "linears": {"bf16": "bf16", "fp8 pytorch": "FP8 by PyTorch", "fp8": "FP8"},
     "tokens": {16_384: "16k", 32_768: "32k", 65_536: "64k"},
-    "feeding": {"blocking": "blocking", "queued": "queued"},
 }
 LEGEND = (
     "**items/s**: through the scorer, median of the rounds after the first two (of all if there are no more), each "
@@ -34,13 +33,15 @@ LEGEND = (
     "what the GPU could do if it were fed in time. **share**: of the bf16 limit. **first pass**: seconds for so many "
     "items after the set-up. **set-up**: scorer, compilation (by a cache that other variants may have filled) and the "
     "first six items. **difference**: largest, in nats, from one forward for each label with the same weights in the "
-    "same dtype. *As shipped* masks attention, reads at most 2^28 logits at once and compiles nothing. All other ways "
-    "are prototypes in this folder: *chunked reads* let the token budget alone set the batch; *var-len*: attention "
-    "over sequences of different lengths without masks, the prefix's keys repeated before each item's; *cascade*: the "
-    "prefix attended once by all and merged by log-sum-exps; *compiled*: MLPs and norms (leaves), decoder layers, or "
-    "the whole body with attention left out; *FP8*: row-wise scales, by PyTorch or with two Triton kernels; *queued*: "
-    "pinned copies that do not block. **Busy**: seconds of kernels an item, from the profile, times items/s without it."
+    "same dtype. *As shipped* attends without masks where the kernel takes it, repeats short prefixes and merges long "
+    "ones, 32k tokens a batch, and compiles nothing, which it does for long runs (*compiled layers*). *Masks*: "
+    "attention with masks everywhere. *Prefix repeated*, *merged*: all of them. *Compiled leaves*: MLPs and norms; "
+    "*whole*: the whole body with attention left out. *FP8*: row-wise scales, with two Triton kernels or by PyTorch. "
+    "**Busy**: seconds of kernels an item, from the profile, times items/s without it."
 )
+
+
+MASKED = (Variant(attention="masks"), Variant(attention="masks", cudnn=True))
 
 
 def brief(name: str, found: Figures) -> str:
@@ -59,7 +60,7 @@ def render(calls: Sequence[Figures], names: Sequence[str], variants: Sequence[Va
     """The section of the results. `names`: all measurements, those not made, too; `variants`: of the second call."""
     all_figures = {name: found for call in calls for name, found in call["figures"].items()}
     figures = {name: found for name, found in all_figures.items() if "failed" not in found}
-    known = {variant.name: variant for variant in (Variant(), Variant(cudnn=True), *variants)}
+    known = {variant.name: variant for variant in (Variant(), *MASKED, *variants)}
     measured = {known[name]: found for name, found in figures.items() if name in known}
     report = _Report(figures, measured)
     commands = ", ".join(f"`{call['command']}`" for call in calls)
@@ -161,7 +162,7 @@ class _Report:
             rows.append([goal, *(of(way) if rate else "-" for way, rate in ways.values())])
         rows.insert(0, ["items/s", *(number(rate) if rate else "-" for _, rate in ways.values())])
         bests = "; ".join(f"{name}: {way.name}" for name, (way, _) in ways.items() if name != "as shipped")
-        return table(["goal", *ways], rows) + (f"\n\nPrototypes, not shipped: {bests}." if bests else "")
+        return table(["goal", *ways], rows) + (f"\n\nThe {bests}." if bests else "")
 
     def _share_of_limit(self, way: Variant) -> str:
         share = self._share(self._measured[way])
@@ -205,13 +206,13 @@ class _Report:
         for axis, values in AXES.items():
             groups: dict[Variant, dict[Any, Figures]] = {}
             for variant, found in self._measured.items():
-                if variant.workload == "detailed" and variant.reads == "chunked" and getattr(variant, axis) in values:
+                if variant.workload == "detailed" and not variant.cudnn and getattr(variant, axis) in values:
                     rest = replace(variant, **{axis: next(iter(values))})
                     groups.setdefault(rest, {})[getattr(variant, axis)] = found
             for rest, group in groups.items():
                 if len(group) < 2:
                     continue
-                measure = "items_per_second" if axis == "feeding" else "device_items_per_second"
+                measure = "device_items_per_second"
                 ordered = sorted(group, key=lambda value: -group[value][measure])
                 shown = ", ".join(f"{values[v]} {number(group[v][measure])}" for v in values if v in group)
                 gain = group[ordered[0]][measure] / group[ordered[1]][measure] - 1
@@ -219,7 +220,7 @@ class _Report:
         if not rows:
             return ""
         rates = table(["axis", "with", "items/s", "winner", "over the next"], rows)
-        return f"Axis by axis, the rest being equal: items/s of the device, for feeding through the scorer.\n\n{rates}"
+        return f"Axis by axis, the rest being equal: items/s of the device.\n\n{rates}"
 
     def workloads(self) -> str:
         parts = []
@@ -314,8 +315,8 @@ class _Report:
         found = self._figures.get("host")
         if found is None:
             return ""
-        shown = ", ".join(f"{name} {number(each['microseconds_an_item'])}" for name, each in _dicts(found).items())
-        line = f"Host, microseconds an item in one thread: the scorer with a forward that takes no time: {shown}"
+        alone = number(found["microseconds_an_item"])
+        line = f"Host, microseconds an item in one thread: the scorer with a forward that takes no time {alone}"
         if encoding := self._figures.get("encoding"):
             line += f"; encoding {number(encoding['microseconds_an_item'])}"
         return line + "."

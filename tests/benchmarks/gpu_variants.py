@@ -4,33 +4,26 @@ Invariant: a variant's scores are held against one forward for each label before
 items, so that whatever is set up for a shape is paid as often as it is in real use.
 """
 
+import math
 import statistics
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
-from transformers import AttentionInterface
 
-from pipeline.scoring import attention, forward, fp8, scorer
-from pipeline.scoring.forward import TreeForward
+from pipeline.scoring import forward, fp8, scorer, varlen
+from pipeline.scoring.fused import keep_from_compiler
 from pipeline.scoring.packed import PackedBatch, num_fitting
-from pipeline.scoring.parts import split_items
 from pipeline.scoring.scorer import Scorer
-from pipeline.scoring.sharing import Budget, make_trees
 from pipeline.scoring.tokens import TokenSequences
-from tests.benchmarks.chunked_reads import chunked_reads
 from tests.benchmarks.contenders import notebook_loop
-from tests.benchmarks.feeding import queued
 from tests.benchmarks.gpu_work import SHAPES, TOY_SHAPES, WORKLOADS, Shape, Workload, make_items, random_model
 from tests.benchmarks.measure import body_parameters, needed_work, synchronize
-from tests.benchmarks.varlen import VarlenAttention, merge, varlen_rows
 
 CHECKED_ITEMS = 6
 SETTLING_ROUNDS = 2  # in which compiled code may still be compiled anew for other sizes; not in the steady rate
@@ -67,28 +60,30 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to score; the defaults are what ships."""
+    """One way to score; the defaults are what ships for a short run, `layers` what it takes for a long one.
+
+    attention: what ships, masks everywhere, or the prefix always repeated or always merged. fused: what is compiled,
+    `leaves` being MLPs and norms. linears: `fp8 pytorch` is without kernels of our own.
+    """
 
     workload: str = "detailed"
-    tokens: int | None = None
+    tokens: int = 32_768
     cudnn: bool = False
-    attention: Literal["mask", "repeated", "cascade"] = "mask"
+    attention: Literal["shipped", "masks", "repeated", "cascade"] = "shipped"
     fused: Literal["eager", "leaves", "layers", "whole"] = "eager"
-    linears: Literal["bf16", "fp8", "fp8 kernels"] = "bf16"
-    reads: Literal["capped", "chunked"] = "capped"
-    feeding: Literal["blocking", "queued"] = "blocking"  # queued pays only without masks
+    linears: Literal["bf16", "fp8 pytorch", "fp8"] = "bf16"
 
     @property
     def name(self) -> str:
         """Where it departs from the defaults."""
         parts = [] if self.workload == "detailed" else [self.workload]
-        parts += [] if self.tokens is None else [f"{self.tokens // 1024}k tokens"]
-        parts += [] if self.reads == "capped" else ["chunked reads"]
-        parts += ["cuDNN attention allowed"] if self.cudnn else []
-        parts += {"mask": [], "repeated": ["var-len"], "cascade": ["cascade"]}[self.attention]
+        parts += [] if self.tokens == 32_768 else [f"{self.tokens // 1024}k tokens"]
+        parts += {"shipped": [], "masks": ["masks"], "repeated": ["prefix repeated"], "cascade": ["prefix merged"]}[
+            self.attention
+        ]
+        parts += ["cuDNN allowed"] if self.cudnn else []
         parts += [] if self.fused == "eager" else [f"compiled {self.fused}"]
-        parts += {"bf16": [], "fp8": ["FP8"], "fp8 kernels": ["FP8 with kernels"]}[self.linears]
-        parts += [] if self.feeding == "blocking" else ["queued"]
+        parts += {"bf16": [], "fp8 pytorch": ["FP8 by PyTorch"], "fp8": ["FP8"]}[self.linears]
         return ", ".join(parts) or "as shipped"
 
 
@@ -105,6 +100,7 @@ def measure(variant: Variant, setting: Setting) -> dict[str, Any]:
     started = time.perf_counter()
     with ready(model, variant) as scoring:
         result: dict[str, Any] = {"path": scoring.path, "path_reason": scoring.path_reason, "needed_flops": needed}
+        result |= {"kernels": scoring.kernels, "remark": scoring.remark}
         result["max_difference"] = (score_all(scoring, checked) - expected).abs().max().item()
         result["setup_seconds"] = time.perf_counter() - started
         device = torch.device(setting.device)
@@ -129,17 +125,19 @@ def measure(variant: Variant, setting: Setting) -> dict[str, Any]:
         result["tokens_per_batch"] = counts.forwarded_tokens / counts.batches
         result["executed_flops"] = executed_flops(shape, counts) / counts.items
         items = make_items(workload, shape.vocabulary, workload.num_items // 2, seed=500)
-        result["device_items_per_second"] = device_rate(model, items, scoring)
+        result["device_items_per_second"] = device_rate(items, scoring)
     return result
 
 
 def executed_flops(shape: Shape, counts: scorer.Counts) -> float:
-    """FLOPs of the matrix products that were done: the last layer does all but its keys and values at reads alone."""
-    attention_size = shape.heads * shape.head_dim
-    keys = 2 * shape.hidden * shape.key_heads * shape.head_dim
-    layer = keys + 2 * shape.hidden * attention_size + 3 * shape.hidden * shape.intermediate
-    body = counts.forwarded_tokens * (layer * (shape.layers - 1) + keys) + counts.read_positions * (layer - keys)
-    return 2.0 * (body + counts.read_positions * shape.hidden * shape.vocabulary)
+    """FLOPs of the matrix products that are done: the last layer makes queries, keys and values of all tokens.
+
+    All else of it, and queries once more, it does at the places that are read.
+    """
+    queries, keys = (2.0 * shape.hidden * heads * shape.head_dim for heads in (shape.heads, 2 * shape.key_heads))
+    layer = 2 * queries + keys + 6.0 * shape.hidden * shape.intermediate
+    body = counts.forwarded_tokens * (layer * (shape.layers - 1) + queries + keys)
+    return body + counts.read_positions * (layer + 2.0 * shape.hidden * shape.vocabulary)
 
 
 def prepare(model: Any, variant: Variant) -> None:
@@ -147,7 +145,7 @@ def prepare(model: Any, variant: Variant) -> None:
     if variant.linears == "bf16":
         return
     with ExitStack() as stack:
-        if variant.linears == "fp8":
+        if variant.linears == "fp8 pytorch":
             stack.enter_context(patch.object(fp8, "find_rounding", lambda device: (fp8.BY_PYTORCH, None)))
         is_toy = model.dtype == torch.float32
         fp8.to_fp8(model.to(torch.bfloat16), variant.linears)
@@ -160,48 +158,25 @@ def prepare(model: Any, variant: Variant) -> None:
 @contextmanager
 def ready(model: Any, variant: Variant) -> Iterator[Scorer]:
     """A scorer set up as the variant says; what it changed outside of the model is taken back."""
-    scoring = Scorer(model, batch_tokens=variant.tokens)
-    with installed(model, variant):
+    with installed(variant):
+        scoring = Scorer(model, batch_tokens=variant.tokens, compiles=variant.fused == "layers")
+        if variant.fused in ("leaves", "whole"):
+            keep_from_compiler()
+            compile_leaves(model) if variant.fused == "leaves" else model.base_model.compile(dynamic=True)
         yield scoring
 
 
 @contextmanager
-def installed(model: Any, variant: Variant) -> Iterator[None]:
-    """What the variant changes once there is a scorer, whose self-check is of what ships."""
+def installed(variant: Variant) -> Iterator[None]:
+    """What the variant changes of the product, for scorers that are made meanwhile; a toy goes a GPU's way on a CPU."""
+    most_repeated = {"repeated": math.inf, "cascade": 0}
     with ExitStack() as stack:
-        stack.enter_context(attention_of(variant))
+        stack.enter_context(patch.object(forward, "has_kernel", lambda _: variant.attention != "masks"))
+        if variant.attention in most_repeated:
+            stack.enter_context(patch.object(varlen, "_MOST_REPEATED", most_repeated[variant.attention]))
         if variant.cudnn:
             stack.enter_context(patch.object(forward, "without_cudnn_attention", nullcontext))
-        if variant.reads == "chunked":
-            stack.enter_context(chunked_reads(model))
-        if variant.feeding == "queued":
-            stack.enter_context(queued())
-        if variant.fused == "leaves":
-            compile_leaves(model)
-        elif variant.fused == "layers":
-            for layer in model.base_model.layers[:-1]:  # the last one stops on its way
-                layer.compile(dynamic=True)
-        elif variant.fused == "whole":
-            model.base_model.compile(dynamic=True)
         yield
-
-
-@contextmanager
-def attention_of(variant: Variant) -> Iterator[None]:
-    """The attention that transformers finds under the scorer's name; never traced by a compiler."""
-    attend: Any = attention.attend
-    rows: Any = nullcontext()
-    if variant.attention != "mask":
-        attend = VarlenAttention(merge if variant.fused == "eager" else torch.compile(merge, dynamic=True))
-        rows = varlen_rows(repeats_prefix=variant.attention == "repeated")
-    if variant.fused in ("layers", "whole"):
-        attend = torch.compiler.disable(attend)
-    AttentionInterface.register(attention.NAME, attend)
-    try:
-        with rows:
-            yield
-    finally:
-        AttentionInterface.register(attention.NAME, attention.attend)
 
 
 def compile_leaves(model: Any) -> None:
@@ -223,9 +198,9 @@ def score_all(scoring: Scorer, items: Sequence[TokenSequences]) -> torch.Tensor:
     return scores
 
 
-def device_rate(model: Any, items: list[TokenSequences], scoring: Scorer) -> float:
+def device_rate(items: list[TokenSequences], scoring: Scorer) -> float:
     """Items a second of batches that are laid out before the clock starts: what the device could do, fed in time."""
-    tree, batches = laid_out(model, items, scoring)
+    tree, batches = scoring._tree, laid_out(items, scoring)
     tree.scores(batches[0])
     synchronize(tree.device)
     started = time.perf_counter()
@@ -235,16 +210,15 @@ def device_rate(model: Any, items: list[TokenSequences], scoring: Scorer) -> flo
     return len(items) / (time.perf_counter() - started)
 
 
-def laid_out(model: Any, items: list[TokenSequences], scoring: Scorer) -> tuple[TreeForward, list[PackedBatch]]:
+def laid_out(items: list[TokenSequences], scoring: Scorer) -> list[PackedBatch]:
     """The batches that the scorer would make of the items."""
-    tree = TreeForward(model)
-    budget = Budget(scoring.batch_tokens, scoring._max_reads())
-    trees = deque(make_trees(split_items(items), budget, notebook=False))
+    ((regime, sequences),) = scoring.plan(items).stages
+    trees: Any = list(sequences)
+    scoring._tree.set_regime(regime)
     batches = []
     while trees:
-        num = num_fitting(trees, *budget)
-        tree.keep_prefix(trees[0].prefix)
-        batches.append(tree.lay_out(list(islice(trees, num))))
-        for _ in range(num):
-            trees.popleft()
-    return tree, batches
+        num = num_fitting(trees, scoring.batch_tokens)
+        scoring._tree.keep_prefix(trees[0].prefix)
+        batches.append(scoring._tree.lay_out(trees[:num]))
+        trees = trees[num:]
+    return batches

@@ -82,11 +82,12 @@ def shards(variant: Variant, setting: Setting) -> dict[str, Any]:
         pending = write_pending(Path(folder), real_texts(setting)[0], num_texts)
         out = Output(Path(folder) / "out")
         writer = PartWriter(out, StoredPrompt(prompt, fingerprint), "random", "none", 1)
-        spec = ScoringSpec(ref, (writer,), None, False, variant.tokens)
+        compiles = variant.fused == "layers"
+        spec = ScoringSpec(ref, (writer,), None, False, variant.tokens, compiles=compiles)
         todo = cut_shards(prompt.name, pending, shard_size)
         started = time.perf_counter()
-        scorer = ShardScorer(spec, todo[0])
-        with installed(model, variant):
+        with installed(variant):
+            scorer = ShardScorer(spec, todo[0])
             warm = make_items(setting.workload("detailed"), shape.vocabulary, 24 if setting.is_toy else 2_000)
             score_all(scorer._scorer, warm)
             loaded = time.perf_counter()

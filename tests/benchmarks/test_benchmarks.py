@@ -22,17 +22,15 @@ from pipeline.scoring.counts import Counts
 from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.tokens import Encoder, TokenSequences
 from tests.benchmarks import contenders, gpu, inputs, startup
-from tests.benchmarks.chunked_reads import chunked_reads
 from tests.benchmarks.gpu_variants import Variant, executed_flops, ready, score_all
 from tests.benchmarks.gpu_work import TOY_SHAPES, WORKLOADS, make_items, random_model
 from tests.benchmarks.measure import Work, body_parameters, matrix_seconds, needed_work
+from tests.benchmarks.measure import executed_flops as counted_flops
 from tests.benchmarks.results import write_section
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("polars", "pyarrow", "prefect", "pydantic", "datasets", "fsspec", "rich", "altair", "ray", "lm_eval", "psutil")
 GEMMA = TOY_SHAPES["Gemma-2B"]
-# Labels that begin alike, and branch after that.
-BRANCHING = ((3, 4, 5, 6), (3, 4, 7), (3, 8, 9), (10,))
 
 
 @pytest.fixture(scope="module")
@@ -112,57 +110,31 @@ def test_rows_are_shared_by_labels_that_forward_the_same_tokens(items: list[Toke
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
-@pytest.mark.parametrize("attention", ["mask", "repeated", "cascade"])
-def test_the_prototypes_give_the_scores_of_single_forwards(workload: str, attention: Any) -> None:
-    """Attention over sequences of different lengths, reads in chunks and work that is queued change no score."""
+@pytest.mark.parametrize("attention", ["shipped", "masks", "repeated", "cascade"])
+def test_the_variants_give_the_scores_of_single_forwards(workload: str, attention: Any) -> None:
+    """A toy goes a GPU's way on a CPU: attention without masks, over a prefix that is repeated or merged."""
     shape = WORKLOADS[workload].shape
     model = loud_model(shape)
     items = make_items(WORKLOADS[workload], TOY_SHAPES[shape].vocabulary, 6, seed=5)
     expected = contenders.notebook_loop(model, items)
-    variant = Variant(workload, tokens=700, attention=attention, reads="chunked", feeding="queued")
-    if attention == "mask":
-        variant = replace(variant, feeding="blocking")
-    with ready(model, variant) as scoring:
+    with ready(model, Variant(workload, tokens=700, attention=attention)) as scoring:
         assert scoring.path == "tree", scoring.path_reason
         torch.testing.assert_close(score_all(scoring, items), expected, atol=1e-4, rtol=0)
+        assert scoring.kernels is not None
+        assert ("with masks" in scoring.kernels) == (attention == "masks")
 
 
-@pytest.mark.parametrize("attention", ["repeated", "cascade"])
-def test_attention_without_masks_takes_labels_that_branch(items: list[TokenSequences], attention: Any) -> None:
-    """Nodes see their ancestors and not their neighbours; items of two tries and of one token go side by side."""
-    model = loud_model()
-    sizes = tuple(map(len, BRANCHING))
-    mixed = [replace(item, branches=BRANCHING, num_label_tokens=sizes) for item in items[:6]]
-    mixed += [replace(item, branches=BRANCHING[2:] * 2, num_label_tokens=sizes[2:] * 2) for item in items[6:]]
-    mixed.append(replace(mixed[0], prompt_ids=mixed[0].prompt_ids[:39]))
-    expected = contenders.notebook_loop(model, mixed)
-    with ready(model, Variant(attention=attention)) as scoring:
-        torch.testing.assert_close(score_all(scoring, mixed), expected, atol=1e-4, rtol=0)
-
-
-def test_chunks_are_as_small_as_asked_for(items: list[TokenSequences]) -> None:
-    """No more logits than that exist at once, and the head is the model's own again afterwards."""
-    model = loud_model()
-    expected = our_scores(model, items)
-    head = model.get_output_embeddings()
-    rows: list[int] = []
-    scoring = Scorer(model)
-    hook = head.register_forward_hook(lambda module, given, out: rows.append(len(out)))
-    with chunked_reads(model, chunk_logits=5 * GEMMA.vocabulary):
-        torch.testing.assert_close(score_all(scoring, items), expected, atol=1e-4, rtol=0)
-    hook.remove()
-    assert max(rows) == 5
-    assert model.get_output_embeddings() is head
-
-
-def test_executed_flops_leave_out_what_the_last_layer_does_not_do(toy: Any) -> None:
-    """Were every token read, they would be those of all matrices and the head; else only keys and values remain."""
-    norms = sum(p.numel() for name, p in toy.named_parameters() if "norm" in name)
-    body, head = body_parameters(toy) - norms, GEMMA.hidden * GEMMA.vocabulary
-    counts = Counts(forwarded_tokens=10, read_positions=10)
-    assert executed_flops(GEMMA, counts) == 2 * 10 * (body + head)
-    layer, keys = body // GEMMA.layers, 2 * GEMMA.hidden * GEMMA.key_heads * GEMMA.head_dim
-    assert executed_flops(GEMMA, Counts(forwarded_tokens=10)) == 2 * 10 * (layer * (GEMMA.layers - 1) + keys)
+def test_executed_flops_are_those_of_the_products_that_are_done(toy: Any, items: list[TokenSequences]) -> None:
+    """By the formula for the GPU script, and counted at each product."""
+    scoring = Scorer(toy)
+    list(scoring.score(items))
+    scoring.counts = Counts()
+    counted = counted_flops(toy, lambda: list(scoring.score(items)))
+    head_of_prefix = 2.0 * GEMMA.hidden * GEMMA.vocabulary  # which is forwarded whole, and read once
+    layer = 2.0 * (body_parameters(toy) - sum(p.numel() for name, p in toy.named_parameters() if "norm" in name))
+    layer /= GEMMA.layers
+    whole_last_layer = 38 * (layer - 2.0 * GEMMA.hidden * (GEMMA.heads + 2 * GEMMA.key_heads) * GEMMA.head_dim)
+    assert counted == executed_flops(GEMMA, scoring.counts) + head_of_prefix + whole_last_layer
 
 
 def test_the_synthetic_texts_have_the_lengths_of_ag_news() -> None:
@@ -199,7 +171,7 @@ def test_the_gpu_script_runs_without_the_other_dependencies(tmp_path: Path) -> N
     stops = f"import sys\nsys.modules.update(dict.fromkeys({HEAVY!r}))\n"  # None there makes an import fail
     (blocked / "sitecustomize.py").write_text(stops, encoding="utf-8")  # read by every process that is started
     out = tmp_path / "out"
-    uncompiled = [v.name for v in gpu.variants() if v.fused == "eager" and v.tokens == gpu.BASE.tokens]
+    uncompiled = [v.name for v in gpu.variants() if v.fused == "eager" and v.tokens == gpu.SHIPPED.tokens]
     run_gpu_script("--call", "1", "--out", str(out), path=blocked)
     run_gpu_script("--call", "2", "--out", str(out), "--only", *uncompiled, path=blocked)
     figures = json.loads((out / "call-2.json").read_text(encoding="utf-8"))["figures"]
