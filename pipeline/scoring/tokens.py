@@ -5,7 +5,6 @@ the context and the words by themselves (separate). An item is never parsed as s
 the markup of its chat template, and only one of its columns is ever cut.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
 from pipeline.prompts import CHARS_AT_END, Prompt, Values, Written, shorten
+from pipeline.scoring.locality import BLANK, LAST_BLANK, LAST_SPACE, end_window, ends_with
 from pipeline.scoring.markup import Markup
 from pipeline.scoring.strings import Ids, StringEncoder, num_common
 from pipeline.templates import TEXT
@@ -90,7 +90,7 @@ class Encoder:
         self._columns = prompt.cut_columns
         self._context_tokens = context_tokens
         self._max_text_tokens = max_text_tokens
-        self._markup = Markup(self._strings, prompt.chat, is_written=prompt.has_markup)
+        self._markup = Markup(self._strings, prompt.chat, is_written=prompt.has_markup, head=prompt.head)
         self._seams: dict[tuple[str, tuple[str, ...]], _Seam] = {}
         if not prompt.has_choices:
             self._refuse_long_prompt()
@@ -205,9 +205,7 @@ class Encoder:
     ) -> dict[tuple[str, tuple[str, ...]], _Seam]:
         """The seams of prompts that end with these strings, by string and words; many prompts end alike.
 
-        Byte-pair encoding is local: [a, b] followed by [c, d] is how a string is encoded if [a, b] and [c, d] are how
-        its parts are, and b and c stay apart, which is known where they are neighbours in the prompt's own encoding.
-        So a window's encoding may take the place of the prompt's tail if both begin with the same token.
+        A window's encoding may take the place of the prompt's tail if both begin with the same token: see locality.py.
         """
         if len(self._seams) > _MAX_WINDOWS:
             self._seams = {}
@@ -431,24 +429,6 @@ def _merge(parts: Sequence[TokenSequences]) -> TokenSequences:
         tuple(num for _, _, num in whole),
         truncated=any(part.truncated for part in parts),
     )
-
-
-# A place where every tokenizer begins anew: a single blank between two visible characters. After punctuation a line
-# break may belong to the token before it; a space does not.
-LAST_BLANK = re.compile(r".*\S([ \n]\S.*)", re.DOTALL)
-BLANK = re.compile(r"\S \S")
-LAST_SPACE = re.compile(r".*\S( \S.*)", re.DOTALL)
-
-
-def end_window(blank: re.Pattern[str], string: str) -> str:
-    """The end of `string` from its last blank on; empty where there is none nearby."""
-    match = blank.fullmatch(string[-256:])
-    return match[1] if match else ""
-
-
-def ends_with(ids: Ids, tail: Ids) -> bool:
-    """Whether the last ids are these."""
-    return ids[len(ids) - len(tail) :] == tail and len(tail) <= len(ids)
 
 
 def _beginning_before(text: str, place: int) -> int:
