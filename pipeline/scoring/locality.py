@@ -17,29 +17,17 @@ from transformers import PreTrainedTokenizerBase
 # A place where every tokenizer begins anew: a single blank between two visible characters. After punctuation a line
 # break may belong to the token before it; a space does not.
 LAST_BLANK = re.compile(r".*\S([ \n]\S.*)", re.DOTALL)
-BLANK = re.compile(r"\S \S")
 LAST_SPACE = re.compile(r".*\S( \S.*)", re.DOTALL)
-# The same between two letters or digits, which no normaliser joins with it.
-BETWEEN_WORDS = re.compile(r"(?<=[^\W_]) (?=[^\W_])")
+BLANK = re.compile(r"\S \S")
+# The same before a letter or digit, which no normaliser joins with it.
+BEFORE_WORD = re.compile(r"(?<=\S) (?=[^\W_])")
 
 # What a tokenizer may do with a string before it merges: each looks at single characters, or at runs of one kind.
 _STEPS = {
-    *(
-        "NFC",
-        "NFD",
-        "NFKC",
-        "NFKD",
-        "Lowercase",
-        "StripAccents",
-        "Strip",
-        "Nmt",
-        "BertNormalizer",
-        "Prepend",
-        "Replace",
-    ),
-    *("ByteLevel", "Metaspace", "Split", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit", "BertPreTokenizer"),
-    *("Replace", "CharDelimiterSplit", "Sequence"),
-}
+    "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Strip", "Nmt", "BertNormalizer", "Prepend", "Replace",
+    "ByteLevel", "Metaspace", "Split", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit", "BertPreTokenizer",
+    "CharDelimiterSplit", "Sequence",
+}  # fmt: skip
 # In a pattern: a class, a letter that was escaped, or (the group) what looks behind, at a string's ends, or far ahead.
 _FAR = re.compile(r"\[(?:\\.|[^\\\]])*\]|\\[^bBAzZGKXyY]|(\(\?<[=!]|\\.|[\^$.])", re.DOTALL)
 
@@ -58,7 +46,7 @@ def _is_local(part: Any) -> bool:
         steps = list(_steps(json.loads(part.__getstate__())))
     except Exception:  # one that is written in Python cannot be looked into
         return False
-    patterns = [step["pattern"].get("Regex", "") for step in steps if isinstance(step.get("pattern"), dict)]
+    patterns = [step["pattern"] for step in steps if isinstance(step.get("pattern"), dict)]
     return all(step["type"] in _STEPS for step in steps) and not any(map(_looks_far, patterns))
 
 
@@ -68,8 +56,10 @@ def _steps(step: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _steps(inner)
 
 
-def _looks_far(pattern: str) -> bool:
-    return any(found[1] for found in _FAR.finditer(pattern))
+def _looks_far(pattern: dict[str, str]) -> bool:
+    """Whether a pattern (a regular expression, or a string as it stands) may hang on what lies beyond the next word."""
+    has_far = any(found[1] for found in _FAR.finditer(pattern.get("Regex", "")))
+    return has_far or any(BEFORE_WORD.search(written) for written in pattern.values())
 
 
 def end_window(blank: re.Pattern[str], string: str) -> str:
@@ -81,3 +71,13 @@ def end_window(blank: re.Pattern[str], string: str) -> str:
 def ends_with(ids: tuple[int, ...], tail: tuple[int, ...]) -> bool:
     """Whether the last ids are these."""
     return ids[len(ids) - len(tail) :] == tail and len(tail) <= len(ids)
+
+
+def beginning_before(text: str, place: int) -> int:
+    """The last place up to this one where a tokenizer begins anew: a blank, or without any where a run begins."""
+    blank = place
+    while blank > 0 and not BLANK.match(text, blank - 1):
+        blank = text.rfind(" ", 0, blank)
+    while blank <= 0 < place and text[place - 1] == text[place]:
+        place -= 1
+    return blank if blank > 0 else place
