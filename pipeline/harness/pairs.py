@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
+from pipeline.scoring.locality import LAST_BLANK, LAST_SPACE, end_window, ends_with
 from pipeline.scoring.strings import Ids, StringEncoder
-from pipeline.scoring.tokens import LAST_BLANK, LAST_SPACE, TokenSequences, end_window, ends_with
+from pipeline.scoring.tokens import TokenSequences
 from pipeline.wording import show
 
 

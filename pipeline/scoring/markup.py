@@ -7,23 +7,25 @@ import re
 from collections.abc import Sequence
 
 from pipeline.prompts import Chat
+from pipeline.scoring.heads import Head
 from pipeline.scoring.strings import Ids, StringEncoder
 
 
 class Markup:
     """Encodes contexts with what a chat template puts around them; without one (or with a bare one) as they are.
 
-    is_written: the contexts hold such markup themselves, whose special tokens then count, whoever spelt them.
-    start: what is to be put before the ids, mostly BOS; a chat template writes it itself, if at all. is_last: nothing
-    stands between a context and its words.
+    is_written: the contexts hold such markup themselves, whose special tokens then count, whoever spelt them. head:
+    what all contexts begin with. start: what is to be put before the ids, mostly BOS; a chat template writes it itself,
+    if at all. is_last: nothing stands between a context and its words.
     """
 
-    def __init__(self, strings: StringEncoder, chat: Chat | None, *, is_written: bool) -> None:
+    def __init__(self, strings: StringEncoder, chat: Chat | None, *, is_written: bool, head: str = "") -> None:
         self._strings = strings
         self._chat = chat or Chat("", "")
         self._before, self._after = self._chat.before, self._chat.after
         self._special = strings.special if self._before or self._after else None
         self._is_read = self._special is not None or is_written
+        self._head = Head(strings, self._before + self._chat.read(head), markup=self._is_read)
         self.is_last = not self._after
         self.start = strings.start if chat is None else ()
         self._longest = max(map(len, strings.special_tokens), default=0)
@@ -42,7 +44,7 @@ class Markup:
     def encode(self, contexts: Sequence[str], words: Sequence[str]) -> list[Ids]:
         """The ids of each context with all that stands around it, followed by its words; without `start`."""
         strings = [self.fill(context) + each for context, each in zip(contexts, words, strict=True)]
-        encoded = self.encode_strings(strings)
+        encoded = self._head.encode(strings)
         for i, context in enumerate(contexts):
             if self.is_forged(context, words[i]):
                 encoded[i] = self._encode_pieces(context, words[i])

@@ -6,11 +6,13 @@ after a string's own.
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from pipeline.errors import InputError
+from pipeline.scoring.locality import encodes_locally
 
 Ids = tuple[int, ...]
 
@@ -22,17 +24,19 @@ class StringEncoder:
     """Encodes strings.
 
     start: the ids that the tokenizer puts before a text, mostly BOS. special_tokens: their written forms, the longest
-    first; special matches them. is_local: the tokenizer is byte-pair encoding, in which a string's tokens do not depend
-    on far ones.
+    first; special matches them. added_tokens: all that are found before a string is encoded. is_local: a string's
+    tokens do not depend on far ones.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+        self._is_plain = _calls_backend(tokenizer)
         self._spelt = _spell_special_tokens(tokenizer)
         self.special_tokens = sorted(_special_tokens(tokenizer).values(), key=len, reverse=True)
         self.special = re.compile("|".join(map(re.escape, self.special_tokens))) if self.special_tokens else None
+        self.added_tokens = [str(token) for token in tokenizer.added_tokens_decoder.values()]
         self.unknown = tokenizer.unk_token_id
-        self.is_local = _encodes_locally(tokenizer)
+        self.is_local = encodes_locally(tokenizer)
         self.start = self._find_start()
 
     @property
@@ -46,17 +50,29 @@ class StringEncoder:
         if not strings:
             return []
         with _TOKENIZER:
-            encoded = self._tokenizer(
-                list(strings),
-                add_special_tokens=False,
-                split_special_tokens=not markup,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                verbose=False,
+            encoded = (
+                self._encode_directly(strings, markup) if self._is_plain else self._encode_by_call(strings, markup)
             )
-        if markup:
-            return [tuple(ids) for ids in encoded["input_ids"]]
-        return [self._spell_out(ids) for ids in encoded["input_ids"]]
+        return [tuple(ids) if markup else self._spell_out(ids) for ids in encoded]
+
+    def _encode_by_call(self, strings: Sequence[str], markup: bool) -> Iterator[list[int]]:
+        encoded = self._tokenizer(
+            list(strings),
+            add_special_tokens=False,
+            split_special_tokens=not markup,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        return iter(encoded["input_ids"])
+
+    def _encode_directly(self, strings: Sequence[str], markup: bool) -> Iterator[list[int]]:
+        """What the call does in a tokenizer that changes nothing of it, without offsets and tokens' written forms."""
+        backend: Any = self._tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = not markup
+        return (encoding.ids for encoding in backend.encode_batch_fast(list(strings), add_special_tokens=False))
 
     def _spell_out(self, ids: list[int]) -> Ids:
         """Unigram models hold special tokens as words like others and find them even in plain text: spell them."""
@@ -85,10 +101,11 @@ class StringEncoder:
         return tuple(full[:place])
 
 
-def _encodes_locally(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer is byte-pair encoding, in which a string's tokens do not depend on far ones."""
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    return type(model).__name__ == "BPE" and getattr(model, "dropout", None) is None
+def _calls_backend(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a call of the tokenizer is one of its backend and nothing more: its class leaves both as they are."""
+    own, plain = type(tokenizer), PreTrainedTokenizerFast
+    steps = ("__call__", "_encode_plus")
+    return issubclass(own, plain) and all(getattr(own, step) is getattr(plain, step) for step in steps)
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:

@@ -5,7 +5,6 @@ the context and the words by themselves (separate). An item is never parsed as s
 the markup of its chat template, and only one of its columns is ever cut.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
 from pipeline.prompts import CHARS_AT_END, Prompt, Values, Written, shorten
+from pipeline.scoring.locality import LAST_BLANK, LAST_SPACE, beginning_before, end_window, ends_with
 from pipeline.scoring.markup import Markup
 from pipeline.scoring.strings import Ids, StringEncoder, num_common
 from pipeline.templates import TEXT
@@ -87,10 +87,11 @@ class Encoder:
     ) -> None:
         self._strings = StringEncoder(tokenizer)
         self._prompt = prompt
+        self._is_requests = prompt.is_requests
         self._columns = prompt.cut_columns
         self._context_tokens = context_tokens
         self._max_text_tokens = max_text_tokens
-        self._markup = Markup(self._strings, prompt.chat, is_written=prompt.has_markup)
+        self._markup = Markup(self._strings, prompt.chat, is_written=prompt.has_markup, head=prompt.head)
         self._seams: dict[tuple[str, tuple[str, ...]], _Seam] = {}
         if not prompt.has_choices:
             self._refuse_long_prompt()
@@ -100,7 +101,11 @@ class Encoder:
 
         Raises InputError where label words have no tokens, or the same.
         """
-        given = [self._bounded({TEXT: item} if isinstance(item, str) else item) for item in items]
+        values = [{TEXT: item} if isinstance(item, str) else item for item in items]
+        short, columns = self._short_chars, self._prompt.columns
+        given = [
+            item if all(len(item[column]) <= short for column in columns) else self._bounded(item) for item in values
+        ]
         kept = given if self._max_text_tokens is None else self._cut_to_limit(given, self._max_text_tokens)
         joined = list(self._join(kept))
         for i, sequences in enumerate(joined):
@@ -136,7 +141,7 @@ class Encoder:
 
     def _piece(self, context: str, words: tuple[str, ...]) -> _Piece:
         """With the harness' boundary the white space at the context's end is moved to the words."""
-        if self._prompt.is_requests:
+        if self._is_requests:
             context = context[-self._window(context, self._context_tokens, at_end=True) :]
         context = self._markup.read(self._prompt.examples + context)
         if self._prompt.boundary != "harness":
@@ -205,9 +210,7 @@ class Encoder:
     ) -> dict[tuple[str, tuple[str, ...]], _Seam]:
         """The seams of prompts that end with these strings, by string and words; many prompts end alike.
 
-        Byte-pair encoding is local: [a, b] followed by [c, d] is how a string is encoded if [a, b] and [c, d] are how
-        its parts are, and b and c stay apart, which is known where they are neighbours in the prompt's own encoding.
-        So a window's encoding may take the place of the prompt's tail if both begin with the same token.
+        A window's encoding may take the place of the prompt's tail if both begin with the same token: see locality.py.
         """
         if len(self._seams) > _MAX_WINDOWS:
             self._seams = {}
@@ -274,6 +277,11 @@ class Encoder:
         limit = self._context_tokens if self._max_text_tokens is None else self._max_text_tokens
         return min(limit, self._context_tokens)
 
+    @property
+    def _short_chars(self) -> int:
+        """A column with no more characters is encoded whole, whatever they are."""
+        return min(CHARS_A_TOKEN * (self._most_tokens + MARGIN_TOKENS), most_chars(self._context_tokens))
+
     def _bounded(self, item: Values) -> Values:
         """The item, with no more of the column that is cut than can be kept of it, so that memory stays bounded.
 
@@ -320,7 +328,7 @@ class Encoder:
         window = CHARS_A_TOKEN * (limit + MARGIN_TOKENS)
         while lead + window < len(text):
             if at_end:  # a run of letters is encoded from where it begins
-                window = len(text) - _beginning_before(text, len(text) - window)
+                window = len(text) - beginning_before(text, len(text) - window)
             part = text[-window:] if at_end else text[lead : lead + window]
             if len(self._strings.encode([part], markup=self._prompt.has_markup)[0]) >= limit + MARGIN_TOKENS:
                 return lead + window
@@ -381,7 +389,7 @@ class Encoder:
         return kept
 
     def _cut_to_context(self, item: Values, sequences: TokenSequences) -> TokenSequences:
-        if self._prompt.is_requests:
+        if self._is_requests:
             return self._cut_beginning(sequences)
         column = self._cut_column(item)
         text = str(item[column]) if column else ""
@@ -431,31 +439,3 @@ def _merge(parts: Sequence[TokenSequences]) -> TokenSequences:
         tuple(num for _, _, num in whole),
         truncated=any(part.truncated for part in parts),
     )
-
-
-# A place where every tokenizer begins anew: a single blank between two visible characters. After punctuation a line
-# break may belong to the token before it; a space does not.
-LAST_BLANK = re.compile(r".*\S([ \n]\S.*)", re.DOTALL)
-BLANK = re.compile(r"\S \S")
-LAST_SPACE = re.compile(r".*\S( \S.*)", re.DOTALL)
-
-
-def end_window(blank: re.Pattern[str], string: str) -> str:
-    """The end of `string` from its last blank on; empty where there is none nearby."""
-    match = blank.fullmatch(string[-256:])
-    return match[1] if match else ""
-
-
-def ends_with(ids: Ids, tail: Ids) -> bool:
-    """Whether the last ids are these."""
-    return ids[len(ids) - len(tail) :] == tail and len(tail) <= len(ids)
-
-
-def _beginning_before(text: str, place: int) -> int:
-    """The last place up to this one where a tokenizer begins anew: a blank, or without any where a run begins."""
-    blank = place
-    while blank > 0 and not BLANK.match(text, blank - 1):
-        blank = text.rfind(" ", 0, blank)
-    while blank <= 0 < place and text[place - 1] == text[place]:
-        place -= 1
-    return blank if blank > 0 else place
