@@ -13,7 +13,8 @@ Invariant: the numbers are those of attention with masks, but for rounding; noth
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from inspect import signature
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +31,9 @@ MOST_NODES = 128
 # repeat is 5 % faster than to merge, at 17 times 5 % slower.
 _MOST_REPEATED = 4
 _KERNEL_DTYPES = (torch.bfloat16, torch.float16)
+# Told so, PyTorch from 2.12 on takes flash attention for grouped heads, and for all others, too: from 2.14 on it would
+# take cuDNN, which sets up a plan for every new shape. Before it takes grouped heads as they are, and never cuDNN.
+_GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 _NOTHING_SEEN = -1e30  # the log-sum-exp of no keys at all: minus infinity would make NaN
 
 
@@ -191,13 +195,7 @@ def attend_sequences(
 ) -> tuple[Tensor, Tensor]:
     """(queries, heads, size) and log-sum-exps (queries, heads) of queries over their own sequence of keys."""
     if queries.is_cuda and queries.dtype in _KERNEL_DTYPES:  # the self-check asks in float32, too
-        sizes = ((-1 if window is None else window - 1), 0) if view.is_causal else (-1, -1)
-        # With enable_gqa PyTorch does not take cuDNN, which sets up a plan for every new shape.
-        out, sums = varlen_attn(
-            queries, keys, values, view.ends.int(), key_ends.int(), view.longest, longest_key,
-            return_aux=AuxRequest(lse=True), scale=scaling, window_size=sizes, enable_gqa=True,
-        )  # fmt: skip
-        return out, sums.mT
+        return by_kernel(queries, keys, values, view, key_ends, longest_key, scaling, window)
     outs, all_sums = [], []
     query_ends, ends = view.ends.tolist(), key_ends.tolist()
     for first, last, begin, end in zip(query_ends[:-1], query_ends[1:], ends[:-1], ends[1:], strict=True):
@@ -211,6 +209,25 @@ def attend_sequences(
         outs.append(out[0])
         all_sums.append(sums[0])
     return torch.cat(outs).to(queries.dtype), torch.cat(all_sums)
+
+
+def by_kernel(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    view: Queries,
+    key_ends: Tensor,
+    longest_key: int,
+    scaling: float,
+    window: int | None,
+) -> tuple[Tensor, Tensor]:
+    """The same by PyTorch's flash attention."""
+    sizes = (-1 if window is None else window - 1, 0) if view.is_causal else (-1, -1)
+    out, sums = varlen_attn(
+        queries, keys, values, view.ends.int(), key_ends.int(), view.longest, longest_key,
+        return_aux=AuxRequest(lse=True), scale=scaling, window_size=sizes, **_GROUPED,
+    )  # fmt: skip
+    return out, sums.mT
 
 
 def attend_densely(queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> tuple[Tensor, Tensor]:

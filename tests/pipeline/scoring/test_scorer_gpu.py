@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from pipeline.scoring import forward
 from pipeline.scoring.scorer import Scorer
 from tests.pipeline.scoring.items import make_items
 from tests.pipeline.scoring.oracle import score_slowly
@@ -80,3 +81,36 @@ def test_out_of_memory_on_cuda_halves_the_budget_and_goes_on(small_device: None)
     assert scorer.counts.out_of_memory > 0
     some = {rule: scores[:20] for rule, scores in found.items()}
     assert largest_difference(some, score_slowly(tiny_model("llama"), items[:20])) < 1e-4
+
+
+@pytest.mark.parametrize("name", TREE_CONFIGS)
+def test_attention_without_masks_on_cuda_gives_the_scores_of_masks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, by the kernel: as near as masks are to float32, give or take; a soft cap keeps its masks."""
+    items = make_items(12, labels=((5,), (6,), (7,), (8, 9, 10)))
+    exact = score_slowly(tiny_model(name), items)["logprob"]
+    model = copy.deepcopy(tiny_model(name, torch.bfloat16)).cuda()
+    scorer = Scorer(model, batch_tokens=200)
+    without = (collect(scorer, items)["logprob"].double() - exact).abs()
+    assert scorer.kernels is not None
+    assert ("without masks: flash" in scorer.kernels) == (name != "gemma2")
+    monkeypatch.setattr(forward, "has_kernel", lambda _: False)
+    masked = Scorer(copy.deepcopy(tiny_model(name, torch.bfloat16)).cuda(), batch_tokens=200)
+    with_masks = (collect(masked, items)["logprob"].double() - exact).abs()
+    assert masked.kernels is not None
+    assert "without masks" not in masked.kernels
+    assert float(without.max()) <= 2 * float(with_masks.max())
+
+
+def test_plans_on_cuda_follow_each_other() -> None:
+    """The next plan has begun when the last scores of one are taken, and each gets its own."""
+    shards = [make_items(300, seed=seed) for seed in range(3)]
+    scorer = Scorer(copy.deepcopy(tiny_model("llama")).cuda(), batch_tokens=1_000)
+    plans = [scorer.plan(shard) for shard in shards]
+    for number, plan in enumerate(plans):
+        following = plans[number + 1] if number + 1 < len(plans) else None
+        scores = torch.full((300, 5), torch.nan)
+        for batch in scorer.score(plan, lambda following=following: following):
+            scores[batch.indices] = batch.logprob
+        assert (scorer._ahead is not None) == (following is not None)
+        expected = score_slowly(tiny_model("llama"), shards[number][:20])["logprob"]
+        assert float((scores[:20].double() - expected).abs().max()) < 1e-4

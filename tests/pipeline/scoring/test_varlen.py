@@ -132,6 +132,18 @@ def test_what_items_share_is_shared_without_masks(shape: str, without_masks: lis
     assert "VarlenGroup" in without_masks
 
 
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_the_kernel_is_asked_as_this_pytorch_has_it(is_causal: bool, window: int | None) -> None:
+    """Its arguments, and the shapes of what it gives, without a GPU: by tensors that have nothing but a shape."""
+    queries = torch.empty(7, 4, 64, dtype=torch.bfloat16, device="meta")
+    keys = torch.empty(11, 2, 64, dtype=torch.bfloat16, device="meta")
+    view = varlen.Queries(None, torch.empty(3, dtype=torch.int64, device="meta"), 4, is_causal)
+    out, sums = varlen.by_kernel(queries, keys, keys, view, view.ends, 6, 0.125, window if is_causal else None)
+    assert (out.shape, sums.shape) == ((7, 4, 64), (7, 4))
+    assert (out.dtype, sums.dtype) == (torch.bfloat16, torch.float32)
+
+
 @pytest.mark.usefixtures("without_masks")
 def test_a_head_size_that_the_kernel_does_not_take_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the kernel raises: masks are taken."""
