@@ -58,8 +58,6 @@ class Head:
         whole, tail, word = self._encode([self._head, rest, self._head[cut:last]])
         if not word or not ends_with(whole, tail) or tail[: len(word)] != word:
             return
-        if word[0] == self._strings.unknown:
-            return  # more of them may be one, so that it is not known where it begins
         tried = [self._head + trial for trial in _TRIALS]
         self._cut, self._before, self._word = cut, whole[: len(whole) - len(tail)], word
         if self.encode(tried) != self._encode(tried):

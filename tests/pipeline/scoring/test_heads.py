@@ -79,7 +79,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def check(tokenizer: PreTrainedTokenizerBase, head: str, texts: Sequence[str]) -> Head:
     """Strings with this head, and others, are encoded as they are whole; returns what encoded them."""
     encoder = Head(StringEncoder(tokenizer), head, markup=False)
-    strings = [head + text for text in texts] + [*texts[:5], head[:-1], head.rstrip() + "x"]
+    strings = [head + text for text in texts] + [*texts[:5], head[:-1], f"x{head[1:]} x"]
     for string, found, whole in zip(strings, encoder.encode(strings), encode_whole(tokenizer, strings), strict=True):
         assert found == whole, string[len(head) - 20 :]
     return encoder
@@ -147,7 +147,7 @@ def test_token_sequences_are_those_of_whole_strings(
 ) -> None:
     """Prompts with solved examples, amid markup, with all boundaries; cut to a limit and to the context, too."""
     tokenizer, prompt = tiny_tokenizer(name), replace(PROMPTS[kind], boundary=boundary)
-    items = [*STRINGS, *SPECIAL, *(f"of {special} it" for special in SPECIAL)]
+    items = [*STRINGS[1::3], *SPECIAL, *(f"of {special} it" for special in SPECIAL)]
     for options in ({"max_text_tokens": 3}, {}):
         whole = whole_sequences(monkeypatch, tokenizer, prompt, items, context_tokens=10_000, **options)
         assert sequences(tokenizer, prompt, items, context_tokens=10_000, **options) == whole
@@ -168,9 +168,9 @@ def test_choices_and_columns_are_those_of_whole_strings(
     """After solved examples, also where each choice has a context of its own."""
     tokenizer = tiny_tokenizer(name)
     quiz = Prompt("quiz", "Read what is in it: {passage}\n{q}:", choices="o", boundary=boundary, examples=SHOT)
-    items: list[Values] = [{"passage": text, "q": text[:9], "o": [f"a{text}", f"b {text}"]} for text in STRINGS]
+    items: list[Values] = [{"passage": text, "q": text[:9], "o": [f"a{text}", f"b {text}"]} for text in STRINGS[::3]]
     gap = Prompt("gap", "{choice}{text}", choices=("a", "b"), choice=" was big.", boundary=boundary, examples=SHOT)
-    gaps: list[Values] = [{"text": " of it", "a": f"it{text}", "b": text} for text in STRINGS]
+    gaps: list[Values] = [{"text": " of it", "a": f"it{text}", "b": text} for text in STRINGS[::3]]
     for prompt, given_items in ((quiz, items), (gap, gaps)):
         whole = whole_sequences(monkeypatch, tokenizer, prompt, given_items, context_tokens=10_000)
         assert Encoder(tokenizer, prompt, context_tokens=10_000).encode(given_items) == whole
@@ -225,6 +225,7 @@ LOCAL: dict[str, tuple[Any, Any]] = {
     "runs of blanks": (normalizers.Replace(Regex(r"\s+"), " "), split(LLAMA)),
     "two words at once": (None, split(r"[^\W]+ [^\W]+|\s+|[^\w\s]+|\w+")),
     "quotes at once": (None, split(r'"[^"]*"|' + LLAMA)),
+    "quotes left out": (None, split(r'"[^"]*"', "removed")),
     "thousands": (None, split(r"\d{1,3}(?=(?:\d{3})*(?:\D|\n))|" + LLAMA)),
     "letters of a word at once": (normalizers.Replace("said", "▁"), split(LLAMA, "merged_with_next")),
 }
@@ -332,10 +333,10 @@ def test_a_tokenizer_with_a_call_of_its_own_is_called(step: str) -> None:
 def test_a_tokenizer_that_cuts_and_pads_does_neither_here(name: str) -> None:
     """Whatever its file or another user of it has set."""
     tokenizer = TOKENIZERS[name]()
-    whole = encode_whole(tokenizer, STRINGS)
+    whole, encoder = encode_whole(tokenizer, STRINGS), StringEncoder(tokenizer)
     tokenizer.backend_tokenizer.enable_truncation(3)
     tokenizer.backend_tokenizer.enable_padding(length=50)
-    assert StringEncoder(tokenizer).encode(STRINGS) == whole
+    assert encoder.encode(STRINGS) == whole
 
 
 # --- tokenizers of known models -------------------------------------------------------------------------------------
