@@ -22,7 +22,7 @@ from pipeline.scoring.widened import in_float32
 _SIZE_STEP = 16  # the matrix product takes sizes that are multiples of it
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # as configurations count them
 _MAX_FORMULA_ERROR = 1e-4  # of a row's largest number, where a module in float32 is held against its formula
-_MAX_MIXING = 1 / 8  # of a row's norm: to round again what was rounded otherwise before moves it by a fiftieth
+_MAX_ROUNDING = 1 / 8  # of a token's numbers: most layers' move by a twentieth
 
 
 class Rounding(NamedTuple):
@@ -227,19 +227,30 @@ def why_slower(model: PreTrainedModel) -> str | None:
 
 
 @torch.inference_mode()
-def mixes_tokens(model: PreTrainedModel) -> bool:
-    """Whether some layer gives a token other numbers when larger ones are beside it, which each's own scale prevents.
+def find_fault(model: PreTrainedModel) -> str | None:
+    """What is wrong with a layer on this device; None where each kind gives a token what it gives in float32.
 
-    In scores that hides behind what rounding does to them, so it is looked for in each kind of layer.
+    But for rounding, and whatever stands beside it: all of this hides in scores, as rounding moves them by far more.
     """
     kinds = {(type(layer), *(buffer.shape for buffer in layer.buffers())): layer for layer in fp8_layers(model)}
-    return any(_mixes_tokens(layer, model.device) for layer in kinds.values())
+    return next(filter(None, (_find_fault(layer, model.device) for layer in kinds.values())), None)
 
 
-def _mixes_tokens(layer: Any, device: torch.device) -> bool:
+def _find_fault(layer: Any, device: torch.device) -> str | None:
     first = layer.first if isinstance(layer, Fp8MLP) else layer
     generator = torch.Generator().manual_seed(0)
-    small = torch.randn(1, 16, first.rounded.shape[1], generator=generator).to(device, torch.bfloat16) * 2.0**6
-    alone, together = layer(small), layer(torch.cat([small, small * 2.0**20], dim=1))[:, :16]
-    apart = (together - alone).float().norm(dim=-1)
-    return not bool((apart <= _MAX_MIXING * alone.float().norm(dim=-1)).all())
+    sizes = 2.0 ** torch.arange(16)[:, None]  # of the tokens, so that none has the scale of another
+    given = (torch.randn(1, 16, first.rounded.shape[1], generator=generator) * sizes).to(device, torch.bfloat16)
+    found, exact = layer(given), layer(given.float())
+    if not _apart(found, exact).median() < _MAX_ROUNDING:
+        return "a layer gives other numbers than in float32"
+    if not _apart(layer(torch.cat([given, given * 2.0**16], dim=1))[:, :16], found).max() < _MAX_ROUNDING:
+        return "a layer gives a token other numbers when larger ones are beside it"
+    return None
+
+
+def _apart(found: Tensor, expected: Tensor) -> Tensor:
+    """(1, tokens) how far each token's numbers are from those expected, as a part of these."""
+    difference, whole = (numbers.norm(dim=-1) for numbers in (found.float() - expected, expected.float()))
+    apart: Tensor = difference / whole.clamp(min=torch.finfo(torch.float32).tiny)
+    return apart

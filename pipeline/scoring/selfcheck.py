@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from pipeline.errors import RunError
 from pipeline.scoring.forward import TreeForward
-from pipeline.scoring.fp8 import fp8_layers, mixes_tokens, why_slower
+from pipeline.scoring.fp8 import find_fault, fp8_layers, why_slower
 from pipeline.scoring.fused import Fused, uncompiled
 from pipeline.scoring.memory import attempt
 from pipeline.scoring.probe import (
@@ -82,11 +82,8 @@ class SelfCheck:
             raise RunError(
                 f"out of memory on {model.device} with a probe of some tokens; use a smaller model or --dtype bfloat16"
             )
-        if mixes_tokens(model):
-            raise RunError(
-                "in fp8 a layer gives a token other numbers when larger ones are beside it: its scores would depend on "
-                "how texts are batched; use --dtype bfloat16"
-            )
+        if fault := find_fault(model):
+            raise RunError(f"in fp8 {fault}, so that its scores cannot be trusted; use --dtype bfloat16")
         self._reach, self._first = probe.num_tokens, probe
         if is_packed(model):
             self._remark(

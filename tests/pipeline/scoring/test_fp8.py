@@ -81,6 +81,7 @@ def test_a_layer_multiplies_what_is_rounded(kind: str) -> None:
     bias = torch.zeros(48) if layer.bias is None else layer.bias.detach().normal_().float()
     given = torch.randn(2, 3, 32).to(torch.bfloat16)
     turned = Fp8Linear(layer)
+    assert turned.rounded.is_contiguous()  # as the matrix product wants it
     weights = torch.tensor([rounded_slowly(row) for row in weight.float().tolist()])
     tokens = torch.tensor([rounded_slowly(row) for row in given.float().view(6, 32).tolist()])
     expected = (tokens.double() @ weights.double().T + bias).view(2, 3, 48)
@@ -154,6 +155,20 @@ def test_a_fused_mlp_computes_what_its_layers_do(is_gelu: bool, bias: bool) -> N
     torch.testing.assert_close(fused(given.float()), mlp(given.float()), rtol=0, atol=1e-6)
     apart = (fused(given) - mlp(given)).float().norm(dim=-1) / mlp(given).float().norm(dim=-1)
     assert apart.max() < 0.05
+
+
+def test_a_compiler_takes_a_layer_as_one_piece() -> None:
+    """Whatever number of tokens comes: two programs, one of them for a single token."""
+    torch.manual_seed(0)
+    fused = Fp8MLP(Gated(gelu_tanh, plain, bias=True).to(torch.bfloat16), is_gelu=True, rounding=fp8.BY_PYTORCH)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(fused, backend="aot_eager", dynamic=True, fullgraph=True)
+    with torch.inference_mode():
+        for num_tokens in (5, 17, 64, 1, 33):
+            given = torch.randn(1, num_tokens, 32).to(torch.bfloat16)
+            torch.testing.assert_close(compiled(given), fused(given), rtol=0, atol=0)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
 
 
 def test_a_layer_that_is_read_past_its_forward_is_an_error() -> None:
@@ -273,14 +288,29 @@ def one_scale(rows: Tensor) -> tuple[Tensor, Tensor]:
     return (rows.float() / scale).to(FP8), scale
 
 
+def another_scale(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Each token by a scale that is not its own, as a faulty kernel might have it."""
+    rounded, scales = fp8.quantize(rows)
+    return rounded, scales.roll(1, dims=0)
+
+
+@pytest.mark.parametrize(
+    ("rounding", "words"),
+    [
+        (one_scale, "a layer gives a token other numbers when larger ones are beside it"),
+        (another_scale, "a layer gives other numbers than in float32"),
+    ],
+)
 @pytest.mark.parametrize("name", ["gemma", "gpt2"])
-def test_one_scale_for_all_tokens_is_refused(name: str) -> None:
-    """Its scores depend on what stands beside a text in a batch, which rounding would hide in most."""
+def test_a_wrong_rounding_is_refused(
+    name: str, rounding: Callable[[Tensor], tuple[Tensor, Tensor]], words: str
+) -> None:
+    """One scale for all tokens, or one of another: rounding would hide in the scores what that does to them."""
     model = fp8_model(name)
     for layer in model.modules():
         if isinstance(layer, Fp8Linear):
-            layer.rounding = Rounding(one_scale, lambda both, is_gelu: one_scale(_gated(both, is_gelu)))
-    with pytest.raises(RunError, match=r"in fp8 a layer gives a token other numbers .* use --dtype bfloat16"):
+            layer.rounding = Rounding(rounding, lambda both, is_gelu: rounding(_gated(both, is_gelu)))
+    with pytest.raises(RunError, match=f"in fp8 {words}, so that its scores cannot be trusted; use --dtype bfloat16"):
         Scorer(model)
 
 
@@ -331,6 +361,10 @@ for found, expected in [
     is_power = known.abs().log2().frac() == 0
     assert torch.equal(torch.where(is_power & (rows == known / 2), known, rows), known)
     assert (rows == known).double().mean() > 0.9
+compiled = torch.compile(kernels.gate_and_quantize, backend="aot_eager", dynamic=True, fullgraph=True)
+for num_rows in (3, 5):
+    for found, expected in zip(compiled(both[:num_rows], True), kernels.gate_and_quantize(both[:num_rows], True)):
+        assert torch.equal(found.float(), expected.float())
 """
 
 
