@@ -11,8 +11,8 @@ A short prefix stands before each tree's own keys; a long one is attended to by 
 Invariant: the numbers are those of attention with masks, but for rounding; nothing here waits for the device.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, NamedTuple, Protocol
 
@@ -102,6 +102,7 @@ class VarlenGroup:
     tokens: tuple[Queries, ...]
     reads: Queries
     nodes: Nodes | None
+    hidden: dict[int, Tensor] = field(default_factory=dict, init=False)
 
     def attend(self, asked: Asked, first_read: int) -> Tensor:
         if asked.softcap is not None:
@@ -133,7 +134,7 @@ class VarlenGroup:
             raise NotImplementedError("a sliding window over branches without masks")
         keys, values, before, nodes = asked.keys[own], asked.values[own], None, None
         if self.nodes is not None:
-            nodes = keys[self.nodes.cells], values[self.nodes.cells], self.nodes.ends
+            nodes = keys[self.nodes.cells], values[self.nodes.cells], self._hidden
         if self.depth:
             assert asked.prefix is not None
             before = asked.prefix[0][: self.depth], asked.prefix[1][: self.depth]
@@ -142,6 +143,17 @@ class VarlenGroup:
         if self.key_places is not None:
             keys, values = keys.index_select(0, self.key_places), values.index_select(0, self.key_places)
         return _Keys(keys, values, self.key_ends, self.longest_key, before, nodes, asked.scaling, window)
+
+    def _hidden(self, folded: Folded) -> Tensor:
+        """(trees, most queries, most nodes) bool, once for all layers."""
+        assert self.nodes is not None
+        if id(folded) not in self.hidden:
+            nodes, places = (
+                torch.arange(self.nodes.ends.shape[1], device=folded.places.device),
+                folded.places[:, :, None],
+            )
+            self.hidden[id(folded)] = (nodes > places) | (places >= self.nodes.ends[:, None])
+        return self.hidden[id(folded)]
 
 
 class _Keys(NamedTuple):
@@ -152,7 +164,8 @@ class _Keys(NamedTuple):
     ends: Tensor
     longest: int
     before: tuple[Tensor, Tensor] | None
-    nodes: tuple[Tensor, Tensor, Tensor] | None  # keys and values (trees, most nodes, key heads, size), and ends
+    # Keys and values of the nodes (trees, most nodes, key heads, size), and which of them queries do not see.
+    nodes: tuple[Tensor, Tensor, Callable[["Folded"], Tensor]] | None
     scaling: float
     window: int | None
 
@@ -164,10 +177,8 @@ class _Keys(NamedTuple):
         if self.before is not None:
             found = merge(*found, *attend_densely(queries, *self.before, self.scaling))
         if self.nodes is not None and view.folded is not None:
-            keys, values, ends = self.nodes
-            nodes, places = torch.arange(ends.shape[1], device=ends.device), view.folded.places[:, :, None]
-            hidden = (nodes > places) | (places >= ends[:, None])
-            out, sums = attend_plainly(queries[view.folded.cells], keys, values, hidden, self.scaling)
+            keys, values, hidden = self.nodes
+            out, sums = attend_plainly(queries[view.folded.cells], keys, values, hidden(view.folded), self.scaling)
             inverse = view.folded.inverse
             found = merge(*found, out.flatten(0, 1)[inverse], sums.flatten(0, 1)[inverse])
         return found
@@ -232,9 +243,9 @@ def by_kernel(
 
 def attend_densely(queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
     """(queries, heads, size) and log-sum-exps (queries, heads) of all queries over all keys."""
-    ends = [torch.tensor([0, num], device=queries.device) for num in (len(queries), len(keys))]
-    view = Queries(None, ends[0], len(queries), is_causal=False)
-    return attend_sequences(queries, keys, values, view, ends[1], len(keys), scaling, None)
+    both = torch.arange(2, device=queries.device)  # made there: a copy from the host would wait for the device
+    view = Queries(None, both * len(queries), len(queries), is_causal=False)
+    return attend_sequences(queries, keys, values, view, both * len(keys), len(keys), scaling, None)
 
 
 def attend_plainly(
