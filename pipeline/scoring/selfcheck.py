@@ -255,8 +255,8 @@ class SelfCheck:
             if not differences.mean() <= _MAX_FP8_STEPS * moved.mean():
                 return False
             self._remark(
-                f"in fp8 the scores here differ by up to {difference:.2g} nats from single forwards, which fp8 itself "
-                f"moves by {by_dtype:.2g}; in float32 all agree"
+                f"in fp8 the scores here differ by up to {difference:.2g} nats from single forwards, which rounding "
+                f"tokens to fp8 moves by {by_dtype:.2g}; in float32 all agree"
             )
             return True
         rebatched = attempt(rebatched_difference, self._untouched, probe) or 0.0
