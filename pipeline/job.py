@@ -27,6 +27,7 @@ from pipeline.prompts import Prompt
 from pipeline.pull import PullSummary, pull_items
 from pipeline.reading.dataset import Dataset
 from pipeline.reading.devices import kind_of
+from pipeline.reading.model_ref import ModelRef
 from pipeline.reporting.make import make_report
 from pipeline.reporting.predictions import check_rule
 from pipeline.reporting.report import Report
@@ -56,7 +57,8 @@ from pipeline.storing.tables import read_batches, write_table
 from pipeline.target import Target, make_target
 
 SECONDS_BETWEEN_LINES = 30.0  # about how far a shard is, which may take hours
-COMPILED_FROM = 75_000  # texts of a worker: measured on an H200, 6 s of compiling are made up for by then
+COMPILED_FROM = 90_000  # texts of a worker: as measured on an H200, 6 s of compiling are made up for by then
+COMPILED_FROM_IN_FP8 = 300_000  # which gains less by it
 MOST_SHARDS = 1000  # of a run: each is a task that Prefect keeps some 20 kB of, and a part that is listed and verified
 
 
@@ -174,7 +176,7 @@ class Job:
             config.notebook_rule,
             config.batch_tokens,
             config.tensor_parallel,
-            does_compile(config, model.device, sum(pending.num_missing for _, pending in found)),
+            does_compile(config, model, sum(pending.num_missing for _, pending in found)),
         )
         missing = [(s, pending.num_missing) for s, pending in found if pending.num_missing]
         redrawn = tuple((s.prompt.name, num) for s, num in missing if _has_other_shots(s, pulled.last.manifest))
@@ -228,12 +230,13 @@ def texts_of_shard(device: str) -> int:
     return 2000 if kind_of(device) == "cpu" else 8000
 
 
-def does_compile(config: RunConfig, device: str, num_missing: int) -> bool:
+def does_compile(config: RunConfig, model: ModelRef, num_missing: int) -> bool:
     """Whether each worker compiles the model's layers: if not told, where a GPU has so much to do that it pays."""
     if config.compile != "auto":
         return config.compile == "on"
-    is_gpu = device.startswith("cuda") and config.tensor_parallel == 1
-    return is_gpu and num_missing // config.workers >= COMPILED_FROM
+    is_gpu = model.device.startswith("cuda") and config.tensor_parallel == 1
+    pays_from = COMPILED_FROM_IN_FP8 if model.dtype == "fp8" else COMPILED_FROM
+    return is_gpu and num_missing // config.workers >= pays_from
 
 
 def _shard_size(device: str, num_missing: int) -> int:

@@ -86,12 +86,12 @@ class ShardScorer:
             model = (load or load_to_score)(spec.model)
             markup = _markup(tokenizer, [writer.stored.prompt for writer in spec.writers])
             check_vocabulary(tokenizer, model, spec.model.name, markup)
+            if model.device.type != "cpu":  # what is done here is little at a time: threads would wait for each other
+                torch.set_num_threads(1)
             self._scorer = make_scorer(
                 model, spec.model, batch_tokens=spec.batch_tokens, notebook=spec.notebook, compiles=spec.compiles
             )
             self._plan = self._scorer.plan
-            if model.device.type != "cpu":  # what is done here is little at a time: threads would wait for each other
-                torch.set_num_threads(1)
         except BaseException:
             self.close()
             raise

@@ -263,8 +263,7 @@ class RowsForward(Forward[LabelRow, PaddedBatch]):
 
     def _read(self, batch: PaddedBatch, use: Callable[[Tensor], None]) -> None:
         rows, places = batch.reads.unbind(1)
-        kept: dict[str, Tensor] = {}
-        if self._keeps_logits:  # rows end with their labels, so the places that are read lie close together
-            kept["logits_to_keep"], places = torch.unique(places, return_inverse=True)
+        kept = {"logits_to_keep": batch.kept} if self._keeps_logits else {}
+        places = places if self._keeps_logits else batch.kept[places]
         logits: Tensor = self._model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, **kept).logits
         use(logits[rows, places])

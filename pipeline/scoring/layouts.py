@@ -33,11 +33,7 @@ class Layout(Protocol):
     """Trees that see the same first `depth` tokens of the prefix, with tensors to be had on the model's device."""
 
     @property
-    def begin(self) -> int: ...  # place in the flat row
-    @property
     def depth(self) -> int: ...
-    @property
-    def num_tokens(self) -> int: ...
     @property
     def num_reads(self) -> int: ...
 

@@ -104,6 +104,8 @@ def _kernel(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, asked: 
     """What PyTorch takes for such an attention, in words."""
     if asked.softcap is not None:
         return "attention with masks: plain, for a soft cap"
+    if queries.device.type not in ("cpu", "cuda"):  # PyTorch does not tell
+        return f"attention with masks: {queries.device.type}"
     folded = queries.reshape(len(queries), keys.shape[1], -1, queries.shape[-1])
     chosen = torch._fused_sdp_choice(
         folded, keys, values, attn_mask=mask[..., : folded.shape[2], :], scale=asked.scaling

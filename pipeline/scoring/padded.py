@@ -92,7 +92,8 @@ class PaddedBatch:
     indices: list[int]  # the item of each row
     ids: Tensor  # (rows, longest)
     mask: Tensor  # (rows, longest) 1 for a token, 0 for padding
-    reads: Tensor  # (reads, 2) a row and a place in it
+    reads: Tensor  # (reads, 2) a row and a place among those that are kept
+    kept: Tensor  # (places,) of which logits are made, in every row: rows end with their labels, so they are few
     terms: Tensor  # (terms, 4), by their reads
     num_tokens: int  # without padding
 
@@ -107,11 +108,13 @@ def pad(rows: Sequence[LabelRow]) -> PaddedBatch:
     ]
     width = rows[0].num_tokens
     lengths = torch.tensor([row.num_tokens for row in rows])
+    kept, places = torch.unique(torch.tensor([place for _, place in reads]), return_inverse=True)
     return PaddedBatch(
         indices=[row.index for row in rows],
         ids=torch.tensor([row.ids + (_PADDING,) * (width - row.num_tokens) for row in rows]),
         mask=(torch.arange(width) < lengths[:, None]).long(),
-        reads=torch.tensor(list(reads)),
+        reads=torch.stack([torch.tensor([row for row, _ in reads]), places], dim=1),
+        kept=kept,
         terms=torch.tensor(terms),
         num_tokens=sum(row.num_tokens for row in rows),
     )

@@ -21,7 +21,7 @@ def send(batch: _Batch, device: torch.device) -> _Batch:
     here = list(_tensors(batch))
     flat = torch.empty(sum(map(Tensor.numel, here)), dtype=torch.int64, pin_memory=device.type == "cuda")
     torch.cat([tensor.flatten() for tensor in here], out=flat)
-    there = torch.split(flat.to(device, non_blocking=True), [tensor.numel() for tensor in here])
+    there = torch.split(flat.to(device, non_blocking=flat.is_pinned()), [tensor.numel() for tensor in here])
     moved = iter([piece.view_as(tensor) for piece, tensor in zip(there, here, strict=True)])
     return cast(_Batch, _with_tensors(batch, moved))
 
@@ -56,8 +56,8 @@ def fetch(scores: Tensor) -> Callable[[], Tensor]:
         return lambda: scores
     copied = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
     copied.copy_(scores, non_blocking=True)
-    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    done.record()
+    done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # else it would keep a core busy
+    done.record(torch.cuda.current_stream(scores.device))  # of the scores' device, which need not be the current one
 
     def wait() -> Tensor:
         done.synchronize()

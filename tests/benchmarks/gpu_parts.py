@@ -245,4 +245,4 @@ def gpu_tests(setting: Setting, root: Path) -> dict[str, Any]:
     print(done.stdout[-8000:], done.stderr[-2000:], flush=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     outcome = done.stdout.strip().splitlines()[-1].strip("= ") if done.stdout else "no output"
-    return {"outcome": outcome, "failures": lines}
+    return {"outcome": outcome, "failures": lines} | ({"failed": f"{outcome}: {lines}"} if lines else {})
