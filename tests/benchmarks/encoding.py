@@ -1,4 +1,4 @@
-"""Encoding: microseconds an item from texts to token sequences, with a prompt's head encoded once and with each item.
+"""Encoding: microseconds of the processor an item from texts to token sequences, with a prompt's head encoded once and with each item.
 
 Invariant: both ways give the same token sequences, and they take turns. What is not spent in the tokenizer's library is
 spent holding Python's lock, which the library frees while it encodes.
@@ -41,7 +41,7 @@ NO_PLACE = re.compile("(?!)")
 
 @dataclass(frozen=True)
 class Encoding:
-    """Median seconds an item: in all, and those outside of the tokenizer's library."""
+    """Median seconds of the processor an item: in all, and those outside of the tokenizer's library."""
 
     in_all: float
     holding: float
@@ -58,9 +58,9 @@ def encoding_seconds(tokenizer: Any, prompt: Prompt, texts: Sequence[str], round
         for _ in range(rounds):
             given: list[list[TokenSequences]] = []
             for way, encoder in make_encoders(tokenizer, prompt).items():
-                start = time.perf_counter()
+                start = time.thread_time()
                 shares = stage_shares(library, partial(encode, encoder, texts, given))
-                seconds = (time.perf_counter() - start) / len(texts)
+                seconds = (time.thread_time() - start) / len(texts)
                 found[way].append(Encoding(seconds, seconds * shares["the rest"]))
             if given[0] != given[1]:
                 raise RuntimeError(f"prompt '{prompt.name}': other token sequences where its head is encoded once")
@@ -115,8 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
         "head once", "holding the lock",
     ]  # fmt: skip
     body = (
-        f"Microseconds an item, medians of {options.rounds} rounds that take turns, {len(texts):,} rows of AG News' "
-        f"test split, {ITEMS_AT_ONCE} at a time, in one thread, by encoders that know no seam between texts and label "
+        f"Microseconds of the processor an item, medians of {options.rounds} rounds that take turns, {len(texts):,} "
+        f"rows of AG News' test split, {ITEMS_AT_ONCE} at a time, in one thread, by encoders that know no seam between texts and label "
         "words yet. Holding the lock: what is not spent in the tokenizer's library.\n\n"
     )
     write_section(
