@@ -1,4 +1,4 @@
-"""Encoding: microseconds of the processor an item from texts to token sequences, with a prompt's head encoded once and with each item.
+"""Encoding: microseconds an item from texts to token sequences, with a prompt's head encoded once and with each item.
 
 Invariant: both ways give the same token sequences, and they take turns. What is not spent in the tokenizer's library is
 spent holding Python's lock, which the library frees while it encodes.
@@ -116,8 +116,8 @@ def main(arguments: list[str] | None = None) -> None:
     ]  # fmt: skip
     body = (
         f"Microseconds of the processor an item, medians of {options.rounds} rounds that take turns, {len(texts):,} "
-        f"rows of AG News' test split, {ITEMS_AT_ONCE} at a time, in one thread, by encoders that know no seam between texts and label "
-        "words yet. Holding the lock: what is not spent in the tokenizer's library.\n\n"
+        f"rows of AG News' test split, {ITEMS_AT_ONCE} at a time, in one thread, by encoders that know no seam between "
+        "texts and label words yet. Holding the lock: what is not spent in the tokenizer's library.\n\n"
     )
     write_section(
         TITLE, command_line(COMMAND, parser, options), body + table(header, rows), options.results, num_threads=1
