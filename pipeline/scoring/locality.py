@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 # break may belong to the token before it; a space does not.
 LAST_BLANK = re.compile(r".*\S([ \n]\S.*)", re.DOTALL)
 LAST_SPACE = re.compile(r".*\S( \S.*)", re.DOTALL)
+LAST_LINE = re.compile(r".*\n(\S.*)", re.DOTALL)  # without the line break, which is no part of its first word
 BLANK = re.compile(r"\S \S")
 # The same before a letter or digit, which no normaliser joins with it.
 BEFORE_WORD = re.compile(r"(?<=\S) (?=[^\W_])")
@@ -63,7 +64,7 @@ def _looks_far(pattern: dict[str, str]) -> bool:
 
 
 def end_window(blank: re.Pattern[str], string: str) -> str:
-    """The end of `string` from its last blank on; empty where there is none nearby."""
+    """The end of `string` from its last such place on; empty where there is none nearby."""
     match = blank.fullmatch(string[-256:])
     return match[1] if match else ""
 

@@ -105,7 +105,7 @@ def _calls_backend(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a call of the tokenizer is one of its backend and nothing more: its class leaves both as they are."""
     own, plain = type(tokenizer), PreTrainedTokenizerFast
     steps = ("__call__", "_encode_plus")
-    return issubclass(own, plain) and all(getattr(own, step) is getattr(plain, step) for step in steps)
+    return issubclass(own, plain) and all(getattr(own, step, None) is getattr(plain, step, None) for step in steps)
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:

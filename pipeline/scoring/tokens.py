@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
 from pipeline.prompts import CHARS_AT_END, Prompt, Values, Written, shorten
-from pipeline.scoring.locality import LAST_BLANK, LAST_SPACE, beginning_before, end_window, ends_with
+from pipeline.scoring.locality import LAST_BLANK, LAST_LINE, LAST_SPACE, beginning_before, end_window, ends_with
 from pipeline.scoring.markup import Markup
 from pipeline.scoring.strings import Ids, StringEncoder, num_common
 from pipeline.templates import TEXT
@@ -186,7 +186,7 @@ class Encoder:
         """Each piece's seam, found in a short window at the prompt's end where that is exact, else in the whole."""
         seams: list[_Seam | None] = [None] * len(pieces)
         if self._strings.is_local:
-            for blank in (LAST_BLANK, LAST_SPACE):
+            for blank in (LAST_BLANK, LAST_LINE, LAST_SPACE):
                 left = [
                     i
                     for i, seam in enumerate(seams)

@@ -246,6 +246,19 @@ def with_steps(normalizer: Any, pre_tokenizer: Any) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def test_the_seam_on_a_line_of_its_own_is_found_once_whatever_ends_the_line_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where a line break is one token with the punctuation before it: no text's last word is encoded again."""
+    encoder = Encoder(with_steps(None, split(LLAMA)), PROMPTS["few-shot"], context_tokens=10_000)
+    texts = [f"{i} of the old city{end}" for i in range(3) for end in (".", "!?", "", "1", '"')]
+    encoder.encode(["It is.", "It is"])
+    with counted(monkeypatch) as lengths:
+        found = encoder.encode(texts)
+    assert len(lengths) == len(texts)
+    assert all(each.branches is found[0].branches for each in found)
+
+
 @pytest.mark.parametrize("kind", LOCAL | FAR)
 def test_whatever_a_tokenizer_does_first_strings_are_encoded_as_they_are_whole(kind: str) -> None:
     """A head is cut only under what is known to look no farther than the next word, and then where that is exact."""
