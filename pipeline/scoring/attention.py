@@ -99,7 +99,11 @@ def attend(
         keys, values = row.keys_and_values
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     prefix = (row.prefix.keys[layer], row.prefix.values[layer]) if row.prefix.keys else None
-    asked = Asked(queries, keys, values, prefix, scaling, at_reads, sliding_window, softcap, s_aux, row.kernels)
+    own = next(module.parameters(), None)
+    weights = None if own is None else own.dtype
+    asked = Asked(
+        queries, keys, values, prefix, scaling, at_reads, sliding_window, softcap, s_aux, row.kernels, weights
+    )
     row.kernels = None
     parts, first_read = [], 0
     for layout in row.layouts:

@@ -66,8 +66,8 @@ class Cells(NamedTuple):
         """The trees [first, last) folded into a matrix."""
         sizes, num_reads = self.sizes[first:last], self.num_reads[first:last]
         begin, first_read = int(self.starts[first]), int(self.num_reads[:first].sum())
-        index, inverse = _fold(sizes)
-        read_index, read_inverse = _fold(num_reads)
+        index, inverse = fold(sizes)
+        read_index, read_inverse = fold(num_reads)
         width = int(sizes.max())
         is_filled = torch.arange(width) < sizes[:, None]
         ends = torch.where(is_filled, self.ends[begin + index], width)  # padding sees itself, as it must see something
@@ -93,7 +93,7 @@ class Cells(NamedTuple):
         )
 
 
-def _fold(sizes: Tensor) -> tuple[Tensor, Tensor]:
+def fold(sizes: Tensor) -> tuple[Tensor, Tensor]:
     """Pieces of these sizes as lines of a matrix: (pieces, longest) the place of each cell, and each place's cell.
 
     Padding repeats its own piece's last place, so that what is wrong with a piece stays in it.

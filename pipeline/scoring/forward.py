@@ -9,6 +9,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from enum import IntEnum, auto
 from typing import Any, Generic, TypeVar
 
@@ -118,7 +119,7 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
         self._layers, self._bodies = find_layers(model), find_bodies(model)
-        self._unmasked = Unmasked(narrowest_window(model.config.get_text_config(decoder=True)))
+        self.unmasked = Unmasked(narrowest_window(model.config.get_text_config(decoder=True)))
         found = {
             Shortcut.LAST_LAYER: self._layers,
             Shortcut.BODY_ONCE: self._bodies,
@@ -148,6 +149,15 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
             yield
         finally:
             self.max_reads = usual
+
+    @contextmanager
+    def merging(self) -> Iterator[None]:
+        """Have every prefix merged, however short, where attention has no masks."""
+        usual, self.unmasked = self.unmasked, replace(self.unmasked, most_repeated=0)
+        try:
+            yield
+        finally:
+            self.unmasked = usual
 
     def set_regime(self, regime: int) -> None:
         """Have a prefix, too, rotated anew: what is computed next does not depend on what was before."""
@@ -186,7 +196,7 @@ class TreeForward(Forward[TokenTree, PackedBatch]):
         return self._pack(trees, self._prefix)
 
     def _pack(self, trees: Sequence[TokenTree], prefix: Prefix) -> PackedBatch:
-        return pack(trees, prefix, self._unmasked if Shortcut.NO_MASKS in self.shortcuts else None)
+        return pack(trees, prefix, self.unmasked if Shortcut.NO_MASKS in self.shortcuts else None)
 
     def _read(self, batch: PackedBatch, use: Callable[[Tensor], None]) -> None:
         self._forward(batch, batch.prefix, None, use)

@@ -33,9 +33,17 @@ class Fused:
         from torch._dynamo import config  # only here, as it takes more than a second
 
         # Models that a process scores one after the other share the code of their layers.
+        config.suppress_errors = False  # until it is known that a compiler is there
         config.recompile_limit = max(_RECOMPILE_LIMIT, config.recompile_limit)
         for layer in self._layers:
             layer.compile(dynamic=True)
+
+    @staticmethod
+    def keep_going() -> None:
+        """From now on what cannot be compiled for a batch of another kind is done as it is written."""
+        from torch._dynamo import config
+
+        config.suppress_errors = True
 
     def undo(self) -> None:
         """Let the model be as it was."""

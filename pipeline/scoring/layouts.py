@@ -5,6 +5,7 @@ Invariant: a layout answers for the trees that lie at its place in the row, and 
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -14,7 +15,7 @@ class Asked(NamedTuple):
     prefix: keys and values (tokens, key heads, size) that trees may go on from. at_reads: of the queries there are
     those alone whose logits are read. window: how many tokens a query sees at most, itself among them, counted in a
     sequence of its own. sinks: (heads,) logits of a key that nothing is taken from (GPT-OSS). kernels: where to say
-    what it ran on; None where nobody asks.
+    what it ran on; None where nobody asks. weights: the dtype of the layer's own, if it has any.
     """
 
     queries: Tensor
@@ -27,6 +28,7 @@ class Asked(NamedTuple):
     softcap: float | None = None
     sinks: Tensor | None = None
     kernels: set[str] | None = None
+    weights: torch.dtype | None = None
 
 
 class Layout(Protocol):

@@ -19,7 +19,7 @@ from pipeline.scoring.layouts import Layout
 from pipeline.scoring.parts import ItemPart
 from pipeline.scoring.strings import Ids, num_common
 from pipeline.scoring.trie import Branch, LabelTrie, make_trie, part_trie
-from pipeline.scoring.varlen import MOST_NODES, lay_out
+from pipeline.scoring.varlen import MOST_NODES, MOST_REPEATED, lay_out
 
 # Trees join a group for attention with masks while at most this share of its cells would be padding.
 _MAX_PADDED = 0.06
@@ -116,9 +116,13 @@ class Shape(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Unmasked:
-    """Attention without masks where it can; `window` is the narrowest sliding window of the model's layers."""
+    """Attention without masks where it can; `window` is the narrowest sliding window of the model's layers.
+
+    A prefix of `most_repeated` times a tree's tokens is repeated before each tree, a longer one merged.
+    """
 
     window: int | None
+    most_repeated: float = MOST_REPEATED
 
     def shape(self, tree: TokenTree) -> Shape:
         if tree.trie.is_chain:
@@ -140,7 +144,7 @@ def pack(trees: Sequence[TokenTree], prefix: Prefix | None = None, unmasked: Unm
     for (depth, shape), run in groupby(trees, kind):
         alike = list(run)
         if unmasked is not None and shape is not Shape.MASKED:
-            layouts.append(lay_out(alike, int(cells.starts[first]), unmasked.window))
+            layouts.append(lay_out(alike, int(cells.starts[first]), unmasked.window, unmasked.most_repeated))
             first += len(alike)
             continue
         for num_trees in _group_sizes(alike):

@@ -88,7 +88,7 @@ class Scorer:
         self._ahead: Pass | None = None
         with self._unseen():
             self._check = SelfCheck(model, self._tree, self._logprob)
-            self._is_compiled = compiles and self.path == "tree" and self._check.compile()
+            self._is_compiled = compiles and self._check.compile()
         self.counts = Counts()
 
     @property

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from pipeline.errors import RunError
-from pipeline.scoring.forward import TreeForward
+from pipeline.scoring.forward import Shortcut, TreeForward
 from pipeline.scoring.fp8 import find_fault, fp8_layers, why_slower
 from pipeline.scoring.fused import Fused, uncompiled
 from pipeline.scoring.memory import attempt
@@ -99,6 +99,8 @@ class SelfCheck:
         """Compile the layers, if a tree gives the first probe's scores with them; else the remark says why not."""
         self._as_written, fused = uncompiled, None
         try:
+            if self.verdict.path != "tree":
+                raise NotImplementedError("only those of trees are")
             fused = Fused(self._model)
             differences = self._differences(self._first, "tree")
             is_right = self._is_right(self._first, "tree", differences)
@@ -106,6 +108,7 @@ class SelfCheck:
         except Exception as error:  # no compiler in the image, or code that it does not take
             fault = _said(error)
         if fault is None:
+            Fused.keep_going()
             return True
         if fused is not None:
             fused.undo()
@@ -165,9 +168,10 @@ class SelfCheck:
     def _find_way(self, probe: Probe) -> str | None:
         """Have the tree take the shortcuts with which it gives the probe's scores; what is wrong where none do."""
         every = self._tree.shortcuts
+        fewer = [frozenset([shortcut]) for shortcut in sorted(every)]
         with self._tree.reading(_FEW_READS):
             fault = self._find_fault(probe)
-            for given_up in [*({shortcut} for shortcut in sorted(every)), every]:
+            for given_up in [*fewer, *([every] if len(every) > 1 else [])]:
                 if fault is None:
                     break
                 self._tree.shortcuts = every - given_up
@@ -210,17 +214,21 @@ class SelfCheck:
             )
 
     def _differences(self, probe: Probe, path: str) -> Tensor:
-        """(items, labels) how far from the probe's scores those of a way are; of one label alone, too.
+        """(items, labels) how far from the probe's scores those of a way are: in whatever manner it may go.
 
-        What has no branches may go another way.
+        What has no branches is laid out in another way, and a long prefix, which no probe has, is merged.
         """
-        place = probe.longest_label
-        chain = probe.only(place) if probe.logprob.shape[1] > 1 else None
         try:
             differences = (self._logprob(probe.items, path).double() - probe.logprob).abs()
-            if chain is not None:
+            if probe.logprob.shape[1] > 1:
+                place = probe.longest_label
+                chain = probe.only(place)
                 alone = (self._logprob(chain.items, path).double() - chain.logprob).abs()
                 differences[:, place] = differences[:, place].maximum(alone[:, 0])
+            if path == "tree" and Shortcut.NO_MASKS in self._tree.shortcuts:
+                with self._tree.merging():
+                    merged = (self._logprob(probe.items, path).double() - probe.logprob).abs()
+                differences = differences.maximum(merged)
         except RunError as error:
             raise _NoVerdict from error
         return differences

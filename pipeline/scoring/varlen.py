@@ -8,46 +8,33 @@ https://flashinfer.ai/2024/02/02/cascade-inference.html).
 
 A short prefix stands before each tree's own keys; a long one is attended to by all queries at once, and merged.
 
-Invariant: the numbers are those of attention with masks, but for rounding; nothing here waits for the device.
+Invariant: the numbers are those of attention with masks, but for rounding; where there is a kernel nothing here waits
+for the device.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.attention.varlen import AuxRequest, varlen_attn
 from transformers import PreTrainedModel
 
+from pipeline.scoring.cells import Tree, fold
 from pipeline.scoring.layouts import Asked
-from pipeline.scoring.strings import Ids
-from pipeline.scoring.trie import LabelTrie
 
 # Nodes attend to nodes by a matrix for each tree, which is small up to here.
 MOST_NODES = 128
 # A prefix of at most so many times the tokens of a tree is repeated. Measured on an H200: at two thirds of them to
 # repeat is 5 % faster than to merge, at 17 times 5 % slower.
-_MOST_REPEATED = 4
+MOST_REPEATED = 4
 _KERNEL_DTYPES = (torch.bfloat16, torch.float16)
 # Told so, PyTorch from 2.12 on takes flash attention for grouped heads, and for all others, too: from 2.14 on it would
 # take cuDNN, which sets up a plan for every new shape. Before it takes grouped heads as they are, and never cuDNN.
 _GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 _NOTHING_SEEN = -1e30  # the log-sum-exp of no keys at all: minus infinity would make NaN
-
-
-class Tree(Protocol):
-    """What a tree brings: own tokens behind `depth` others, and a trie behind the last of them."""
-
-    @property
-    def depth(self) -> int: ...
-    @property
-    def own(self) -> Ids: ...
-    @property
-    def trie(self) -> LabelTrie: ...
-    @property
-    def num_tokens(self) -> int: ...
 
 
 class Queries(NamedTuple):
@@ -113,8 +100,10 @@ class VarlenGroup:
             queries, views = asked.queries[first_read : first_read + self.num_reads], (self.reads,)
         else:
             queries, views = asked.queries[own], self.tokens
+        if asked.weights in _KERNEL_DTYPES and queries.dtype not in _KERNEL_DTYPES and queries.is_cuda:
+            raise NotImplementedError(f"attention in {queries.dtype} by a model in {asked.weights} without masks")
         if asked.kernels is not None:
-            asked.kernels.add("attention without masks: flash" if queries.is_cuda else "attention without masks: plain")
+            asked.kernels.add(f"attention without masks: {'flash' if _is_for_kernel(queries) else 'plain'}")
         keys = self._keys(asked, own)
         outs = []
         for view in views:
@@ -191,6 +180,11 @@ def has_kernel(model: PreTrainedModel) -> bool:
     return torch.cuda.get_device_capability(model.device) >= (8, 0)
 
 
+def _is_for_kernel(queries: Tensor) -> bool:
+    """Not so in the self-check, which asks in float32, too."""
+    return queries.is_cuda and queries.dtype in _KERNEL_DTYPES
+
+
 # --- attention over sequences ---------------------------------------------------------------------------------------
 
 
@@ -205,14 +199,14 @@ def attend_sequences(
     window: int | None,
 ) -> tuple[Tensor, Tensor]:
     """(queries, heads, size) and log-sum-exps (queries, heads) of queries over their own sequence of keys."""
-    if queries.is_cuda and queries.dtype in _KERNEL_DTYPES:  # the self-check asks in float32, too
+    if _is_for_kernel(queries):
         return by_kernel(queries, keys, values, view, key_ends, longest_key, scaling, window)
     outs, all_sums = [], []
     query_ends, ends = view.ends.tolist(), key_ends.tolist()
     for first, last, begin, end in zip(query_ends[:-1], query_ends[1:], ends[:-1], ends[1:], strict=True):
         nodes = torch.arange(end - begin, device=queries.device)
         places = torch.arange(last - first, device=queries.device)[:, None] + (end - begin - (last - first))
-        hidden = (nodes > places) & torch.tensor(view.is_causal, device=queries.device)
+        hidden = nodes > places if view.is_causal else torch.zeros_like(nodes > places)
         if window is not None:
             hidden = hidden | (places - nodes >= window)
         some, some_keys, some_values = queries[first:last], keys[begin:end], values[begin:end]
@@ -278,7 +272,7 @@ def _with_sinks(out: Tensor, sums: Tensor, sinks: Tensor) -> Tensor:
 # --- laying out -----------------------------------------------------------------------------------------------------
 
 
-def lay_out(trees: Sequence[Tree], begin: int, window: int | None) -> VarlenGroup:
+def lay_out(trees: Sequence[Tree], begin: int, window: int | None, most_repeated: float = MOST_REPEATED) -> VarlenGroup:
     """Trees of one depth that lie side by side from `begin` on, all with chains for tries or all with branches.
 
     A prefix is repeated before each where it is short, or where the narrowest `window` of the model does not hold all.
@@ -286,9 +280,11 @@ def lay_out(trees: Sequence[Tree], begin: int, window: int | None) -> VarlenGrou
     depth, has_branches = trees[0].depth, not trees[0].trie.is_chain
     sizes = [(len(tree.own), len(tree.trie.tokens), len(tree.trie.reads)) for tree in trees]
     own, nodes, reads = torch.tensor(sizes).unbind(1)
-    starts, lengths = _begins(own + nodes), own if has_branches else own + nodes
-    num_own, span = int(own.sum()), depth + int((own + nodes).max())
-    is_short = depth * len(trees) <= _MOST_REPEATED * num_own
+    starts = _begins(own + nodes)
+    lengths = own if has_branches else own + nodes
+    num_own = int(own.sum())
+    span = depth + int((own + nodes).max())
+    is_short = depth * len(trees) <= most_repeated * num_own
     is_repeated = depth > 0 and (is_short or (window is not None and window < span))
     before = depth if is_repeated else 0
     views: tuple[Queries, ...] = (Queries(None, _ends(lengths), int(lengths.max()), is_causal=True),)
@@ -296,7 +292,7 @@ def lay_out(trees: Sequence[Tree], begin: int, window: int | None) -> VarlenGrou
     nodes_as_keys = None
     if has_branches:
         own_places, node_places = _ranges(starts, own), _ranges(starts + own, nodes)
-        cells, inverse = _fold(nodes)
+        cells, inverse = fold(nodes)
         within = torch.arange(cells.shape[1])
         ends = torch.cat([tree.trie.ends for tree in trees])[cells]
         nodes_as_keys = Nodes(node_places[cells], ends.masked_fill(within >= nodes[:, None], 0))
@@ -305,7 +301,7 @@ def lay_out(trees: Sequence[Tree], begin: int, window: int | None) -> VarlenGrou
             views[0]._replace(places=own_places),
             Queries(node_places, _ends(nodes), int(nodes.max()), is_causal=False, folded=folded),
         )
-        cells, inverse = _fold(reads)
+        cells, inverse = fold(reads)
         reads_view = reads_view._replace(
             folded=Folded(cells, inverse, torch.cat([tree.trie.reads for tree in trees])[cells])
         )
@@ -343,10 +339,3 @@ def _key_places(starts: Tensor, lengths: Tensor, before: int) -> Tensor:
     """Of each sequence the `before` tokens of the prefix, and its own, which lie behind them."""
     within = _ranges(torch.zeros_like(starts), lengths + before)
     return torch.where(within < before, within, within + starts.repeat_interleave(lengths + before))
-
-
-def _fold(sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """Pieces of these sizes as lines of a matrix: (pieces, longest) the place of each cell, and each place's cell."""
-    within = torch.arange(int(sizes.max()))
-    cells = (_begins(sizes)[:, None] + within).clamp(max=int(sizes.sum()) - 1)
-    return cells, _ranges(torch.arange(len(sizes)) * len(within), sizes)

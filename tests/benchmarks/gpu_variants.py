@@ -10,15 +10,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
 
-from pipeline.scoring import forward, fp8, scorer, varlen
+from pipeline.scoring import forward, fp8, scorer
 from pipeline.scoring.fused import keep_from_compiler
-from pipeline.scoring.packed import PackedBatch, num_fitting
+from pipeline.scoring.packed import PackedBatch, Unmasked, num_fitting
 from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.tokens import TokenSequences
 from tests.benchmarks.contenders import notebook_loop
@@ -173,7 +174,8 @@ def installed(variant: Variant) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(forward, "has_kernel", lambda _: variant.attention != "masks"))
         if variant.attention in most_repeated:
-            stack.enter_context(patch.object(varlen, "_MOST_REPEATED", most_repeated[variant.attention]))
+            unmasked = partial(Unmasked, most_repeated=most_repeated[variant.attention])
+            stack.enter_context(patch.object(forward, "Unmasked", unmasked))
         if variant.cudnn:
             stack.enter_context(patch.object(forward, "without_cudnn_attention", nullcontext))
         yield

@@ -75,13 +75,13 @@ def largest_difference(expected: Sequence[float], found: Sequence[float]) -> flo
 
 def profile(own: OwnPath, items: Sequence[TaskItem]) -> dict[str, float]:
     """Where the own path's time goes in one thread: shares by stage, and of the largest operators."""
-    from pipeline.scoring import scorer
+    from pipeline.scoring import plan
     from pipeline.scoring.forward import TreeForward
     from pipeline.scoring.tokens import Encoder
 
     stages = {
         "encoding": [(Encoder, "encode")],
-        "finding what is shared": [(scorer, "split_items"), (scorer, "count_distinct"), (scorer, "make_trees")],
+        "finding what is shared": [(plan, "split_items"), (plan, "count_distinct"), (plan, "make_trees")],
         "laying out": [(TreeForward, "lay_out")],
         "the model": [(TreeForward, "_forward")],
     }

@@ -77,3 +77,5 @@ def test_models_in_rows_are_not_compiled() -> None:
     """Their attention is the model's own."""
     scorer = Scorer(tiny_model("bloom"), compiles=True)
     assert (scorer.path, scorer.kernels) == ("rows", None)
+    assert scorer.remark is not None
+    assert "only those of trees are" in scorer.remark

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -73,9 +72,8 @@ def test_layouts_answer_as_masks_do(
     """Whatever the trees, before a prefix that is repeated or merged, within windows and with attention sinks."""
     trees = make_trees(split_items(items), 500, notebook=bool(seed % 2))
     trees = [tree for tree in trees if tree.section == trees[0].section]
-    unmasked = Unmasked(window)
-    with patch.object(varlen, "_MOST_REPEATED", most_repeated):
-        batch = pack(trees, unmasked=unmasked)
+    unmasked = Unmasked(window, most_repeated)
+    batch = pack(trees, unmasked=unmasked)
     trees = sorted(trees, key=lambda tree: (tree.depth, unmasked.shape(tree)))
     oracle = pack(trees)
     assert torch.equal(batch.ids, oracle.ids)
@@ -131,6 +129,36 @@ def test_what_items_share_is_shared_without_masks(shape: str, without_masks: lis
     some = {rule: scores[:4] for rule, scores in found.items()}
     assert largest_difference(some, score_slowly(model, items[:4])) < 2e-4
     assert "VarlenGroup" in without_masks
+
+
+def test_a_wrong_merge_is_seen_though_no_probe_has_a_long_prefix(
+    monkeypatch: pytest.MonkeyPatch, without_masks: list[str]
+) -> None:
+    """Else few-shot prompts, which are merged, would be scored as no probe was."""
+    usual = varlen.attend_densely
+
+    def wrong(*given: Any) -> tuple[Tensor, Tensor]:
+        out, sums = usual(*given)
+        return out, sums + 1
+
+    monkeypatch.setattr(varlen, "attend_densely", wrong)
+    model = tiny_model("llama")
+    scorer = Scorer(model)
+    assert (scorer.path, Shortcut.NO_MASKS in scorer._tree.shortcuts) == ("tree", False)
+    items = make_items(6, shared=80)
+    assert largest_difference(collect(scorer, items), score_slowly(model, items)) < 1e-4
+
+
+def test_a_tree_without_numbers_leaves_the_others_theirs() -> None:
+    """Padding repeats what is of its own tree."""
+    trees = make_trees(split_items(make_items(4, labels=LABELS["branches"], shared=1)), 500, notebook=False)
+    batch = pack(trees, unmasked=Unmasked(None))
+    asked, _ = asked_of(batch, len(trees[0].prefix), heads=2, seed=0)
+    first = trees[0].num_tokens
+    expected = answer(batch, asked)[:first]
+    for each in (asked.queries, asked.keys, asked.values):
+        each[first:] = torch.nan
+    assert torch.equal(answer(batch, asked)[:first], expected)
 
 
 @pytest.mark.parametrize("window", [None, 5])
