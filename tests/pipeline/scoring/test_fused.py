@@ -1,9 +1,11 @@
 """Compiled layers give the scores of single forwards, and where there is no compiler the model is as it was."""
 
+import copy
 from collections.abc import Iterator
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from pipeline.scoring.fused import Fused
 from pipeline.scoring.scorer import Scorer
@@ -21,6 +23,11 @@ def nothing_compiled() -> Iterator[None]:
     torch.compiler.reset()
 
 
+def own_model(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """One that other tests do not get, too."""
+    return copy.deepcopy(tiny_model(name, dtype))
+
+
 def num_graphs() -> int:
     return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
@@ -28,7 +35,7 @@ def num_graphs() -> int:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_compiled_layers_give_the_scores_of_single_forwards(dtype: torch.dtype) -> None:
     """Items of other lengths compile nothing anew; what the self-check does in float32 is not compiled at all."""
-    model, items = tiny_model("gemma").to(dtype), make_items(40)
+    model, items = own_model("gemma", dtype), make_items(40)
     torch._dynamo.utils.counters.clear()
     scorer = Scorer(model, batch_tokens=200, compiles=True)
     assert scorer.remark is None
@@ -47,7 +54,7 @@ def test_without_a_compiler_it_is_said_and_the_scores_are_the_same(monkeypatch: 
     """An image may have none: nothing of the model is left changed."""
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
     monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
-    model, items = tiny_model("llama"), make_items(12)
+    model, items = own_model("llama"), make_items(12)
     scorer = Scorer(model, compiles=True)
     assert scorer.remark is not None
     assert "the layers were not compiled (" in scorer.remark
@@ -66,7 +73,7 @@ def test_layers_that_move_scores_when_compiled_are_not_compiled(monkeypatch: pyt
             layer._compiled_call_impl = lambda *args, forward=forward, **kwargs: 1.5 * forward(*args, **kwargs)
 
     monkeypatch.setattr(Fused, "__init__", spoil)
-    model, items = tiny_model("llama"), make_items(12)
+    model, items = own_model("llama"), make_items(12)
     scorer = Scorer(model, compiles=True)
     assert scorer.remark is not None
     assert "scores moved by" in scorer.remark
@@ -75,7 +82,7 @@ def test_layers_that_move_scores_when_compiled_are_not_compiled(monkeypatch: pyt
 
 def test_models_in_rows_are_not_compiled() -> None:
     """Their attention is the model's own."""
-    scorer = Scorer(tiny_model("bloom"), compiles=True)
+    scorer = Scorer(own_model("bloom"), compiles=True)
     assert (scorer.path, scorer.kernels) == ("rows", None)
     assert scorer.remark is not None
     assert "only those of trees are" in scorer.remark
