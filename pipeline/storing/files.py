@@ -354,6 +354,11 @@ class Output:
             raise _explain(error, what) from error
 
 
+def is_gone(error: LabelscoreError) -> bool:
+    """Whether an output's file was not there: where no lock keeps others away, they may have removed it meanwhile."""
+    return isinstance(error.__cause__, FileNotFoundError)
+
+
 def check_location(location: str) -> Output | None:
     """The output that is there, None where there is none yet or an object store would have to be asked.
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import RunError
 from pipeline.prompts import Prompt, hash_item, same_text, shorten
-from pipeline.storing.files import Finding, Output
+from pipeline.storing.files import Finding, Output, is_gone
 from pipeline.storing.fingerprint import Fingerprint, StoredPrompt
 from pipeline.storing.layout import ITEM_CHOICES, PART, PLAN, SET_ASIDE
 from pipeline.storing.parts import (
@@ -75,10 +75,10 @@ class Store:
             for name, size in self.out.list(folder_of(fingerprint.digest)).items():
                 try:
                     part = known.get(name) or self._verified(name, size)
-                except RunError:
-                    if not self.out.remote or self.out.exists(name):
-                        raise
-                    continue  # another machine, which no lock keeps away, has removed it or set it aside meanwhile
+                except RunError as error:
+                    if self.out.remote and is_gone(error):
+                        continue
+                    raise
                 if isinstance(part, Part):
                     self._parts[name] = part
                 elif part is not None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import LabelscoreError, RunError
 from pipeline.storing.choices import BadPlan, offered_folders, read_choice, verify_choice
-from pipeline.storing.files import Finding, Output
+from pipeline.storing.files import Finding, Output, is_gone
 from pipeline.storing.history import read_history
 from pipeline.storing.layout import (
     CHOICE,
@@ -154,7 +154,7 @@ def _peek(out: Output, files: dict[str, int]) -> _Held:
                 held.is_known &= isinstance(error, BadPart) and PurePosixPath(name).name != PLAN
                 continue
             except RunError as error:
-                if isinstance(error.__cause__, FileNotFoundError):  # somebody else has removed it meanwhile
+                if is_gone(error):
                     continue
                 raise
             if not isinstance(found, Part):
@@ -288,7 +288,7 @@ def _verify_store(out: Output) -> Iterator[Finding]:
         except BadPart as bad:
             yield Finding(name, str(bad), again if _folder(name) else "move it elsewhere")
         except LabelscoreError as error:
-            if out.remote and not isinstance(error, NewerSchema) and not isinstance(error.__cause__, FileNotFoundError):
+            if out.remote and not isinstance(error, NewerSchema) and not is_gone(error):
                 raise  # a store that is gone would be asked for each of the other parts, too
             yield Finding(name, str(error), "see there")
 

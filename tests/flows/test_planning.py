@@ -59,10 +59,7 @@ def test_a_plan_says_what_the_next_run_scores(labelscore: Command, tmp_path: Pat
     assert (ended.code, state_of(out)) == (0, before)
     assert plan["seconds"] == pytest.approx(plan["num_missing"] / plan["items_per_second"])
     other = json.loads(labelscore("run", *options, "--max-text-tokens", "9", "--plan", "--json").out)
-    assert (other["items_per_second"], other["seconds"]) == (
-        None,
-        None,
-    )  # such items had no rate yet
+    assert (other["items_per_second"], other["seconds"]) == (None, None)  # such items had no rate yet
     shown = labelscore("run", *options, "--plan").out
     assert f"to score   {plan['num_missing']:,} (texts x prompts) in 2 shards" in shown
     assert labelscore("run", *options).code == 0
