@@ -188,4 +188,4 @@ def _place_terms(trees: Sequence[TokenTree], indices: Tensor, num_reads: Tensor)
     num_parts = torch.tensor([len(tree.parts) for tree in trees])
     terms[:, 0] = indices[terms[:, 0] + repeat(num_parts.cumsum(0) - num_parts, num_terms)]
     terms[:, 2] += repeat(num_reads.cumsum(0) - num_reads, num_terms)
-    return terms[terms[:, 2].argsort(stable=True)]
+    return terms

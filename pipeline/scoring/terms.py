@@ -1,7 +1,7 @@
 """What scores are sums of: a term is one number read from the logits, its slot is the sum that it goes into.
 
 Invariant: which logits score a label is said in `label_terms` alone; a slot's terms are added in the order of the
-label's tokens, in float64 on the CPU, whatever the batch and the device.
+places that are read, in float64 on the CPU, whatever the batch and the device.
 
 Laid out for a batch, terms are a table (terms, 4) int64: item, slot, read (a row of logits) and token.
 """

@@ -15,14 +15,14 @@ _Batch = TypeVar("_Batch")
 
 
 def send(batch: _Batch, device: torch.device) -> _Batch:
-    """A copy of a record (dataclasses and tuples in each other) with its int64 tensors on the device."""
+    """A copy of a record (dataclasses and tuples in each other) with its tensors, all of integers, on the device."""
     if device.type == "cpu":
         return batch
     here = list(_tensors(batch))
     flat = torch.empty(sum(map(Tensor.numel, here)), dtype=torch.int64, pin_memory=device.type == "cuda")
     torch.cat([tensor.flatten() for tensor in here], out=flat)
     there = torch.split(flat.to(device, non_blocking=flat.is_pinned()), [tensor.numel() for tensor in here])
-    moved = iter([piece.view_as(tensor) for piece, tensor in zip(there, here, strict=True)])
+    moved = iter([piece.view_as(tensor).to(tensor.dtype) for piece, tensor in zip(there, here, strict=True)])
     return cast(_Batch, _with_tensors(batch, moved))
 
 

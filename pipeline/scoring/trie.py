@@ -40,7 +40,7 @@ class LabelTrie:
     depths: Tensor  # (nodes,)
     ends: Tensor  # (nodes,)
     reads: Tensor  # (reads,)
-    terms: Tensor  # (terms, 4)
+    terms: Tensor  # (terms, 4), by their reads
     is_chain: bool  # each node follows the one before it, and every one and the root are read
 
 
@@ -77,7 +77,8 @@ def make_trie(branches: Sequence[Branch], *, notebook: bool) -> LabelTrie:
         last = needed
     for node in way:
         ends[node] = len(tokens)
-    reads = {node: read for read, node in enumerate(sorted({node for _, _, node, _ in found}))}
+    found.sort(key=lambda term: term[2])
+    reads = {node: read for read, node in enumerate(dict.fromkeys(node for _, _, node, _ in found))}
     return LabelTrie(
         tokens=tuple(tokens),
         depths=torch.tensor(depths, dtype=torch.int64),

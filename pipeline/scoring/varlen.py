@@ -45,7 +45,7 @@ class Queries(NamedTuple):
     """
 
     places: Tensor | None
-    ends: Tensor  # (trees + 1,) from 0
+    ends: Tensor  # (trees + 1,) int32, from 0
     longest: int
     is_causal: bool
     folded: "Folded | None" = None
@@ -83,7 +83,7 @@ class VarlenGroup:
     num_reads: int
     span: int  # more than any position
     is_repeated: bool
-    key_ends: Tensor  # (trees + 1,) from 0
+    key_ends: Tensor  # (trees + 1,) int32, from 0
     longest_key: int
     key_places: Tensor | None
     tokens: tuple[Queries, ...]
@@ -229,7 +229,7 @@ def by_kernel(
     """The same by PyTorch's flash attention."""
     sizes = (-1 if window is None else window - 1, 0) if view.is_causal else (-1, -1)
     out, sums = varlen_attn(
-        queries, keys, values, view.ends.int(), key_ends.int(), view.longest, longest_key,
+        queries, keys, values, view.ends, key_ends, view.longest, longest_key,
         return_aux=AuxRequest(lse=True), scale=scaling, window_size=sizes, **_GROUPED,
     )  # fmt: skip
     return out, sums.mT
@@ -237,7 +237,9 @@ def by_kernel(
 
 def attend_densely(queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
     """(queries, heads, size) and log-sum-exps (queries, heads) of all queries over all keys."""
-    both = torch.arange(2, device=queries.device)  # made there: a copy from the host would wait for the device
+    both = torch.arange(
+        2, dtype=torch.int32, device=queries.device
+    )  # made there: a copy from the host would wait for the device
     view = Queries(None, both * len(queries), len(queries), is_causal=False)
     return attend_sequences(queries, keys, values, view, both * len(keys), len(keys), scaling, None)
 
@@ -326,8 +328,8 @@ def _begins(sizes: Tensor) -> Tensor:
 
 
 def _ends(sizes: Tensor) -> Tensor:
-    """(pieces + 1,) where each begins, and the end of the last."""
-    return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    """(pieces + 1,) int32, as kernels want them: where each begins, and the end of the last."""
+    return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).int()
 
 
 def _ranges(starts: Tensor, sizes: Tensor) -> Tensor:
