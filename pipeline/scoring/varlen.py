@@ -237,9 +237,8 @@ def by_kernel(
 
 def attend_densely(queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
     """(queries, heads, size) and log-sum-exps (queries, heads) of all queries over all keys."""
-    both = torch.arange(
-        2, dtype=torch.int32, device=queries.device
-    )  # made there: a copy from the host would wait for the device
+    # Made there: a copy from the host would wait for the device.
+    both = torch.arange(2, dtype=torch.int32, device=queries.device)
     view = Queries(None, both * len(queries), len(queries), is_causal=False)
     return attend_sequences(queries, keys, values, view, both * len(keys), len(keys), scaling, None)
 
