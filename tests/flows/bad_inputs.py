@@ -448,6 +448,8 @@ OPTIONS = {
     "workers 5000": options("--workers 5000", "'workers' in the command line", "4096"),
     "slices 0": options("--tensor-parallel 0", "'tensor_parallel' in the command line"),
     "more slices than heads": options("--tensor-parallel 8", "4 attention heads", "8 slices", "--tensor-parallel"),
+    "compiled layers on a CPU": options("--device cpu --compile on", "--compile on is for a whole model on a GPU"),
+    "another word for compile": options("--compile yes", "'compile' in the command line", "'yes'"),
     "max text tokens 0": options("--max-text-tokens 0", "'max_text_tokens' in the command line"),
     "shots -1": options("--num-shots -1", "num"),
     "shots beyond the data": options("--num-shots 1000", "1000"),
