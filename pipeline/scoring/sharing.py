@@ -42,12 +42,11 @@ class _Sorted:
     def __init__(self, parts: Sequence[ItemPart], *, notebook: bool) -> None:
         self.parts = _sort(parts)
         self.common = [0]  # tokens of prompts
-        self.common_labels = [0]  # tokens that labels begin with, after one prompt
+        self.common_labels = [0]  # forwarded tokens that labels begin with, after one prompt
+        num_last = 0 if notebook else 1  # tokens of a branch that are not forwarded
         for left, right in pairwise(self.parts):
             self.common.append(num_common(left.prompt, right.prompt, self.common[-1]))
-            is_same = left.prompt == right.prompt
-            self.common_labels.append(num_common(min(left.branches), min(right.branches)) if is_same else 0)
-        num_last = 0 if notebook else 1  # tokens of a branch that are not forwarded
+            self.common_labels.append(_num_nodes_shared(left, right, num_last) if left.prompt == right.prompt else 0)
         # At most: labels may begin alike.
         self.num_nodes = [sum(map(len, part.branches)) - num_last * len(part.branches) for part in self.parts]
         self.num_items = len({part.index for part in parts})
@@ -61,6 +60,12 @@ class _Sorted:
     def width_of_all(self, first: int, last: int, depth: int) -> int:
         """The tokens after `depth` of the parts [first, last) in one tree, at most."""
         return self.width(first, depth) + self._num_before[last] - self._num_before[first + 1]
+
+
+def _num_nodes_shared(left: ItemPart, right: ItemPart, num_last: int) -> int:
+    """How many tokens their first branches have in common, of those that are forwarded in both."""
+    one, other = min(left.branches), min(right.branches)
+    return num_common(one[: len(one) - num_last], other[: len(other) - num_last])
 
 
 def _sort(parts: Sequence[ItemPart]) -> list[ItemPart]:

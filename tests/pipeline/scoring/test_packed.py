@@ -2,7 +2,7 @@
 
 import random
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.scoring.masked import MaskedGroup
@@ -15,6 +15,11 @@ from tests.pipeline.scoring.items import item_sets, label_sets, make_items, ragg
 
 
 @given(items=ragged_sets(), max_tokens=st.integers(1, 200), notebook=st.booleans())
+@example(  # one label is what another begins with, whose last token is forwarded then
+    items=[TokenSequences((3,), ((3,),), (1,), False), TokenSequences((3,), ((3, 3),), (2,), False)],
+    max_tokens=1,
+    notebook=False,
+)
 def test_every_part_is_in_one_batch_within_the_budget(
     items: list[TokenSequences], max_tokens: int, notebook: bool
 ) -> None:
