@@ -58,7 +58,7 @@ def _quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     out = torch.empty(rows.shape, dtype=FP8, device=rows.device)
     scales = torch.empty(len(rows), 1, device=rows.device)
     block = triton.next_power_of_2(rows.shape[1])
-    with torch.cuda.device(rows.device):  # Triton takes the current one
+    with torch.cuda.device_of(rows):  # Triton takes the current one
         _quantize[(len(rows),)](
             rows, out, scales, rows.stride(0), rows.shape[1], BLOCK=block, num_warps=_num_warps(block)
         )
@@ -76,7 +76,7 @@ def _gate_and_quantize_rows(both: Tensor, is_gelu: bool) -> tuple[Tensor, Tensor
     out = torch.empty(len(both), size, dtype=FP8, device=both.device)
     scales = torch.empty(len(both), 1, device=both.device)
     block = triton.next_power_of_2(size)
-    with torch.cuda.device(both.device):
+    with torch.cuda.device_of(both):
         _gate_and_quantize[(len(both),)](
             both, out, scales, size, IS_GELU=is_gelu, BLOCK=block, num_warps=_num_warps(block)
         )
