@@ -131,7 +131,8 @@ class VarlenGroup:
                 keys, values, before = torch.cat([before[0], keys]), torch.cat([before[1], values]), None
         if self.key_places is not None:
             keys, values = keys.index_select(0, self.key_places), values.index_select(0, self.key_places)
-        return _Keys(keys, values, self.key_ends, self.longest_key, before, nodes, asked.scaling, window)
+        sequences = Sequences(keys, values, self.key_ends, self.longest_key, asked.scaling, window)
+        return _Keys(sequences, before, nodes)
 
     def _hidden(self, folded: Folded) -> Tensor:
         """(trees, most queries, most nodes) bool, once for all layers."""
@@ -148,26 +149,20 @@ class VarlenGroup:
 class _Keys(NamedTuple):
     """What queries see: the sequences, the prefix where it is not repeated in them, and nodes where they branch."""
 
-    keys: Tensor
-    values: Tensor
-    ends: Tensor
-    longest: int
+    sequences: "Sequences"
     before: tuple[Tensor, Tensor] | None
     # Keys and values of the nodes (trees, most nodes, key heads, size), and which of them queries do not see.
     nodes: tuple[Tensor, Tensor, Callable[["Folded"], Tensor]] | None
-    scaling: float
-    window: int | None
 
     def over_all(self, queries: Tensor, view: Queries) -> tuple[Tensor, Tensor]:
         """(queries, heads, size), and the log-sum-exps (queries, heads)."""
-        found = attend_sequences(
-            queries, self.keys, self.values, view, self.ends, self.longest, self.scaling, self.window
-        )
+        scaling = self.sequences.scaling
+        found = attend_sequences(queries, view, self.sequences)
         if self.before is not None:
-            found = merge(*found, *attend_densely(queries, *self.before, self.scaling))
+            found = merge(*found, *attend_densely(queries, *self.before, scaling))
         if self.nodes is not None and view.folded is not None:
             keys, values, hidden = self.nodes
-            out, sums = attend_plainly(queries[view.folded.cells], keys, values, hidden(view.folded), self.scaling)
+            out, sums = attend_plainly(queries[view.folded.cells], keys, values, hidden(view.folded), scaling)
             inverse = view.folded.inverse
             found = merge(*found, out.flatten(0, 1)[inverse], sums.flatten(0, 1)[inverse])
         return found
@@ -188,49 +183,42 @@ def _is_for_kernel(queries: Tensor) -> bool:
 # --- attention over sequences ---------------------------------------------------------------------------------------
 
 
-def attend_sequences(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    view: Queries,
-    key_ends: Tensor,
-    longest_key: int,
-    scaling: float,
-    window: int | None,
-) -> tuple[Tensor, Tensor]:
+class Sequences(NamedTuple):
+    """Keys and values (keys, key heads, size) of sequences laid end to end, and how queries see those of their own."""
+
+    keys: Tensor
+    values: Tensor
+    ends: Tensor  # (sequences + 1,) int32, from 0
+    longest: int
+    scaling: float
+    window: int | None = None
+
+
+def attend_sequences(queries: Tensor, view: Queries, over: Sequences) -> tuple[Tensor, Tensor]:
     """(queries, heads, size) and log-sum-exps (queries, heads) of queries over their own sequence of keys."""
     if _is_for_kernel(queries):
-        return by_kernel(queries, keys, values, view, key_ends, longest_key, scaling, window)
+        return by_kernel(queries, view, over)
     outs, all_sums = [], []
-    query_ends, ends = view.ends.tolist(), key_ends.tolist()
+    query_ends, ends = view.ends.tolist(), over.ends.tolist()
     for first, last, begin, end in zip(query_ends[:-1], query_ends[1:], ends[:-1], ends[1:], strict=True):
         nodes = torch.arange(end - begin, device=queries.device)
         places = torch.arange(last - first, device=queries.device)[:, None] + (end - begin - (last - first))
         hidden = nodes > places if view.is_causal else torch.zeros_like(nodes > places)
-        if window is not None:
-            hidden = hidden | (places - nodes >= window)
-        some, some_keys, some_values = queries[first:last], keys[begin:end], values[begin:end]
-        out, sums = attend_plainly(some[None], some_keys[None], some_values[None], hidden[None], scaling)
+        if over.window is not None:
+            hidden = hidden | (places - nodes >= over.window)
+        some, keys, values = queries[first:last], over.keys[begin:end], over.values[begin:end]
+        out, sums = attend_plainly(some[None], keys[None], values[None], hidden[None], over.scaling)
         outs.append(out[0])
         all_sums.append(sums[0])
     return torch.cat(outs).to(queries.dtype), torch.cat(all_sums)
 
 
-def by_kernel(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    view: Queries,
-    key_ends: Tensor,
-    longest_key: int,
-    scaling: float,
-    window: int | None,
-) -> tuple[Tensor, Tensor]:
+def by_kernel(queries: Tensor, view: Queries, over: Sequences) -> tuple[Tensor, Tensor]:
     """The same by PyTorch's flash attention."""
-    sizes = (-1 if window is None else window - 1, 0) if view.is_causal else (-1, -1)
+    sizes = (-1 if over.window is None else over.window - 1, 0) if view.is_causal else (-1, -1)
     out, sums = varlen_attn(
-        queries, keys, values, view.ends, key_ends, view.longest, longest_key,
-        return_aux=AuxRequest(lse=True), scale=scaling, window_size=sizes, **_GROUPED,
+        queries, over.keys, over.values, view.ends, over.ends, view.longest, over.longest,
+        return_aux=AuxRequest(lse=True), scale=over.scaling, window_size=sizes, **_GROUPED,
     )  # fmt: skip
     return out, sums.mT
 
@@ -240,7 +228,7 @@ def attend_densely(queries: Tensor, keys: Tensor, values: Tensor, scaling: float
     # Made there: a copy from the host would wait for the device.
     both = torch.arange(2, dtype=torch.int32, device=queries.device)
     view = Queries(None, both * len(queries), len(queries), is_causal=False)
-    return attend_sequences(queries, keys, values, view, both * len(keys), len(keys), scaling, None)
+    return attend_sequences(queries, view, Sequences(keys, values, both * len(keys), len(keys), scaling))
 
 
 def attend_plainly(

@@ -167,8 +167,9 @@ def test_the_kernel_is_asked_as_this_pytorch_has_it(is_causal: bool, window: int
     """Its arguments, and the shapes of what it gives, without a GPU: by tensors that have nothing but a shape."""
     queries = torch.empty(7, 4, 64, dtype=torch.bfloat16, device="meta")
     keys = torch.empty(11, 2, 64, dtype=torch.bfloat16, device="meta")
-    view = varlen.Queries(None, torch.empty(3, dtype=torch.int64, device="meta"), 4, is_causal)
-    out, sums = varlen.by_kernel(queries, keys, keys, view, view.ends, 6, 0.125, window if is_causal else None)
+    view = varlen.Queries(None, torch.empty(3, dtype=torch.int32, device="meta"), 4, is_causal)
+    over = varlen.Sequences(keys, keys, view.ends, 6, 0.125, window if is_causal else None)
+    out, sums = varlen.by_kernel(queries, view, over)
     assert (out.shape, sums.shape) == ((7, 4, 64), (7, 4))
     assert (out.dtype, sums.dtype) == (torch.bfloat16, torch.float32)
 
