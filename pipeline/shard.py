@@ -158,7 +158,7 @@ class ShardScorer:
 
     def _following(self) -> Plan | None:
         """The plan of the next shard, if it is made."""
-        ahead = next(iter(self._ahead.values()), None)
+        ahead = next(iter(list(self._ahead.values())), None)  # at once, as another thread may add to them
         return ahead.result().plan if ahead is not None and ahead.done() and not ahead.exception() else None
 
     def drain(self) -> None:
@@ -210,11 +210,11 @@ def _markup(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> st
 
 def load_to_score(ref: ModelRef) -> PreTrainedModel:
     """The model as it scores, its layers turned where that is in FP8. Raises what `load_model` and `to_fp8` raise."""
-    model = load_model(ref)
     if ref.dtype == "fp8":
         check_fp8(ref.device)  # where this is another machine than the one that the run was started on
-        if attempt(to_fp8, model, ref.name) is None:
-            raise RunError(f"{ref.name}: not enough memory on {ref.device} to turn its layers to fp8")
+    model = load_model(ref)
+    if ref.dtype == "fp8" and attempt(to_fp8, model, ref.name) is None:
+        raise RunError(f"{ref.name}: not enough memory on {ref.device} to turn its layers to fp8")
     return model
 
 

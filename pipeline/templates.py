@@ -77,9 +77,11 @@ class Template:
 
     def fill(self, values: Mapping[str, str], strip: bool = False) -> str:
         """The template with a value in each slot, put in as it is, or without white space around it."""
-        texts = (slot.read(values[slot.column]) for slot in self.slots)
-        filled = zip(((text.strip() if strip else text) for text in texts), self.pieces[1:], strict=True)
-        return self.pieces[0] + "".join(text + piece for text, piece in filled)
+        written = [self.pieces[0]]
+        for slot, piece in zip(self.slots, self.pieces[1:], strict=True):
+            text = slot.read(values[slot.column])
+            written += (text.strip() if strip else text, piece)
+        return "".join(written)
 
 
 def check_template(where: str, written: str) -> None:

@@ -41,7 +41,8 @@ class Row:
     keeps_keys: bool = False  # the next layer is to keep its keys and values and go no further
     keys_and_values: tuple[Tensor, Tensor] | None = None  # what it kept: its queries are then the places that are read
     windows: dict[int, int | None] = field(default_factory=dict)  # sliding window of each layer that asked
-    kernels: set[str] | None = None  # where the first layer that asks is to say what it ran on
+    kernels: set[str] | None = None  # where to say what it ran on, the first time that a layer asks for a window
+    told: set[int | None] = field(default_factory=set)  # the windows of which that was said
 
 
 class KeysKept(Exception):
@@ -101,10 +102,9 @@ def attend(
     prefix = (row.prefix.keys[layer], row.prefix.values[layer]) if row.prefix.keys else None
     own = next(module.parameters(), None)
     weights = None if own is None else own.dtype
-    asked = Asked(
-        queries, keys, values, prefix, scaling, at_reads, sliding_window, softcap, s_aux, row.kernels, weights
-    )
-    row.kernels = None
+    kernels = row.kernels if sliding_window not in row.told else None
+    row.told.add(sliding_window)
+    asked = Asked(queries, keys, values, prefix, scaling, at_reads, sliding_window, softcap, s_aux, kernels, weights)
     parts, first_read = [], 0
     for layout in row.layouts:
         parts.append(layout.attend(asked, first_read))

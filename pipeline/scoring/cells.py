@@ -50,7 +50,7 @@ class Cells(NamedTuple):
         tries = [tree.trie for tree in trees]
         num_own = torch.tensor([len(tree.own) for tree in trees])
         sizes = num_own + torch.tensor([len(trie.tokens) for trie in tries])
-        num_reads = torch.tensor([len(trie.reads) for trie in tries])
+        num_reads = torch.tensor([trie.num_reads for trie in tries])
         starts = sizes.cumsum(0) - sizes
         own = repeat(num_own, sizes)  # (tokens,) how many own tokens the cell's tree has
         positions = torch.arange(len(own)) - repeat(starts, sizes)

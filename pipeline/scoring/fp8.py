@@ -58,7 +58,7 @@ class Fp8Linear(nn.Module):
             weight = self.rounded.float() * self.scales.T
             return F.linear(given, weight, None if self.bias is None else self.bias.float())
         rows, scales = self.rounding.quantize(given.flatten(0, -2))
-        return self.multiply(rows, scales, given.dtype).view(*given.shape[:-1], -1)
+        return self.multiply(rows, scales, given.dtype).view(*given.shape[:-1], len(self.rounded))
 
     def multiply(self, rows: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
         """The outputs (rows, out), side by side, for rows in FP8 and their scales."""
@@ -227,16 +227,16 @@ def why_slower(model: PreTrainedModel) -> str | None:
 
 
 @torch.inference_mode()
-def find_fault(model: PreTrainedModel) -> str | None:
-    """What is wrong with a layer on this device; None where each kind gives a token what it gives in float32.
+def find_fault(model: PreTrainedModel) -> str:
+    """What is wrong with a layer on this device; nothing where each kind gives a token what it gives in float32.
 
     But for rounding, and whatever stands beside it: all of this hides in scores, as rounding moves them by far more.
     """
     kinds = {(type(layer), *(buffer.shape for buffer in layer.buffers())): layer for layer in fp8_layers(model)}
-    return next(filter(None, (_find_fault(layer, model.device) for layer in kinds.values())), None)
+    return next(filter(None, (_find_fault(layer, model.device) for layer in kinds.values())), "")
 
 
-def _find_fault(layer: Any, device: torch.device) -> str | None:
+def _find_fault(layer: Any, device: torch.device) -> str:
     first = layer.first if isinstance(layer, Fp8MLP) else layer
     generator = torch.Generator().manual_seed(0)
     sizes = 2.0 ** torch.arange(16)[:, None]  # of the tokens, so that none has the scale of another
@@ -246,7 +246,7 @@ def _find_fault(layer: Any, device: torch.device) -> str | None:
         return "a layer gives other numbers than in float32"
     if not _apart(layer(torch.cat([given, given * 2.0**16], dim=1))[:, :16], found).max() < _MAX_ROUNDING:
         return "a layer gives a token other numbers when larger ones are beside it"
-    return None
+    return ""
 
 
 def _apart(found: Tensor, expected: Tensor) -> Tensor:

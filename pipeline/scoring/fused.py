@@ -24,16 +24,17 @@ class Fused:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Raises ValueError where the layers are not in a list."""
+        """Raises ValueError where the layers are not several in a list."""
         layers = find_layers(model)
-        if layers is None:
-            raise ValueError("its layers are not in a list")
+        if layers is None or len(layers) == 1:
+            raise ValueError("there are not several in a list")
         self._layers = list(layers[:-1])
         keep_from_compiler()
         from torch._dynamo import config  # only here, as it takes more than a second
 
-        # Models that a process scores one after the other share the code of their layers.
+        self._suppressed = config.suppress_errors
         config.suppress_errors = False  # until it is known that a compiler is there
+        # Models that a process scores one after the other share the code of their layers.
         config.recompile_limit = max(_RECOMPILE_LIMIT, config.recompile_limit)
         for layer in self._layers:
             layer.compile(dynamic=True)
@@ -46,10 +47,12 @@ class Fused:
         config.suppress_errors = True
 
     def undo(self) -> None:
-        """Let the model be as it was."""
+        """Let the model be as it was, and those that were compiled before it."""
+        from torch._dynamo import config
+
+        config.suppress_errors = self._suppressed
         for layer in self._layers:
             layer._compiled_call_impl = None
-        AttentionInterface.register(attention.NAME, attention.attend)
 
 
 def keep_from_compiler() -> None:

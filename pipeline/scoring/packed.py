@@ -134,15 +134,14 @@ class Unmasked:
 def pack(trees: Sequence[TokenTree], prefix: Prefix | None = None, unmasked: Unmasked | None = None) -> PackedBatch:
     """Lay trees side by side, those of one depth in a row: own tokens, trie, own tokens, trie, ..."""
 
-    def kind(tree: TokenTree) -> tuple[int, Shape]:
-        return tree.depth, Shape.MASKED if unmasked is None else unmasked.shape(tree)
-
-    trees = sorted(trees, key=kind)
+    kinds = [(tree.depth, Shape.MASKED if unmasked is None else unmasked.shape(tree)) for tree in trees]
+    order = sorted(range(len(trees)), key=kinds.__getitem__)
+    trees = [trees[place] for place in order]
     cells = Cells.of(trees)
     layouts: list[Layout] = []
     first = 0
-    for (depth, shape), run in groupby(trees, kind):
-        alike = list(run)
+    for (depth, shape), run in groupby(order, kinds.__getitem__):
+        alike = trees[first : first + len(list(run))]
         if unmasked is not None and shape is not Shape.MASKED:
             layouts.append(lay_out(alike, int(cells.starts[first]), unmasked.window, unmasked.most_repeated))
             first += len(alike)
@@ -184,7 +183,7 @@ def _group_sizes(trees: Sequence[TokenTree]) -> list[int]:
 def _place_terms(trees: Sequence[TokenTree], indices: Tensor, num_reads: Tensor) -> Tensor:
     """(terms, 4) of all trees: parts become items, and reads are counted through the batch."""
     terms = torch.cat([tree.trie.terms for tree in trees])
-    num_terms = torch.tensor([len(tree.trie.terms) for tree in trees])
+    num_terms = torch.tensor([tree.trie.num_terms for tree in trees])
     num_parts = torch.tensor([len(tree.parts) for tree in trees])
     terms[:, 0] = indices[terms[:, 0] + repeat(num_parts.cumsum(0) - num_parts, num_terms)]
     terms[:, 2] += repeat(num_reads.cumsum(0) - num_reads, num_terms)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pipeline.scoring.packed import TokenTree
 from pipeline.scoring.padded import LabelRow, make_rows
 from pipeline.scoring.parts import by_regime, split_items
-from pipeline.scoring.sharing import count_distinct, make_trees
+from pipeline.scoring.sharing import InOrder, count_distinct, make_trees
 from pipeline.scoring.tokens import TokenSequences
 
 
@@ -41,9 +41,10 @@ def make_plan(
 ) -> Plan:
     """Raises ValueError for a label with nothing at all before it."""
     by_length = by_regime(split_items(items), regime)
-    num_distinct = sum(count_distinct(parts, notebook=notebook) for parts in by_length.values())
+    ordered = {key: InOrder(parts, notebook=notebook) for key, parts in by_length.items()}
+    num_distinct = sum(map(count_distinct, ordered.values()))
     if path == "tree":
-        trees = {key: make_trees(parts, batch_tokens, notebook=notebook) for key, parts in by_length.items()}
+        trees = {key: make_trees(parts, batch_tokens) for key, parts in ordered.items()}
         return Plan(items, path, tuple(trees.items()), num_distinct)
     rows = {key: make_rows(parts, notebook=notebook) for key, parts in by_length.items()}
     return Plan(items, path, tuple(rows.items()), num_distinct)

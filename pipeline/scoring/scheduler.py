@@ -1,4 +1,4 @@
-"""What is left to forward, and what is forwarded next: in order, within the budgets, a few batches at a time.
+"""What is left to forward, and what is forwarded next: in order, within the budget, a few batches at a time.
 
 Invariant: each sequence is waiting or in one batch that was handed out; the same calls give the same batches.
 """

@@ -108,9 +108,11 @@ class Scorer:
 
     @property
     def kernels(self) -> str | None:
-        """What attention over trees has run on, and whether layers are compiled; None before there was any."""
+        """What attention has run on, and whether layers are compiled; None before there was any."""
+        if self.path == "rows":
+            return f"the model's own attention: {self._model.config._attn_implementation}"
         found = [*sorted(self._tree.kernels), *(["compiled layers"] if self._is_compiled else [])]
-        return ", ".join(found) if self.path == "tree" and found else None
+        return ", ".join(found) or None
 
     def plan(self, items: Sequence[TokenSequences]) -> Plan:
         """What is to be forwarded for some items. Any thread may ask for it ahead, as it takes no part in the scoring.
@@ -138,9 +140,9 @@ class Scorer:
         plan = items if isinstance(items, Plan) else self.plan(items)
         if not plan.items:
             return
+        ahead, self._ahead = self._ahead, None  # nothing of it may begin while the model is checked
         with self._unseen():
             self._check.reach(plan.items)
-        ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead.plan is plan:
             current = ahead
         else:

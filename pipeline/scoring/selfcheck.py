@@ -82,7 +82,9 @@ class SelfCheck:
             raise RunError(
                 f"out of memory on {model.device} with a probe of some tokens; use a smaller model or --dtype bfloat16"
             )
-        if fault := find_fault(model):
+        if (fault := attempt(find_fault, model)) is None:
+            raise RunError(f"out of memory on {model.device} with a layer in float32, which FP8 is held against")
+        if fault:
             raise RunError(f"in fp8 {fault}, so that its scores cannot be trusted; use --dtype bfloat16")
         self._reach, self._first = probe.num_tokens, probe
         if is_packed(model):
@@ -96,15 +98,20 @@ class SelfCheck:
             raise error.__cause__ or error from None
 
     def compile(self) -> bool:
-        """Compile the layers, if a tree gives the first probe's scores with them; else the remark says why not."""
+        """Compile the layers, if a tree gives the first probe's scores with them; else the remark says why not.
+
+        A model that is scored in rows goes its own way through its layers.
+        """
+        if self.verdict.path != "tree":
+            return False
         self._as_written, fused = uncompiled, None
         try:
-            if self.verdict.path != "tree":
-                raise NotImplementedError("only those of trees are")
             fused = Fused(self._model)
             differences = self._differences(self._first, "tree")
             is_right = self._is_right(self._first, "tree", differences)
             fault = None if is_right else f"scores moved by {differences.max():.2g} nats"
+        except _NoVerdict as error:
+            fault = str(error.__cause__ or error)
         except Exception as error:  # no compiler in the image, or code that it does not take
             fault = _said(error)
         if fault is None:

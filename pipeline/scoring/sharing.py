@@ -36,11 +36,11 @@ class _Section:
     places: list[int] = field(default_factory=list)
 
 
-class _Sorted:
+class InOrder:
     """Parts in alphabetical order, and what each has in common with the one before it."""
 
     def __init__(self, parts: Sequence[ItemPart], *, notebook: bool) -> None:
-        self.parts = _sort(parts)
+        self.parts, self.notebook = _sort(parts), notebook
         self.common = [0]  # tokens of prompts
         self.common_labels = [0]  # forwarded tokens that labels begin with, after one prompt
         num_last = 0 if notebook else 1  # tokens of a branch that are not forwarded
@@ -74,22 +74,21 @@ def _sort(parts: Sequence[ItemPart]) -> list[ItemPart]:
     return sorted(parts, key=lambda part: (part.prompt[head:], min(part.branches)))
 
 
-def make_trees(parts: Sequence[ItemPart], batch_tokens: int, *, notebook: bool) -> list[TokenTree]:
+def make_trees(ordered: InOrder, batch_tokens: int) -> list[TokenTree]:
     """The trees of all parts, none larger than a batch where it can be: section by section, longest first in each."""
-    ordered = _Sorted(parts, notebook=notebook)
     sections, depths = _find_sections(ordered, batch_tokens)
     trees = []
     for number, section in enumerate(sections):
         for places in _find_families(ordered, section.places, depths, batch_tokens):
             family = tuple(ordered.parts[place] for place in places)
-            trees.append(make_tree(family, section.prefix, depths[places[0]], number, notebook=notebook))
+            trees.append(make_tree(family, section.prefix, depths[places[0]], number, notebook=ordered.notebook))
     return sorted(trees, key=lambda tree: (*tree.order, tree.parts[0].index))
 
 
 # --- what many begin with -------------------------------------------------------------------------------------------
 
 
-def _find_sections(ordered: _Sorted, batch_tokens: int) -> tuple[list[_Section], list[int]]:
+def _find_sections(ordered: InOrder, batch_tokens: int) -> tuple[list[_Section], list[int]]:
     """The prefixes with their parts, and how many tokens of its section's prefix each part sees."""
     root = _Section(())
     sections, depths = [root], [0] * len(ordered.parts)
@@ -135,7 +134,7 @@ def _gather(sections: list[_Section], section_of: list[_Section]) -> list[_Secti
 # --- what a few begin with ------------------------------------------------------------------------------------------
 
 
-def _find_families(ordered: _Sorted, places: list[int], depths: list[int], batch_tokens: int) -> list[list[int]]:
+def _find_families(ordered: InOrder, places: list[int], depths: list[int], batch_tokens: int) -> list[list[int]]:
     """Neighbours that are better off in one tree, within a batch."""
     families = [[places[0]]]
     width = ordered.width(places[0], depths[places[0]])  # of the last family
@@ -158,23 +157,22 @@ def _find_families(ordered: _Sorted, places: list[int], depths: list[int], batch
 # --- the least that must be forwarded -------------------------------------------------------------------------------
 
 
-def count_distinct(parts: Sequence[ItemPart], *, notebook: bool) -> int:
+def count_distinct(ordered: InOrder) -> int:
     """The nodes of the trie over all sequences of all items, without the last token of a label that nothing needs."""
-    parts = _sort(parts)
-    last: Ids = ()
+    parts, common, notebook = ordered.parts, ordered.common, ordered.notebook
     num_distinct = first = 0
     while first < len(parts):
         prompt = parts[first].prompt
         end = first + 1
-        while end < len(parts) and parts[end].prompt[: len(prompt)] == prompt:
+        while end < len(parts) and common[end] >= len(prompt):  # it begins with the prompt
             end += 1
-        num_distinct += len(prompt) - num_common(last, prompt)
+        num_distinct += len(prompt) - common[first]
         if end == first + 1:
             num_distinct += _count_paths(parts[first].branches, notebook)
         else:  # branches meet those of prompts that go on from this one, and of no others
             rest = [(part.prompt[len(prompt) :], part.branches) for part in parts[first:end]]
             num_distinct += _count_paths(tuple(way + branch for way, branches in rest for branch in branches), notebook)
-        first, last = end, parts[end - 1].prompt
+        first = end
     return num_distinct
 
 

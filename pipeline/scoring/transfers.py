@@ -1,6 +1,6 @@
 """Between the host and a device: batches go there in one piece, scores come back behind their forward.
 
-Invariant: on a GPU neither way waits: what is sent lies in pinned memory until it has arrived, and what comes back is
+Invariant: on CUDA neither way waits: what is sent lies in pinned memory until it has arrived, and what comes back is
 waited for by itself, not together with what was begun after it.
 """
 

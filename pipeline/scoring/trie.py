@@ -41,6 +41,8 @@ class LabelTrie:
     ends: Tensor  # (nodes,)
     reads: Tensor  # (reads,)
     terms: Tensor  # (terms, 4), by their reads
+    num_reads: int
+    num_terms: int
     is_chain: bool  # each node follows the one before it, and every one and the root are read
 
 
@@ -68,11 +70,11 @@ def make_trie(branches: Sequence[Branch], *, notebook: bool) -> LabelTrie:
         shared = num_common(last, needed)
         while len(way) > shared:
             ends[way.pop()] = len(tokens)
-        for token in needed[shared:]:
-            way.append(len(tokens))
-            tokens.append(token)
-            depths.append(len(way))
-            ends.append(0)
+        more = needed[shared:]
+        way += range(len(tokens), len(tokens) + len(more))
+        depths += range(shared + 1, len(needed) + 1)
+        tokens += more
+        ends += [0] * len(more)
         found += [(part, term.slot, way[term.place] if term.place >= 0 else ROOT, term.token) for term in terms]
         last = needed
     for node in way:
@@ -85,5 +87,7 @@ def make_trie(branches: Sequence[Branch], *, notebook: bool) -> LabelTrie:
         ends=torch.tensor(ends, dtype=torch.int64),
         reads=torch.tensor(list(reads)),
         terms=torch.tensor([(part, slot, reads[node], token) for part, slot, node, token in found]),
+        num_reads=len(reads),
+        num_terms=len(found),
         is_chain=list(reads) == list(range(ROOT, len(tokens))) and all(end == len(tokens) for end in ends),
     )

@@ -267,7 +267,7 @@ def lay_out(trees: Sequence[Tree], begin: int, window: int | None, most_repeated
     A prefix is repeated before each where it is short, or where the narrowest `window` of the model does not hold all.
     """
     depth, has_branches = trees[0].depth, not trees[0].trie.is_chain
-    sizes = [(len(tree.own), len(tree.trie.tokens), len(tree.trie.reads)) for tree in trees]
+    sizes = [(len(tree.own), len(tree.trie.tokens), tree.trie.num_reads) for tree in trees]
     own, nodes, reads = torch.tensor(sizes).unbind(1)
     starts = _begins(own + nodes)
     lengths = own if has_branches else own + nodes

@@ -37,6 +37,7 @@ BUNDLED = "bundled"
 TOKENIZERS = (BUNDLED, "gemma", "llama3", "qwen3", "gptoss", SMOLLM2)
 CONTEXT_TOKENS = 32_768
 NO_PLACE = re.compile("(?!)")
+LIBRARY = [(StringEncoder, "_encode_directly"), (StringEncoder, "_encode_by_call")]
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,13 @@ def encoding_seconds(tokenizer: Any, prompt: Prompt, texts: Sequence[str], round
 
     Raises RuntimeError where these give other token sequences.
     """
-    library = {"library": [(StringEncoder, "_encode_directly"), (StringEncoder, "_encode_by_call")]}
     found: dict[str, list[Encoding]] = {"once": [], "each": []}
     with patch.dict(os.environ, TOKENIZERS_PARALLELISM="false"):
         for _ in range(rounds):
             given: list[list[TokenSequences]] = []
             for way, encoder in make_encoders(tokenizer, prompt).items():
                 start = time.thread_time()
-                shares = stage_shares(library, partial(encode, encoder, texts, given))
+                shares = stage_shares({"library": LIBRARY}, partial(encode, encoder, texts, given))
                 seconds = (time.thread_time() - start) / len(texts)
                 found[way].append(Encoding(seconds, seconds * shares["the rest"]))
             if given[0] != given[1]:

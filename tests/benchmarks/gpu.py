@@ -11,6 +11,9 @@ Calls 1 and 2 need PyTorch, Triton, transformers and numpy and nothing else of t
 pyarrow and fsspec. Without a GPU a toy shape runs, to be tested. A call that is repeated with the same DIR measures
 what is missing there.
 
+Call 2 is no full product of its axes, which would take an hour: each axis is varied around what ships, for a short run
+and for a long one, in bfloat16 and in FP8.
+
 Invariant: each measurement has a process and a time limit of its own; whatever fails is a line in the results and never
 the end of the script, and figures are saved as they come.
 """

@@ -182,7 +182,7 @@ class _Report:
         rows = [self._row(variant, found) for variant, found in chosen.items()]
         rows.sort(key=lambda row: float(row[1].replace(",", "")))
         header = ["variant", "items/s", "device", "share", "rounds", "tokens a batch", "first pass, s", "set-up, s"]
-        return table([*header, "peak GiB", "difference"], rows)
+        return table([*header, "peak GiB", "difference", "attention ran on"], rows)
 
     def _row(self, variant: Variant, found: Figures) -> list[str]:
         share = self._share(found)
@@ -198,6 +198,7 @@ class _Report:
             f"{found['setup_seconds']:.1f}",
             f"{found['peak_bytes'] / GIB:.1f}",
             f"{found['max_difference']:.1e}",
+            str(found["ran_on"]).replace(", compiled layers", ""),
         ]
 
     def axes(self) -> str:

@@ -101,7 +101,7 @@ def measure(variant: Variant, setting: Setting) -> dict[str, Any]:
     started = time.perf_counter()
     with ready(model, variant) as scoring:
         result: dict[str, Any] = {"path": scoring.path, "path_reason": scoring.path_reason, "needed_flops": needed}
-        result |= {"kernels": scoring.kernels, "remark": scoring.remark}
+        result["remark"] = scoring.remark
         result["max_difference"] = (score_all(scoring, checked) - expected).abs().max().item()
         result["setup_seconds"] = time.perf_counter() - started
         device = torch.device(setting.device)
@@ -127,6 +127,7 @@ def measure(variant: Variant, setting: Setting) -> dict[str, Any]:
         result["executed_flops"] = executed_flops(shape, counts) / counts.items
         items = make_items(workload, shape.vocabulary, workload.num_items // 2, seed=500)
         result["device_items_per_second"] = device_rate(items, scoring)
+        result["ran_on"] = scoring.kernels
     return result
 
 
@@ -164,7 +165,14 @@ def ready(model: Any, variant: Variant) -> Iterator[Scorer]:
         if variant.fused in ("leaves", "whole"):
             keep_from_compiler()
             compile_leaves(model) if variant.fused == "leaves" else model.base_model.compile(dynamic=True)
+        check_compiled(scoring, variant)
         yield scoring
+
+
+def check_compiled(scoring: Scorer, variant: Variant) -> None:
+    """Raises ValueError where the scorer goes on without what it was to compile: that is another variant."""
+    if variant.fused == "layers" and "compiled layers" not in (scoring.kernels or ""):
+        raise ValueError(scoring.remark or scoring.path_reason)
 
 
 @contextmanager

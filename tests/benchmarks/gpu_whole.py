@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.prompts import BUILT_IN
 from pipeline.scoring.fp8 import to_fp8
 from pipeline.scoring.tokens import Encoder
-from tests.benchmarks.gpu_variants import Setting, Variant, installed, prepare, ready, score_all
+from tests.benchmarks.gpu_variants import Setting, Variant, check_compiled, installed, prepare, ready, score_all
 from tests.benchmarks.gpu_work import make_items, random_model
 
 if importlib.util.find_spec("httpx2") is None:  # no client of the hub here, and nothing to be fetched from it
@@ -88,6 +88,7 @@ def shards(variant: Variant, setting: Setting) -> dict[str, Any]:
         started = time.perf_counter()
         with installed(variant):
             scorer = ShardScorer(spec, todo[0])
+            check_compiled(scorer._scorer, variant)
             warm = make_items(setting.workload("detailed"), shape.vocabulary, 24 if setting.is_toy else 2_000)
             score_all(scorer._scorer, warm)
             loaded = time.perf_counter()

@@ -21,7 +21,7 @@ from pipeline.scoring.packed import num_fitting, pack
 from pipeline.scoring.parts import split_items
 from pipeline.scoring.scheduler import Scheduler
 from pipeline.scoring.scorer import Scorer
-from pipeline.scoring.sharing import make_trees
+from pipeline.scoring.sharing import InOrder, make_trees
 from pipeline.scoring.tokens import Encoder, TokenSequences
 from tests.benchmarks import inputs
 from tests.benchmarks.measure import (
@@ -95,7 +95,7 @@ def best_matrix_rate(model: Any, num_tokens: int) -> float:
 
 def attention_padding(items: Sequence[TokenSequences], batch_tokens: int) -> float:
     """The share of cells without a token when the tree path folds items of about one length for attention."""
-    trees = make_trees(split_items(items), batch_tokens, notebook=False)
+    trees = make_trees(InOrder(split_items(items), notebook=False), batch_tokens)
     scheduler = Scheduler(trees, num_fitting, max_tokens=batch_tokens)
     num_tokens = num_cells = 0
     while (scheduled := scheduler.schedule()) is not None:

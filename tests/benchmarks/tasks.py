@@ -81,7 +81,12 @@ def profile(own: OwnPath, items: Sequence[TaskItem]) -> dict[str, float]:
 
     stages = {
         "encoding": [(Encoder, "encode")],
-        "finding what is shared": [(plan, "split_items"), (plan, "count_distinct"), (plan, "make_trees")],
+        "finding what is shared": [
+            (plan, "split_items"),
+            (plan.InOrder, "__init__"),
+            (plan, "count_distinct"),
+            (plan, "make_trees"),
+        ],
         "laying out": [(TreeForward, "lay_out")],
         "the model": [(TreeForward, "_forward")],
     }

@@ -162,33 +162,32 @@ def test_a_section_of_the_results_is_replaced_and_the_others_stay(tmp_path: Path
 
 
 def test_the_gpu_script_runs_without_the_other_dependencies(tmp_path: Path) -> None:
-    """Its first two calls need torch, transformers and numpy only, shown on a toy shape where there is no GPU.
-
-    The compiled variants are left out: without a GPU they need a C++ compiler and minutes.
-    """
+    """Its first two calls need torch, transformers and numpy only, shown on a toy shape where there is no GPU."""
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     stops = f"import sys\nsys.modules.update(dict.fromkeys({HEAVY!r}))\n"  # None there makes an import fail
     (blocked / "sitecustomize.py").write_text(stops, encoding="utf-8")  # read by every process that is started
     out = tmp_path / "out"
-    uncompiled = [v.name for v in gpu.variants() if v.fused == "eager" and v.tokens == gpu.SHIPPED.tokens]
     run_gpu_script("--call", "1", "--out", str(out), path=blocked)
-    run_gpu_script("--call", "2", "--out", str(out), "--only", *uncompiled, path=blocked)
+    run_gpu_script("--call", "2", "--out", str(out), path=blocked)
     figures = json.loads((out / "call-2.json").read_text(encoding="utf-8"))["figures"]
-    assert set(figures) == set(uncompiled)
-    assert max(found["max_difference"] for found in figures.values()) < 1e-4
+    assert set(figures) == set(gpu.jobs(2))
+    measured = {variant: figures[variant.name] for variant in gpu.variants()}
+    assert max(found["max_difference"] for found in measured.values()) < 1e-4
+    for variant, found in measured.items():
+        assert ("compiled layers" in found["ran_on"]) == (variant.fused == "layers")
+        assert ("without masks" in found["ran_on"]) == (variant.attention != "masks")
     assert (out / "profile.txt").is_file()
-    run_gpu_script("--call", "2", "--out", str(out), "--only", *uncompiled, path=blocked)  # nothing is measured again
+    run_gpu_script("--call", "2", "--out", str(out), path=blocked)  # nothing is measured again
     assert json.loads((out / "call-2.json").read_text(encoding="utf-8"))["figures"] == figures
 
 
 def test_the_gpu_script_scores_texts_and_keeps_its_results(tmp_path: Path) -> None:
     """Its third call goes from texts to parts; what no call has measured is named in the results."""
     out, results = tmp_path / "out", tmp_path / "RESULTS.md"
-    names = [name for name in gpu.jobs(3) if "compiled" not in name]
-    run_gpu_script("--call", "3", "--out", str(out), "--only", *names)
+    run_gpu_script("--call", "3", "--out", str(out))
     figures = json.loads((out / "call-3.json").read_text(encoding="utf-8"))["figures"]
-    assert set(figures) == set(names)
+    assert set(figures) == set(gpu.jobs(3))
     assert figures["texts: as shipped"]["rows"] == 4 * figures["texts: as shipped"]["texts"]
     assert figures["accuracy"]["trained"]["bfloat16"]["same_predictions"] > 0.9
     gpu.main(["--keep", str(out), "--results", str(results)])

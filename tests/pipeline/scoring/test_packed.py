@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pipeline.scoring.masked import MaskedGroup
 from pipeline.scoring.packed import num_fitting, pack
 from pipeline.scoring.parts import split_items
-from pipeline.scoring.sharing import make_trees
+from pipeline.scoring.sharing import InOrder, make_trees
 from pipeline.scoring.tokens import Ids, TokenSequences
 from pipeline.scoring.trie import LabelTrie, part_trie
 from tests.pipeline.scoring.items import item_sets, label_sets, make_items, ragged_sets
@@ -25,7 +25,7 @@ def test_every_part_is_in_one_batch_within_the_budget(
 ) -> None:
     """A batch over the budget holds one tree, which then is one part, and its trees go on from one prefix."""
     parts = split_items(items)
-    trees = make_trees(parts, max_tokens, notebook=notebook)
+    trees = make_trees(InOrder(parts, notebook=notebook), max_tokens)
     found = [part for tree in trees for part in tree.parts]
     assert sorted(map(id, found)) == sorted(map(id, parts))
     while trees:
@@ -39,7 +39,7 @@ def test_every_part_is_in_one_batch_within_the_budget(
 @given(items=ragged_sets(), max_tokens=st.integers(1, 200), notebook=st.booleans())
 def test_a_tree_spells_out_what_its_parts_need(items: list[TokenSequences], max_tokens: int, notebook: bool) -> None:
     """Beginning of the prefix, own tokens and the ways through the trie, together; whole or split."""
-    for whole in make_trees(split_items(items), max_tokens, notebook=notebook):
+    for whole in make_trees(InOrder(split_items(items), notebook=notebook), max_tokens):
         for tree in (whole, *whole.split()):
             assert tree.own
             root = tree.prefix[: tree.depth] + tree.own
@@ -69,7 +69,7 @@ def ways(trie: LabelTrie, root: Ids) -> set[Ids]:
 @given(items=item_sets())
 def test_a_batch_holds_the_tokens_of_its_trees_side_by_side(items: list[TokenSequences]) -> None:
     """In the order of their depth; terms read at places of a tree that their item is in."""
-    trees = [tree for tree in make_trees(split_items(items), 500, notebook=True) if tree.section == 0]
+    trees = [tree for tree in make_trees(InOrder(split_items(items), notebook=True), 500) if tree.section == 0]
     batch = pack(trees)
     trees.sort(key=lambda tree: tree.depth)
     assert batch.ids[0].tolist() == [token for tree in trees for token in (*tree.own, *tree.trie.tokens)]
@@ -99,7 +99,7 @@ def test_items_with_choices_of_their_own_are_attended_together() -> None:
     for item in make_items(200):
         choices = tuple(tuple(draw.randrange(3, 60) for _ in range(draw.randint(1, 6))) for _ in range(4))
         items.append(TokenSequences(item.prompt_ids, choices, tuple(map(len, choices)), False))
-    batch = pack(make_trees(split_items(items), 100_000, notebook=False))
+    batch = pack(make_trees(InOrder(split_items(items), notebook=False), 100_000))
     groups = [layout for layout in batch.layouts if isinstance(layout, MaskedGroup)]
     num_cells = sum(group.num_trees * group.width for group in groups)
     assert len(groups) == len(batch.layouts) < 40

@@ -1,4 +1,4 @@
-"""The scheduler hands out everything once, within the budgets, and takes back what did not fit."""
+"""The scheduler hands out everything once, within the budget, and takes back what did not fit."""
 
 from collections import deque
 from collections.abc import Iterable

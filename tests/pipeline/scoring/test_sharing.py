@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.scoring.parts import split_items
 from pipeline.scoring.scorer import Scorer
-from pipeline.scoring.sharing import count_distinct, make_trees
+from pipeline.scoring.sharing import InOrder, count_distinct, make_trees
 from pipeline.scoring.tokens import Ids, TokenSequences
 from tests.pipeline.scoring.items import make_items, ragged_sets
 from tests.pipeline.scoring.oracle import score_slowly
@@ -56,7 +56,7 @@ def test_scores_are_right_whatever_is_shared(
 @given(items=ragged_sets(), notebook=st.booleans())
 def test_distinct_nodes_are_counted_as_plain_sets_count_them(items: list[TokenSequences], notebook: bool) -> None:
     """Prompts that go on from others, equal ones, and branches that meet prompts."""
-    assert count_distinct(split_items(items), notebook=notebook) == distinct_nodes(items, notebook=notebook)
+    assert count_distinct(InOrder(split_items(items), notebook=notebook)) == distinct_nodes(items, notebook=notebook)
 
 
 def test_choices_of_one_token_cost_nothing() -> None:
@@ -75,7 +75,7 @@ def test_a_few_shared_tokens_make_no_tree() -> None:
         TokenSequences((3, 4, i % 5 + 5, *i.to_bytes(2), *range(20, 90)), ((5,), (6,)), (1, 1), False)
         for i in range(40)
     ]
-    trees = make_trees(split_items(items), 2048, notebook=False)
+    trees = make_trees(InOrder(split_items(items), notebook=False), 2048)
     assert {tree.prefix for tree in trees} == {(3, 4)}
     assert all(len(tree.parts) == 1 for tree in trees)
 
@@ -83,7 +83,7 @@ def test_a_few_shared_tokens_make_no_tree() -> None:
 def test_each_prefix_goes_on_from_the_one_before() -> None:
     """Three few-shot heads that begin alike: the common tokens are forwarded once, each head is one section."""
     items = few_shot(60, VOCABULARY)
-    trees = make_trees(split_items(items), 2048, notebook=False)
+    trees = make_trees(InOrder(split_items(items), notebook=False), 2048)
     prefixes = list(dict.fromkeys(tree.prefix for tree in trees))
     assert [len(prefix) for prefix in prefixes] == [600] * 3
     assert prefixes == sorted(prefixes)
@@ -96,7 +96,7 @@ def test_each_prefix_goes_on_from_the_one_before() -> None:
 def test_a_passage_and_its_questions_are_one_tree() -> None:
     """All of a passage's questions together, each passage alone."""
     items = yes_or_no(10, VOCABULARY)
-    trees = make_trees(split_items(items), 2048, notebook=False)
+    trees = make_trees(InOrder(split_items(items), notebook=False), 2048)
     assert len(trees) == 10
     assert all(len({part.prompt[:100] for part in tree.parts}) == 1 for tree in trees)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.scoring.packed import PackedBatch, Unmasked, pack
 from pipeline.scoring.padded import PaddedBatch, make_rows, pad
 from pipeline.scoring.parts import split_items
-from pipeline.scoring.sharing import make_trees
+from pipeline.scoring.sharing import InOrder, make_trees
 from pipeline.scoring.transfers import send
 from tests.pipeline.scoring.items import make_items
 
@@ -19,11 +19,11 @@ ITEMS = make_items(seed=5, num_items=4, labels=((5,), (5, 6), (5, 7, 8, 9), (10,
 
 
 def masked() -> PackedBatch:
-    return pack(make_trees(split_items(ITEMS), 500, notebook=True))
+    return pack(make_trees(InOrder(split_items(ITEMS), notebook=True), 500))
 
 
 def unmasked() -> PackedBatch:
-    return pack(make_trees(split_items(ITEMS), 500, notebook=True), None, Unmasked(None))
+    return pack(make_trees(InOrder(split_items(ITEMS), notebook=True), 500), None, Unmasked(None))
 
 
 def padded() -> PaddedBatch:

@@ -16,7 +16,7 @@ from pipeline.scoring.masked import MaskedGroup
 from pipeline.scoring.packed import PackedBatch, Unmasked, pack
 from pipeline.scoring.parts import split_items
 from pipeline.scoring.scorer import Scorer
-from pipeline.scoring.sharing import make_trees
+from pipeline.scoring.sharing import InOrder, make_trees
 from pipeline.scoring.tokens import TokenSequences
 from pipeline.scoring.varlen import VarlenGroup
 from pipeline.scoring.windows import narrowest_window
@@ -70,7 +70,7 @@ def test_layouts_answer_as_masks_do(
     items: list[TokenSequences], heads: int, window: int | None, has_sinks: bool, most_repeated: int, seed: int
 ) -> None:
     """Whatever the trees, before a prefix that is repeated or merged, within windows and with attention sinks."""
-    trees = make_trees(split_items(items), 500, notebook=bool(seed % 2))
+    trees = make_trees(InOrder(split_items(items), notebook=bool(seed % 2)), 500)
     trees = [tree for tree in trees if tree.section == trees[0].section]
     unmasked = Unmasked(window, most_repeated)
     batch = pack(trees, unmasked=unmasked)
@@ -151,7 +151,7 @@ def test_a_wrong_merge_is_seen_though_no_probe_has_a_long_prefix(
 
 def test_a_tree_without_numbers_leaves_the_others_theirs() -> None:
     """Padding repeats what is of its own tree."""
-    trees = make_trees(split_items(make_items(4, labels=LABELS["branches"], shared=1)), 500, notebook=False)
+    trees = make_trees(InOrder(split_items(make_items(4, labels=LABELS["branches"], shared=1)), notebook=False), 500)
     batch = pack(trees, unmasked=Unmasked(None))
     asked, _ = asked_of(batch, len(trees[0].prefix), heads=2, seed=0)
     first = trees[0].num_tokens
@@ -196,7 +196,7 @@ def test_a_long_prefix_is_merged_and_a_short_one_repeated() -> None:
         for own in (60, 61)
     ]
     for places, window, is_repeated in [((0, 1), None, True), ((2, 3), None, False), ((2, 3), 20, True)]:
-        trees = make_trees(split_items([items[place] for place in places]), 500, notebook=False)
+        trees = make_trees(InOrder(split_items([items[place] for place in places]), notebook=False), 500)
         (group,) = pack(trees, unmasked=Unmasked(window)).layouts
         assert isinstance(group, VarlenGroup)
         assert group.is_repeated == is_repeated
