@@ -153,6 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
         "each product or with products of their own, whichever is faster; the mean of before and after each round. "
         "Executed FLOPs are of the matrix products that were done: fewer, as the last layer is done at "
         "the places that are read. "
+        "Forwarded tokens are fewer than needed ones where a few texts begin alike behind what all share. "
         "Linear layers run over one row without padding; attention folds items of about one length into a matrix, and "
         f"pads there. Goal: {GOAL:.0%} for the 13.9 M model.\n\n"
         + table(header, rows)
