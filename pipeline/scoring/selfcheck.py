@@ -83,7 +83,10 @@ class SelfCheck:
                 f"out of memory on {model.device} with a probe of some tokens; use a smaller model or --dtype bfloat16"
             )
         if (fault := attempt(find_fault, model)) is None:
-            raise RunError(f"out of memory on {model.device} with a layer in float32, which FP8 is held against")
+            raise RunError(
+                f"out of memory on {model.device} with a layer in float32, which fp8 is held against; use --dtype "
+                "bfloat16"
+            )
         if fault:
             raise RunError(f"in fp8 {fault}, so that its scores cannot be trusted; use --dtype bfloat16")
         self._reach, self._first = probe.num_tokens, probe

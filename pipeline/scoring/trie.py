@@ -41,7 +41,7 @@ class LabelTrie:
     ends: Tensor  # (nodes,)
     reads: Tensor  # (reads,)
     terms: Tensor  # (terms, 4), by their reads
-    num_reads: int
+    num_reads: int  # at hand for each tree of a batch, as the length of a tensor is not
     num_terms: int
     is_chain: bool  # each node follows the one before it, and every one and the root are read
 

@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
+from pipeline.scoring import attention
 from pipeline.scoring.fused import Fused
 from pipeline.scoring.scorer import Scorer
 from tests.pipeline.scoring.items import make_items
@@ -50,17 +52,41 @@ def test_compiled_layers_give_the_scores_of_single_forwards(dtype: torch.dtype) 
     assert largest_difference(found, score_slowly(model, make_items(60, seed=1))) < tolerance
 
 
-def test_without_a_compiler_it_is_said_and_the_scores_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image may have none: nothing of the model is left changed."""
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+@pytest.fixture
+def without_compiler() -> AbstractContextManager[None]:
+    """An image may have none; what was compiled before is not found again."""
+    return torch._inductor.config.patch({"cpp.cxx": ("/nowhere/g++",), "force_disable_caches": True})
+
+
+def test_without_a_compiler_it_is_said_and_the_scores_are_the_same(
+    without_compiler: AbstractContextManager[None],
+) -> None:
+    """Nothing of the model is left changed."""
     model, items = own_model("llama"), make_items(12)
-    scorer = Scorer(model, compiles=True)
+    with without_compiler:
+        scorer = Scorer(model, compiles=True)
     assert scorer.remark is not None
     assert "the layers were not compiled (" in scorer.remark
     assert all(layer._compiled_call_impl is None for layer in model.model.layers)
     assert largest_difference(collect(scorer, items), score_slowly(model, items)) < 1e-4
     assert scorer.kernels == "attention with masks: flash attention"
+
+
+def test_a_model_that_cannot_be_compiled_leaves_those_before_it_as_they_are(
+    without_compiler: AbstractContextManager[None],
+) -> None:
+    """They go on compiled, their attention out of the programs, and no error of the compiler ends a run."""
+    model, items = own_model("gemma"), make_items(12)
+    first = Scorer(model, compiles=True)
+    with without_compiler:
+        second = Scorer(own_model("llama"), compiles=True)
+    assert second.remark is not None
+    assert "the layers were not compiled (" in second.remark
+    assert torch._dynamo.config.suppress_errors
+    assert AttentionInterface()[attention.NAME] is not attention.attend
+    assert largest_difference(collect(first, items), score_slowly(model, items)) < 1e-4
+    assert first.kernels is not None
+    assert "compiled layers" in first.kernels
 
 
 def test_layers_that_move_scores_when_compiled_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

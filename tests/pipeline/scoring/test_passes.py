@@ -109,6 +109,20 @@ def test_a_plan_that_was_begun_and_is_not_asked_for_is_dropped(items: list[list[
     assert scorer._ahead is None
 
 
+def test_nothing_goes_ahead_while_the_model_is_checked(
+    items: list[list[TokenSequences]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else batches of the plan that was begun would be forwarded as the check has the model meanwhile."""
+    scorer = scorer_of(items)
+    first, second, third = map(scorer.plan, items)
+    list(scorer.score(first, lambda: second))
+    assert scorer._ahead is not None
+    seen: list[object] = []
+    monkeypatch.setattr(scorer._check, "reach", lambda _: seen.append(scorer._ahead))
+    list(scorer.score(third))
+    assert seen == [None]
+
+
 def test_what_is_no_number_is_told_of_its_own_plan(items: list[list[TokenSequences]]) -> None:
     """The plan before it ends well."""
     scorer = scorer_of(items)
