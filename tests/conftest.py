@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,13 @@ settings.load_profile("labelscore")
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 WALK = README.partition("## Several columns")[2].partition("\n## ")[0]  # from nothing to reports, in files of its own
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each command that a test starts has a Prefect home of this process' own: nothing is written to the user's."""
+    home = tempfile.TemporaryDirectory(prefix="labelscore-prefect-", ignore_cleanup_errors=True)
+    os.environ["PREFECT_HOME"] = home.name  # before any test module is read, which may import Prefect
+    config.add_cleanup(home.cleanup)
 
 
 @pytest.fixture(scope="session")
@@ -39,20 +47,14 @@ class FinishedRun:
 
 
 @pytest.fixture(scope="session")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Prefect home of the tests' own, so that nothing is written to the user's."""
-    return tmp_path_factory.mktemp("prefect")
-
-
-@pytest.fixture(scope="session")
-def demo_run(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> FinishedRun:
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """`labelscore run` as a newcomer runs it: no server, no network, no token, no configuration."""
-    return run_as_a_newcomer("labelscore run", tmp_path_factory.mktemp("demo"), prefect_home)
+    return run_as_a_newcomer("labelscore run", tmp_path_factory.mktemp("demo"))
 
 
-def run_as_a_newcomer(command: str, folder: Path, prefect_home: Path) -> FinishedRun:
+def run_as_a_newcomer(command: str, folder: Path) -> FinishedRun:
     """A `labelscore run` in a folder, as the shell would start it."""
-    env = {**os.environ, "PREFECT_HOME": str(prefect_home), "HF_HUB_OFFLINE": "1"}
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
     for name in ("PREFECT_API_URL", "HF_TOKEN"):
         env.pop(name, None)
     started = [sys.executable, "-m", "flows.cli", *shlex.split(command)[1:]]

@@ -1,7 +1,6 @@
 """The layering of the code: who may import whom."""
 
 import ast
-import os
 import shutil
 import subprocess
 import sys
@@ -103,9 +102,7 @@ def test_light_commands_do_not_wait_for_heavy_imports() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_run_with_nothing_to_score_does_not_load_what_scores(
-    demo_run: FinishedRun, prefect_home: Path, tmp_path: Path
-) -> None:
+def test_a_run_with_nothing_to_score_does_not_load_what_scores(demo_run: FinishedRun, tmp_path: Path) -> None:
     """Models' code is half of the imports of a run; what is planned, tabulated and reported needs none of it."""
     code = (
         "import sys; from flows.cli import main; code = main(sys.argv[1:]);"
@@ -113,8 +110,7 @@ def test_a_run_with_nothing_to_score_does_not_load_what_scores(
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
     out = shutil.copytree(demo_run.out, tmp_path / "out", symlinks=True)
-    env = {**os.environ, "PREFECT_HOME": str(prefect_home)}
     command = [sys.executable, "-c", code, "run", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "nothing to score" in done.stderr

@@ -51,20 +51,20 @@ def test_the_commands_for_newcomers_come_first_and_ci_runs_the_last() -> None:
 
 
 @pytest.mark.real
-def test_the_real_model_prints_what_is_shown(tmp_path: Path, prefect_home: Path) -> None:
+def test_the_real_model_prints_what_is_shown(tmp_path: Path) -> None:
     """To the last digit, then the files; and the report that is named is among them."""
     real_file()
-    done = run_as_a_newcomer(RUN_REAL, tmp_path, prefect_home)
+    done = run_as_a_newcomer(RUN_REAL, tmp_path)
     shows(done, blocks("text")[0])
     assert all((tmp_path / name).exists() for name in re.findall(r"`(data/runs/sample-smollm2/\S+)`", README))
 
 
 @pytest.mark.real
-def test_the_real_model_gets_as_much_of_ag_news_as_is_said(tmp_path: Path, prefect_home: Path, shared: Path) -> None:
+def test_the_real_model_gets_as_much_of_ag_news_as_is_said(tmp_path: Path, shared: Path) -> None:
     """The command, in a folder with the test split, and its accuracy with its interval in the sentence before."""
     real_file()
     (tmp_path / "ag_news_test.parquet").symlink_to(shared / "data" / "ag_news_test.parquet")
-    done = run_as_a_newcomer(blocks("sh")[1].strip(), tmp_path, prefect_home)
+    done = run_as_a_newcomer(blocks("sh")[1].strip(), tmp_path)
     found = re.search(r"^answer +(\d+\.\d) % +([\d.]+)\N{EN DASH}([\d.]+) ", done.stdout, re.MULTILINE)
     assert found
     accuracy, low, high = found.groups()
@@ -83,15 +83,13 @@ def shows(done: FinishedRun, block: str) -> None:
     assert all((done.out.parents[2] / name).is_file() for name in files)
 
 
-def test_the_choice_prints_what_is_shown(tmp_path: Path, prefect_home: Path) -> None:
+def test_the_choice_prints_what_is_shown(tmp_path: Path) -> None:
     """All of it, but for blanks at the ends of lines; then the run that it ends in scores what is left."""
-    done = run_as_a_newcomer(blocks("sh", CHOICE)[0].strip(), tmp_path, prefect_home)
+    done = run_as_a_newcomer(blocks("sh", CHOICE)[0].strip(), tmp_path)
     assert [line.rstrip() for line in done.stdout.splitlines()] == blocks("text", CHOICE)[0].splitlines()
     (command,) = re.findall(r"labelscore run \S+run\.toml", done.stdout)
     assert "labelscore run OUT/choice/run.toml" in README
-    assert (
-        "nothing to score" in run_as_a_newcomer(command, tmp_path, prefect_home).stderr
-    )  # the fresh ones were the rest
+    assert "nothing to score" in run_as_a_newcomer(command, tmp_path).stderr  # the fresh ones were the rest
 
 
 def test_the_walk_prints_what_is_shown(walk: Walk) -> None:

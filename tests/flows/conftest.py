@@ -85,12 +85,12 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def start(rows: Path, tmp_path: Path, prefect_home: Path) -> Iterator[Callable[..., ray_runs.Run]]:
+def start(rows: Path, tmp_path: Path) -> Iterator[Callable[..., ray_runs.Run]]:
     """Starts such runs into tmp_path/NAME; what is left of them at the end of the test is killed."""
     runs: list[ray_runs.Run] = []
 
     def begin(name: str, *options: str, **more: str) -> ray_runs.Run:
-        runs.append(ray_runs.Run(rows, tmp_path / name, prefect_home, *options, **more))
+        runs.append(ray_runs.Run(rows, tmp_path / name, *options, **more))
         return runs[-1]
 
     yield begin

@@ -42,10 +42,10 @@ def actors_of(parent: psutil.Process) -> list[psutil.Process]:
 class Run:
     """`labelscore run` over `rows` in a process of its own, with one thread for each worker."""
 
-    def __init__(self, rows: Path, out: Path, home: Path, *options: str, main: str = MAIN, **more: str) -> None:
+    def __init__(self, rows: Path, out: Path, *options: str, main: str = MAIN, **more: str) -> None:
         self.out = out
         self.log = out.with_suffix(".log")
-        env = {**os.environ, "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
         command = [sys.executable, "-c", main, "run", "--dataset", str(rows), "--out", str(out), *options]
         env["PYTHONPATH"] = os.pathsep.join([str(ROOT), *env.get("PYTHONPATH", "").split(os.pathsep)])
         with self.log.open("wb") as log:

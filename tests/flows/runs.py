@@ -39,6 +39,14 @@ IMPORTS = (  # of a run with the bundled model, some of which it would make late
 )
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process still runs; a dead one that nobody has waited for does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 class Run:
     """A run of the command in a process of its own; what it prints goes to the file `log`."""
 
@@ -52,11 +60,8 @@ class Run:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def alive(self) -> bool:
-        """Whether it still runs; a dead process that nobody has waited for does not."""
-        try:
-            return psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        """Whether it still runs."""
+        return is_alive(self.pid)
 
     def send(self, number: int) -> None:
         """Send a signal."""
@@ -82,6 +87,15 @@ class Run:
                 if ours and process.pid != self.pid and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(" ".join(process.info["cmdline"] or []))
         return found
+
+
+def embedded_server(run: int) -> int:
+    """The process of the Prefect server that a run, a process, has started. Raises LookupError where there is none."""
+    for child in psutil.Process(run).children(recursive=True):
+        with suppress(psutil.Error):  # it may just end
+            if "flows.embedded" in child.cmdline():
+                return child.pid
+    raise LookupError(f"process {run} has no Prefect server")
 
 
 def start_command(argv: Sequence[str], log: Path, env: Mapping[str, str], cwd: Path = ROOT) -> Run:

@@ -55,10 +55,10 @@ def command(here: Path, out: Path | str, *options: str) -> list[str]:
     return [sys.executable, "-m", "flows.cli", "run", *config, *options]
 
 
-def start(here: Path, out: Path | str, home: Path, *options: str, **env: str) -> "subprocess.Popen[str]":
+def start(here: Path, out: Path | str, *options: str, **env: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         command(here, out, *options),
-        env={**os.environ, "PREFECT_HOME": str(home), "HF_HUB_OFFLINE": "1", **env},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -72,8 +72,8 @@ def finish(process: "subprocess.Popen[str]") -> str:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(here: Path, prefect_home: Path) -> pl.DataFrame:
-    finish(start(here, here / "out", prefect_home))
+def undisturbed(here: Path) -> pl.DataFrame:
+    finish(start(here, here / "out"))
     return pl.read_parquet(here / "out/scores/scores.parquet")
 
 
@@ -85,28 +85,26 @@ def assert_same(found: pl.DataFrame, expected: pl.DataFrame) -> None:
 
 
 def test_a_run_killed_again_and_again_ends_as_if_nothing_had_been(
-    here: Path, undisturbed: pl.DataFrame, tmp_path: Path, prefect_home: Path
+    here: Path, undisturbed: pl.DataFrame, tmp_path: Path
 ) -> None:
     """SIGKILL once parts are there; what they hold is not scored again."""
     out = tmp_path / "out"
     for num_parts in (1, 4):
-        process = start(here, out, prefect_home, "--shard-size", "100")
+        process = start(here, out, "--shard-size", "100")
         while len(list(out.glob("store/*/*.parquet"))) < num_parts and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    said = finish(start(here, out, prefect_home))
+    said = finish(start(here, out))
     assert ", 0 stored already" not in said
     assert "stored already" in said
     assert_same(pl.read_parquet(out / "scores/scores.parquet"), undisturbed)
-    assert "nothing to score" in finish(start(here, out, prefect_home))
+    assert "nothing to score" in finish(start(here, out))
 
 
 @pytest.mark.ray
-def test_two_workers_make_the_table_of_one(
-    here: Path, undisturbed: pl.DataFrame, tmp_path: Path, prefect_home: Path
-) -> None:
-    finish(start(here, tmp_path / "out", prefect_home, "--workers", "2", "--shard-size", "250", OMP_NUM_THREADS="1"))
+def test_two_workers_make_the_table_of_one(here: Path, undisturbed: pl.DataFrame, tmp_path: Path) -> None:
+    finish(start(here, tmp_path / "out", "--workers", "2", "--shard-size", "250", OMP_NUM_THREADS="1"))
     assert_same(pl.read_parquet(tmp_path / "out/scores/scores.parquet"), undisturbed)
 
 
@@ -117,12 +115,12 @@ def s3() -> Iterator[dict[str, str]]:
 
 
 def test_a_bucket_gets_the_table_that_a_folder_gets(
-    here: Path, undisturbed: pl.DataFrame, s3: dict[str, str], tmp_path: Path, prefect_home: Path
+    here: Path, undisturbed: pl.DataFrame, s3: dict[str, str], tmp_path: Path
 ) -> None:
     env = {**s3, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     out = f"s3://{BUCKET}/choices"
-    finish(start(here, out, prefect_home, **env))
-    assert "nothing to score" in finish(start(here, out, prefect_home, **env))
+    finish(start(here, out, **env))
+    assert "nothing to score" in finish(start(here, out, **env))
     listed = client(s3).list_objects_v2(Bucket=BUCKET)["Contents"]
     (name,) = [each["Key"] for each in listed if each["Key"].endswith("scores/scores.parquet")][-1:]
     client(s3).download_file(BUCKET, name, str(tmp_path / "scores.parquet"))

@@ -52,10 +52,10 @@ def test_a_stop_does_not_wait_for_what_hangs(start: Callable[..., Run]) -> None:
     assert not psutil.wait_procs(family, timeout=30)[1]
 
 
-def test_a_stop_does_not_wait_for_an_object_store(silent: str, tmp_path: Path, prefect_home: Path) -> None:
+def test_a_stop_does_not_wait_for_an_object_store(silent: str, tmp_path: Path) -> None:
     """It took the connection and never answered, before anything was scored."""
     keys = {"AWS_ENDPOINT_URL": f"http://{silent}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-    env = {**os.environ, **keys, "PREFECT_HOME": str(prefect_home), "XDG_CACHE_HOME": str(tmp_path)}
+    env = {**os.environ, **keys, "XDG_CACHE_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "flows.cli", "run", "--out", "s3://bucket/run"]
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as run:
         while not psutil.Process(run.pid).net_connections() or not _is_waiting_for(run.pid, silent):

@@ -83,9 +83,9 @@ def test_a_status_that_refuses_is_told(hook: Receiver, caplog: pytest.LogCapture
     assert SECRET not in caplog.text
 
 
-def test_the_command_posts_when_its_run_fails(hook: Receiver, tmp_path: Path, prefect_home: Path) -> None:
+def test_the_command_posts_when_its_run_fails(hook: Receiver, tmp_path: Path) -> None:
     """`labelscore run` on a data set that is not there: exit code 2, one line, one post, and no secret anywhere."""
-    env = {**os.environ, "PREFECT_HOME": str(prefect_home), "PREFECT_LOGGING_LEVEL": "DEBUG"}
+    env = {**os.environ, "PREFECT_LOGGING_LEVEL": "DEBUG"}
     command = [sys.executable, "-m", "flows.cli", "run", "--dataset", "missing.parquet", "--out", "out"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2

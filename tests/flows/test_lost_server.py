@@ -17,7 +17,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import httpx
-import psutil
 import pytest
 from prefect._internal.observers import FlowRunCancellingObserver
 from prefect.client.schemas.objects import FlowRun
@@ -35,6 +34,7 @@ from flows.serving import looking_until_answered
 from pipeline.analysis import load_run
 from pipeline.errors import RunError
 from tests.conftest import ROOT
+from tests.flows.runs import embedded_server
 from tests.flows.test_schedule import write_rows
 from tests.flows.unresponsive import answering
 
@@ -58,16 +58,11 @@ def start(folder: Path, log: str, env: dict[str, str]) -> "subprocess.Popen[byte
 
 
 @pytest.fixture
-def env(prefect_home: Path) -> dict[str, str]:
+def env() -> dict[str, str]:
     """Of a run with an embedded server."""
-    env = {**os.environ, "PREFECT_HOME": str(prefect_home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     env.pop("PREFECT_API_URL", None)
     return env
-
-
-def embedded_server(run: "subprocess.Popen[bytes]") -> int:
-    """The process of the server that a run has started."""
-    return next(c.pid for c in psutil.Process(run.pid).children(recursive=True) if "flows.embedded" in c.cmdline())
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=lambda number: number.name)
@@ -78,7 +73,7 @@ def test_a_run_whose_server_is_gone_goes_on_to_its_report(
     run = start(tmp_path, "log", env)
     while run.poll() is None and not list(tmp_path.glob("out/store/*/*.parquet")):
         time.sleep(0.02)
-    os.kill(embedded_server(run), number)
+    os.kill(embedded_server(run.pid), number)
     assert run.wait(240) == 0
     said = (tmp_path / "log").read_text()
     assert load_run(tmp_path / "out").manifest.dataset.num_items == 1_000

@@ -24,19 +24,17 @@ def hub() -> Iterator[HubServer]:
         yield server
 
 
-def run(hub: HubServer, folder: Path, home: Path, *options: str, **env: str) -> "subprocess.CompletedProcess[str]":
+def run(hub: HubServer, folder: Path, *options: str, **env: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "flows.cli", "run", *options]
-    environment = hub.env(cache=folder / "hf", PREFECT_HOME=str(home), **env)
+    environment = hub.env(cache=folder / "hf", **env)
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
 
 
-def test_the_notebook_preset_shows_published_beside_measured(
-    hub: HubServer, tmp_path: Path, prefect_home: Path
-) -> None:
+def test_the_notebook_preset_shows_published_beside_measured(hub: HubServer, tmp_path: Path) -> None:
     """50 rows, four prompts, both rules; 32, 22, 46 and 68 % stand beside what was measured; the token nowhere."""
-    done = run(hub, tmp_path, prefect_home, "--preset", "notebook", HF_TOKEN=TOKEN)
+    done = run(hub, tmp_path, "--preset", "notebook", HF_TOKEN=TOKEN)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "data" / "runs" / "ag_news-gemma-2b"
     report = (out / "report" / "report.md").read_text()
@@ -56,9 +54,9 @@ def test_the_notebook_preset_shows_published_beside_measured(
     assert TOKEN not in done.stdout + done.stderr
 
 
-def test_a_gated_model_without_a_token_says_which_steps(hub: HubServer, tmp_path: Path, prefect_home: Path) -> None:
+def test_a_gated_model_without_a_token_says_which_steps(hub: HubServer, tmp_path: Path) -> None:
     """One line with the steps, exit code 2, and no output."""
-    done = run(hub, tmp_path, prefect_home, "--preset", "gemma", "--limit", "4")
+    done = run(hub, tmp_path, "--preset", "gemma", "--limit", "4")
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if "error" in line]
     for word in ("google/gemma-2b", "licence", "token", "HF_TOKEN"):
@@ -66,11 +64,11 @@ def test_a_gated_model_without_a_token_says_which_steps(hub: HubServer, tmp_path
     assert "Traceback" not in done.stderr
 
 
-def test_shots_are_scored_apart_from_plain_prompts(hub: HubServer, tmp_path: Path, prefect_home: Path) -> None:
+def test_shots_are_scored_apart_from_plain_prompts(hub: HubServer, tmp_path: Path) -> None:
     """Few-shot scores have a fingerprint of their own."""
     base = ("--preset", "gemma", "--limit", "8", "--out", "out")
-    plain = run(hub, tmp_path, prefect_home, *base, HF_TOKEN=TOKEN)
-    shots = run(hub, tmp_path, prefect_home, *base, "--num-shots", "4", HF_TOKEN=TOKEN)
+    plain = run(hub, tmp_path, *base, HF_TOKEN=TOKEN)
+    shots = run(hub, tmp_path, *base, "--num-shots", "4", HF_TOKEN=TOKEN)
     assert (plain.returncode, shots.returncode) == (0, 0), plain.stderr + shots.stderr
     assert "11 to score" in shots.stderr
     parts = list((tmp_path / "out" / "store").glob("*/*.parquet"))

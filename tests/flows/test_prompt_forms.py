@@ -1,6 +1,5 @@
 """Runs whose prompts are more than a template, and models that take no tree: the stored scores are the slow ones."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -23,11 +22,10 @@ CHAT = (
 NUM_ITEMS = 6
 
 
-def run(*arguments: str, cwd: Path, prefect_home: Path) -> str:
+def run(*arguments: str, cwd: Path) -> str:
     """Run the command; returns what it said on standard error."""
     command = [sys.executable, "-m", "flows.cli", "run", "--limit", str(NUM_ITEMS), "--out", "out", *arguments]
-    env = {**os.environ, "PREFECT_HOME": str(prefect_home)}
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -45,12 +43,12 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("num_shots", [0, 4])
 def test_chat_and_shots_store_the_scores_of_the_whole_conversation(
-    num_shots: int, chat_model: Path, tmp_path: Path, prefect_home: Path
+    num_shots: int, chat_model: Path, tmp_path: Path
 ) -> None:
     """Each stored log-likelihood is that of the label's words after the template that the tokenizer renders; before
     every item stand the same solved examples, as many of each class."""
     forms = ("--chat-template", "--num-shots", str(num_shots))
-    run("--model", str(chat_model), *forms, cwd=tmp_path, prefect_home=prefect_home)
+    run("--model", str(chat_model), *forms, cwd=tmp_path)
     scores = pl.read_parquet(tmp_path / "out" / "scores" / "scores.parquet")
     texts = dict(pl.read_parquet(tmp_path / "out" / "items.parquet").select("item_id", "text").iter_rows())
     assert scores.height == 4 * NUM_ITEMS
@@ -110,7 +108,7 @@ labels = [" World", " Sports", " Business", " Sci/Tech"]
 
 
 def test_turns_variables_and_the_answers_beginning_are_scored_as_the_conversation_has_them(
-    chat_model: Path, tmp_path: Path, prefect_home: Path
+    chat_model: Path, tmp_path: Path
 ) -> None:
     """Examples as a user's message and an answer each, begun as the item's is; the trimmed message of the item, and
     what the answer begins with; the date is told, and kept in the manifest."""
@@ -120,7 +118,7 @@ def test_turns_variables_and_the_answers_beginning_are_scored_as_the_conversatio
     tokenizer.chat_template = DATED
     tokenizer.save_pretrained(model_folder)
     (tmp_path / "run.toml").write_text(RUN)
-    said = run("run.toml", "--model", "dated", "--chat", "calm=true", cwd=tmp_path, prefect_home=prefect_home)
+    said = run("run.toml", "--model", "dated", "--chat", "calm=true", cwd=tmp_path)
     assert said.count("today's date, which is 2024-07-26 in every run") == 1
     manifest = load_run(tmp_path / "out").manifest
     assert (manifest.chat.date, manifest.chat.trims) == ("2024-07-26", {"bare": "both"})
@@ -153,14 +151,14 @@ def test_turns_variables_and_the_answers_beginning_are_scored_as_the_conversatio
         assert row["logprob"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_model_that_takes_no_tree_is_scored_in_rows_and_the_run_says_so(tmp_path: Path, prefect_home: Path) -> None:
+def test_a_model_that_takes_no_tree_is_scored_in_rows_and_the_run_says_so(tmp_path: Path) -> None:
     """BLOOM's ALiBi cannot follow a tree of labels: one warning with the reason, and the manifest keeps it."""
     tokenizer = AutoTokenizer.from_pretrained(demo_model_path())
     torch.manual_seed(0)
     model = BloomForCausalLM(BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=2, n_head=4))
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path / "bloom")
-    said = run("--model", "bloom", cwd=tmp_path, prefect_home=prefect_home)
+    said = run("--model", "bloom", cwd=tmp_path)
     assert said.count("the slower path, a row for each label: ") == 1
     scoring = load_run(tmp_path / "out").manifest["scoring"]
     assert (scoring["path"], bool(scoring["path_reason"])) == ("rows", True)

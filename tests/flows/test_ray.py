@@ -19,9 +19,9 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def one_worker(rows: Path, tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> pl.DataFrame:
+def one_worker(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     """The score table of the plain run in one process."""
-    run = Run(rows, tmp_path_factory.mktemp("one") / "out", prefect_home)
+    run = Run(rows, tmp_path_factory.mktemp("one") / "out")
     assert run.finish() == 0, run.lines()
     return pl.read_parquet(run.out / "scores" / "scores.parquet")
 
@@ -81,9 +81,7 @@ def test_actors_killed_mid_shard_lose_nothing(start: Callable[..., Run], one_wor
     assert_same(run.out, one_worker)
 
 
-def test_actors_that_keep_dying_end_the_run_in_one_line(
-    start: Callable[..., Run], one_worker: pl.DataFrame, prefect_home: Path
-) -> None:
+def test_actors_that_keep_dying_end_the_run_in_one_line(start: Callable[..., Run], one_worker: pl.DataFrame) -> None:
     """No place in the pool is filled for ever: the run ends with what to do, and the next goes on from its parts."""
     run = start("dying", "--workers", "2", *SLOWLY)
     run.wait_for("scores", lambda: run.parts() > 1)
@@ -122,12 +120,12 @@ def test_a_stopped_run_takes_its_actors_along(start: Callable[..., Run], number:
     assert not psutil.wait_procs(family, timeout=60)[1]
 
 
-def test_without_ray_the_error_says_what_to_install(tmp_path: Path, prefect_home: Path) -> None:
+def test_without_ray_the_error_says_what_to_install(tmp_path: Path) -> None:
     """One line and exit code 2. A package of that name that cannot be imported stands for one that is missing."""
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     (blocked / "ray.py").write_text("raise ImportError('no ray here')\n")
-    env = {**os.environ, "PYTHONPATH": str(blocked), "PREFECT_HOME": str(prefect_home)}
+    env = {**os.environ, "PYTHONPATH": str(blocked)}
     command = [sys.executable, "-m", "flows.cli", "run", "--workers", "2", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import polars as pl
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,12 +19,12 @@ from pipeline.storing.runs import open_run, publish
 from pipeline.storing.tables import write_until
 from pipeline.storing.upkeep import verify
 from tests.conftest import FinishedRun
+from tests.flows.runs import start_command
 
 
-def run(*arguments: str, cwd: Path, prefect_home: Path) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PREFECT_HOME": str(prefect_home)}
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "flows.cli", *arguments]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_the_default_run_ends_with_figures_and_files(demo_run: FinishedRun) -> None:
@@ -78,18 +77,18 @@ def test_the_manifest_records_what_was_run(demo_run: FinishedRun) -> None:
     assert "scores/scores.parquet" in manifest["files"]
 
 
-def test_a_larger_slice_scores_what_is_new_and_a_rerun_nothing(tmp_path: Path, prefect_home: Path) -> None:
+def test_a_larger_slice_scores_what_is_new_and_a_rerun_nothing(tmp_path: Path) -> None:
     """50 items and then 120 score 70 more; the same again scores none and says so; no server is left behind."""
     config = tmp_path / "run.toml"
     config.write_text('out = "out"\n')
     for limit, line in (("50", "53 to score"), ("120", "70 to score"), ("120", "nothing to score: all 123")):
-        done = run("run", str(config), "--limit", limit, cwd=tmp_path, prefect_home=prefect_home)
-        assert done.returncode == 0, done.stderr
-        assert line in done.stderr
+        run = start_command(["run", str(config), "--limit", limit], tmp_path / f"{line}.log", os.environ, cwd=tmp_path)
+        assert run.wait() == 0, run.said()
+        assert line in run.said()
+        assert run.leftovers() == []
     history = pl.read_parquet(tmp_path / "out" / "history.parquet").filter(pl.col("headline")).sort("finished")
     assert history["num_scored"].to_list() == [53, 70, 0]
     assert history["num_changed"].to_list() == [None, 0, 0]
-    assert not [p for p in psutil.process_iter(["cmdline"]) if str(prefect_home) in (p.info["cmdline"] or [])]
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ def s3() -> Iterator[dict[str, str]]:
         yield env
 
 
-def start(s3: dict[str, str], cache: Path, home: Path, *options: str) -> "subprocess.Popen[str]":
+def start(s3: dict[str, str], cache: Path, *options: str) -> "subprocess.Popen[str]":
     """Start a run on a machine of its own, as far as its mirror of the bucket goes."""
-    env = {**os.environ, **s3, "XDG_CACHE_HOME": str(cache), "PREFECT_HOME": str(home)}
+    env = {**os.environ, **s3, "XDG_CACHE_HOME": str(cache)}
     command = [sys.executable, "-m", "flows.cli", "run", "--out", f"s3://{BUCKET}/run", *options]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -52,21 +52,19 @@ def fetch(s3: dict[str, str], name: str, folder: Path) -> Path:
     return target
 
 
-def test_a_bucket_gets_the_tables_that_a_folder_gets(
-    s3: dict[str, str], demo_run: FinishedRun, tmp_path: Path, prefect_home: Path
-) -> None:
+def test_a_bucket_gets_the_tables_that_a_folder_gets(s3: dict[str, str], demo_run: FinishedRun, tmp_path: Path) -> None:
     """A killed run, two writers at once from two machines, and a rerun: the bucket ends with the folder's table."""
-    killed = start(s3, tmp_path / "a", prefect_home, "--shard-size", "20")
+    killed = start(s3, tmp_path / "a", "--shard-size", "20")
     while not any("/store/" in name for name in stored(s3)):
         assert killed.poll() is None
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
 
-    both = [start(s3, tmp_path / machine, prefect_home, "--shard-size", "50") for machine in ("b", "c")]
+    both = [start(s3, tmp_path / machine, "--shard-size", "50") for machine in ("b", "c")]
     for process in both:
         finish(process)
-    assert "nothing to score" in finish(start(s3, tmp_path / "d", prefect_home))
+    assert "nothing to score" in finish(start(s3, tmp_path / "d"))
 
     columns = ["item_id", "prompt", "label_id", "text_hash", "label_words", "gold_id", "num_tokens", "logprob", "logit"]
     folder = json.loads(fetch(s3, "manifest.json", tmp_path).read_text())["folder"]

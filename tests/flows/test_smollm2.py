@@ -37,16 +37,16 @@ def test_a_schedule_without_it_is_refused_at_once(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.real
-def test_a_configuration_names_it_and_its_file_is_the_same_model(tmp_path: Path, prefect_home: Path) -> None:
+def test_a_configuration_names_it_and_its_file_is_the_same_model(tmp_path: Path) -> None:
     """The manifest and the output have the name; scores of the file by its path are those of the name."""
     file = real_file()
     (tmp_path / "run.toml").write_text('model = "smollm2"\nlimit = 4\nchat_template = true\n')
-    done = run_as_a_newcomer("labelscore run run.toml", tmp_path, prefect_home)
+    done = run_as_a_newcomer("labelscore run run.toml", tmp_path)
     assert done.out.name == "sample-smollm2"
     model = json.loads((done.out / "manifest.json").read_text())["model"]
     assert (model["name"], model["demonstration"]) == ("smollm2", False)
     again = f"labelscore run run.toml --model {shlex.quote(str(file))} --out {done.out}"
-    assert "nothing to score" in run_as_a_newcomer(again, tmp_path, prefect_home).stderr
+    assert "nothing to score" in run_as_a_newcomer(again, tmp_path).stderr
 
 
 @pytest.mark.real

@@ -32,11 +32,11 @@ OTHERS = "## Several columns, and choices of the item"
 
 
 @pytest.fixture(scope="module")
-def real_run(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> Path:
+def real_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of the real command over three prompts, where the document has it."""
     folder = tmp_path_factory.mktemp("questions")
     prompts = [option for name in ("answer", "topic", "topic-science") for option in ("--prompt", name)]
-    environment = {**os.environ, "PREFECT_HOME": str(prefect_home), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "flows.cli", "run", "--out", FOLDER, *prompts]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
