@@ -144,7 +144,7 @@ def test_the_lines_for_users_of_the_harness_run(tmp_path: Path) -> None:
         hub.put("dataset", "allenai/sciq", sciq_files())
         hub.put("dataset", "allenai/ai2_arc", arc_files())
         hub.put("model", "HuggingFaceTB/SmolLM2-135M", folder_files(save_tiny_gemma(tmp_path / "model")))
-        env = hub.env(tmp_path / "cache", PREFECT_HOME=str(tmp_path / "prefect"), PYTHONPATH=str(ROOT))
+        env = hub.env(tmp_path / "cache", PYTHONPATH=str(ROOT))
         ended = [run_here(command, tmp_path, env) for command in (*commands, commands[1])]
     (results,) = (tmp_path / "results").rglob("results_*.json")
     asked, kept = json.loads(results.read_text())["results"], pl.read_parquet(tmp_path / "runs/quiz/tasks.parquet")

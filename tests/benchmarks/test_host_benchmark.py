@@ -13,7 +13,6 @@ def test_the_host_is_measured_beside_a_device_that_sleeps(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over a few items: it has worked for as long as these take it, and no step holds the lock longer than it runs."""
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     devices: list[SleepingDevice] = []
 
     def make(seconds_an_item: float) -> SleepingDevice:

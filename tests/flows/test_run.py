@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
@@ -20,11 +18,6 @@ from pipeline.storing.tables import write_until
 from pipeline.storing.upkeep import verify
 from tests.conftest import FinishedRun
 from tests.flows.runs import start_command
-
-
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.cli", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_the_default_run_ends_with_figures_and_files(demo_run: FinishedRun) -> None:

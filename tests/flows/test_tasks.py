@@ -271,7 +271,7 @@ def test_two_workers_write_to_a_bucket_what_one_writes_to_a_folder(
     done = run_tasks(labelscore, tiny, own, OWN, tmp_path / "out")
     assert done.code == 0, done.err
     with serve_bucket("labelscore-tasks") as env:
-        start_here = {**os.environ, **env, "XDG_CACHE_HOME": str(tmp_path), "PREFECT_HOME": str(tmp_path / "prefect")}
+        start_here = {**os.environ, **env, "XDG_CACHE_HOME": str(tmp_path)}
         command = [sys.executable, "-m", "flows.cli", "run", *options, "--out", "s3://labelscore-tasks/run"]
         ended = subprocess.run(command, env=start_here, capture_output=True, text=True, timeout=600, check=False)
         assert ended.returncode == 0, ended.stderr
@@ -331,7 +331,7 @@ def test_tasks_come_from_the_hub(tiny: Path, tmp_path: Path) -> None:
     """SciQ as the harness has it, from a hub on loopback; then from the cache, and in one line where there is none."""
     with HubServer() as hub:
         commit = hub.put("dataset", "allenai/sciq", sciq_files())
-        env = hub.env(tmp_path / "cache", PREFECT_HOME=str(tmp_path / "prefect"))
+        env = hub.env(tmp_path / "cache")
         done = hub_run(env, tiny, tmp_path / "out")
         assert done.returncode == 0, done.stderr
     (prompt,) = json.loads((tmp_path / "out/manifest.json").read_text())["prompts"]
@@ -407,7 +407,7 @@ def test_without_the_harness_the_line_says_what_to_install(tmp_path: Path) -> No
     """As for somebody who has not installed the extra: the module cannot be found."""
     code = "import sys; sys.modules['lm_eval'] = None; from flows.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "run", "--task", "piqa", "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 2
     assert re.search(r"pip install 'labelscore\[harness\]'", done.stderr)
     assert "Traceback" not in done.stderr
