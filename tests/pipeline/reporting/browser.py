@@ -53,6 +53,12 @@ def look(browser: webdriver.Chrome, *, width: int = 1280, scheme: str = "light",
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+    wait_for_frames(browser)  # what is folded on a screen and not on paper is unlocked with the next one
+
+
+def wait_for_frames(browser: webdriver.Chrome) -> None:
+    """Until the page as it is has been drawn."""
+    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(() => arguments[0]()))")
 
 
 def wait_for_charts(browser: webdriver.Chrome) -> None:
@@ -71,7 +77,7 @@ def open_all(browser: webdriver.Chrome) -> None:
 
 def wait_for_tables(browser: webdriver.Chrome) -> None:
     """Until those that have just been unfolded are fitted to their places, which is done with the next frame."""
-    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(() => arguments[0]()))")
+    wait_for_frames(browser)
     too_wide = "return [...document.querySelectorAll('.scroll')].filter(b => b.scrollWidth > b.clientWidth).length"
     WebDriverWait(browser, 5).until(lambda b: b.execute_script(too_wide) == 0)
 
