@@ -34,7 +34,7 @@ from tests.flows.kill_local import (
     wanted,
     writing,
 )
-from tests.flows.runs import Run, wait_for
+from tests.flows.runs import Run, embedded_servers, wait_for
 
 BUCKET = "kills"
 
@@ -145,11 +145,10 @@ def _own_server(lab: Lab, folder: Path, number: int) -> Mapping[str, str | None]
 
 
 def _kill_embedded(lab: Lab, run: Run) -> bool:
-    for child in psutil.Process(run.pid).children(recursive=True):
-        if "flows.embedded" in child.cmdline():
-            child.kill()
-            return True
-    return False
+    servers = embedded_servers(run.pid)
+    for server in servers:
+        psutil.Process(server).kill()
+    return bool(servers)
 
 
 EMBEDDED_RUN = replace(RUN, kind="run with its server", env=_own_server)

@@ -89,13 +89,14 @@ class Run:
         return found
 
 
-def embedded_server(run: int) -> int:
-    """The process of the Prefect server that a run, a process, has started. Raises LookupError where there is none."""
-    for child in psutil.Process(run).children(recursive=True):
+def embedded_servers(run: int) -> set[int]:
+    """The processes of the Prefect servers that a process has started; a run has one, a process of tests several."""
+    found = set()
+    for child in psutil.Process(run).children():
         with suppress(psutil.Error):  # it may just end
             if "flows.embedded" in child.cmdline():
-                return child.pid
-    raise LookupError(f"process {run} has no Prefect server")
+                found.add(child.pid)
+    return found
 
 
 def start_command(argv: Sequence[str], log: Path, env: Mapping[str, str], cwd: Path = ROOT) -> Run:

@@ -8,7 +8,7 @@ import time
 import urllib.request
 
 from flows.embedded import prefect_server
-from tests.flows.runs import embedded_server, is_alive
+from tests.flows.runs import embedded_servers, is_alive
 
 STARTER = """
 import time
@@ -21,9 +21,10 @@ with prefect_server() as wait_for_url:
 
 def test_it_answers_and_ends_with_its_block() -> None:
     """The API is up inside the block; after it no process is left."""
+    before = embedded_servers(os.getpid())  # other tests' of this process
     with prefect_server() as wait_for_url, urllib.request.urlopen(f"{wait_for_url()}/health") as answer:
         assert answer.status == 200
-        server = embedded_server(os.getpid())
+        (server,) = embedded_servers(os.getpid()) - before
         assert is_alive(server)
     assert not is_alive(server)
 
@@ -33,7 +34,7 @@ def test_it_ends_when_its_run_is_killed() -> None:
     starter = subprocess.Popen([sys.executable, "-c", STARTER], stdout=subprocess.PIPE, text=True)
     assert starter.stdout
     assert starter.stdout.readline().startswith("http://127.0.0.1:")
-    server = embedded_server(starter.pid)
+    (server,) = embedded_servers(starter.pid)
     assert is_alive(server)
     starter.send_signal(signal.SIGKILL)
     starter.wait()

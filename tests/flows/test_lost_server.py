@@ -34,7 +34,7 @@ from flows.serving import looking_until_answered
 from pipeline.analysis import load_run
 from pipeline.errors import RunError
 from tests.conftest import ROOT
-from tests.flows.runs import embedded_server
+from tests.flows.runs import embedded_servers
 from tests.flows.test_schedule import write_rows
 from tests.flows.unresponsive import answering
 
@@ -73,7 +73,8 @@ def test_a_run_whose_server_is_gone_goes_on_to_its_report(
     run = start(tmp_path, "log", env)
     while run.poll() is None and not list(tmp_path.glob("out/store/*/*.parquet")):
         time.sleep(0.02)
-    os.kill(embedded_server(run.pid), number)
+    (server,) = embedded_servers(run.pid)
+    os.kill(server, number)
     assert run.wait(240) == 0
     said = (tmp_path / "log").read_text()
     assert load_run(tmp_path / "out").manifest.dataset.num_items == 1_000
